@@ -1,0 +1,757 @@
+"""The dispatcher: the one owner of lanes, timers and the store. Messages in, answers out.
+
+One thread runs ``turn`` over and over. A turn
+
+1. takes every message that waits, or sleeps until one comes or a retry falls due;
+2. plans: which outcomes to record, which new jobs have room, which jobs idle workers get;
+3. commits the plan in one transaction: inserts, outcomes and claims together;
+4. and only then acts on it: producers learn that their job is durable, workers get jobs.
+
+The busier the queue, the more messages a turn finds, and the more share one sync:
+group commit needs no code of its own. A claim is durable before the handler runs, so
+a job that takes the process down is charged for it and ends as a dead letter, instead
+of crashing every restart. A commit that fails changes nothing: the plan is undone,
+the producers get the error, and outcomes are kept and tried again.
+
+There is no lock here and none to forget: this state belongs to one thread. ``turn`` is
+a function of state, messages and time, so it can also be run without any thread.
+
+But: which job is next is the business of ``lanes.py``, and what runs it of ``workers.py``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import itertools
+import logging
+import queue
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from final.errors import (
+    DuplicateJob,
+    EnqueueError,
+    QueueClosed,
+    QueueFull,
+    StorageError,
+    UnknownJob,
+)
+from final.job import Outcome, Priority, Status, Task
+from final.lanes import Lanes
+from final.messages import (
+    Batch,
+    Close,
+    Enqueue,
+    Inspect,
+    Join,
+    Message,
+    Question,
+    Report,
+    Retry,
+    Watch,
+    Withdraw,
+)
+from final.metrics import Metrics, Recorder
+from final.retry import Backoff
+from final.stores.base import Changes, DuplicateIds, FailedAttempt, Requeued, Store
+
+log = logging.getLogger("final")
+
+# The millisecond rule: a worker gets as many jobs at a time as take about a millisecond,
+# by the measured time of their kind. For no-op jobs that is the limit of 64, for anything
+# slow it is one: so order, fairness and latency are those of single claims wherever a
+# handler does real work, and the cost of a hand-over is shared wherever it does not.
+BATCH_SECONDS = 0.001
+BATCH_LIMIT = 64
+# A batch that was misjudged (63 quick jobs behind one slow one) is not waited for: after
+# this time what has not started goes back to the front of its lanes, uncharged.
+OVERDUE_SECONDS = 0.01
+# Weight of the newest measurement in the running average of a kind's handler time.
+COST_WEIGHT = 0.05
+# While the disk refuses to be written, a commit is tried again this often.
+STORAGE_RETRY_SECONDS = 0.5
+
+
+@dataclass(slots=True)
+class Plan:
+    """What one turn intends: committed as ``changes`` and then applied, or undone as a whole."""
+
+    changes: Changes
+    number: int  # the last number given out before this turn
+    tokens: list[int]  # the lanes' token state before this turn
+    later: list[tuple[float, Task]] = field(default_factory=list)  # failed; due then
+    due: list[tuple[float, int, Task]] = field(default_factory=list)  # taken off the timers
+    revived: list[Retry] = field(default_factory=list)
+    admitted: list[Enqueue] = field(default_factory=list)
+    batches: list[Batch] = field(default_factory=list)
+
+
+class Dispatcher:
+    """See the top of this file.
+
+    deliver: called with each batch for a worker; must not block.
+    handles: whether a job of this kind has a handler.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        lanes: Lanes,
+        recorder: Recorder,
+        *,
+        workers: int,
+        max_retries: int,
+        backoff: Backoff,
+        handles: Callable[[str], bool],
+        deliver: Callable[[Batch], None],
+    ) -> None:
+        self.inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        self.done = False  # no further turn is needed
+        self.finished = False  # the thread is through, and the store closed
+        self._store = store
+        self._lanes = lanes
+        self._recorder = recorder
+        self._workers = workers
+        self._max_retries = max_retries
+        self._backoff = backoff
+        self._handles = handles
+        self._deliver = deliver
+
+        self._number = 0  # the last one given to a job or a place in line
+        self._token = 0  # the last fencing token
+        # Producers that wait for room, first come first served. A request stands in the line
+        # of the lane that its next job needs.
+        self._lines: dict[Priority, deque[Enqueue]] = {p: deque() for p in Priority}
+        # Failed jobs that wait out their backoff: (due, tie breaker, job), soonest first.
+        self._later: list[tuple[float, int, Task]] = []
+        self._tie_breaker = itertools.count()
+        self._unhandled: list[Task] = []  # recovered jobs of kinds that nobody handles
+        self._suspects: deque[Task] = deque()  # see _add_recovered
+        self._suspect: Task | None = None  # the one that is on its way now
+
+        self._idle = workers
+        self._in_flight: set[Batch] = set()
+        self._cost: dict[str, float] = {}  # seconds that a job of this kind takes, about
+        self._outcomes: list[Outcome] = []  # reported, to be recorded
+        self._returned: list[Task] = []  # taken back from batches, to be recorded
+        self._retries: list[Retry] = []  # dead letters to revive
+        self._inspections: list[Inspect] = []
+        self._watches: list[Watch] = []  # new ones; then in _watchers, by job id
+        self._watchers: dict[str, list[Watch]] = {}
+        self._joins: list[Join] = []
+        self._closes: list[Close] = []  # not empty: the queue is closing
+
+        self._drain = True  # while closing: run what waits
+        self._cut_off = False  # close ran out of time
+        self._storage_error: str | None = None  # why the latest commit failed
+        self._again = False  # there is work for another turn right away
+
+    # ---- the thread ----------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Turn after turn until closed. Whatever happens, nobody is left without an answer."""
+        error: EnqueueError = _closed()
+        try:
+            while not self.done:
+                self.turn(self._receive(), time.monotonic(), time.time())
+        except BaseException as cause:
+            log.critical("The dispatcher failed and stops; open the file again.", exc_info=True)
+            error = QueueClosed(f"The queue stopped on an internal error: {cause!r}.")
+        finally:
+            self._end(error)
+
+    def ask(self, question: Question[Any]) -> None:
+        """Put a question into the inbox; it is answered even if the queue is closed by then."""
+        self.inbox.put(question)
+        if self.finished:
+            # The dispatcher may have looked into its inbox for the last time before this put.
+            self._refuse_inbox(_closed())
+
+    def _receive(self) -> list[Message]:
+        """All messages that wait; sleeps while there are none and nothing is due."""
+        messages: list[Message] = []
+        if not self._again:
+            try:
+                messages.append(self.inbox.get(timeout=self._until_due(time.monotonic())))
+            except queue.Empty:
+                return messages
+        for _ in range(self.inbox.qsize()):
+            messages.append(self.inbox.get_nowait())
+        return messages
+
+    def _until_due(self, now: float) -> float | None:
+        """Seconds until a turn is needed even without a message; None when it is not."""
+        due = [batch.overdue_at for batch in self._in_flight if batch.tasks]
+        if self._later:
+            due.append(self._later[0][0])
+        if self._storage_error is not None and self._busy():
+            due.append(now + STORAGE_RETRY_SECONDS)
+        return max(0.0, min(due) - now) if due else None
+
+    def _end(self, error: EnqueueError) -> None:
+        """Close the store and answer everybody who still waits."""
+        self.last_metrics = self._metrics(time.monotonic())
+        self.finished = True
+        try:
+            self._store.close()
+        finally:
+            for close in self._closes:
+                close.answer(not self._cut_off)
+            for line in self._lines.values():
+                for request in line:
+                    request.refuse(error)
+            questions: list[Question[Any]] = [*self._watches, *self._retries, *self._joins]
+            questions += itertools.chain(self._inspections, *self._watchers.values())
+            for question in questions:
+                question.refuse(error)
+            self._refuse_inbox(error)
+
+    def _refuse_inbox(self, error: EnqueueError) -> None:
+        while True:
+            try:
+                message = self.inbox.get_nowait()
+            except queue.Empty:
+                return
+            if isinstance(message, Close):
+                message.answer(True)
+            elif isinstance(message, Question):
+                message.refuse(error)
+
+    # ---- before the first turn -----------------------------------------------------------
+
+    def recover(self, now: float, wall: float) -> None:
+        """Take over what an earlier process left in the store.
+
+        Jobs return in the order of their lanes, with their attempts and due times, however
+        many there are. What was processing when that process ended keeps the attempt that it
+        was charged: out of attempts it is a dead letter, so a job that kills the process
+        does so a bounded number of times.
+        """
+        recovered = self._store.recover()
+        self._number, self._token = recovered.last_number, recovered.last_token
+        for (priority, status), count in recovered.counts.items():
+            self._recorder.accept({priority: count}, status)
+        changes = Changes(self._token, wall)
+        for task, status, place, due_at in recovered.unfinished:
+            task.queued_at = now - max(0.0, wall - task.enqueued_at)
+            if status is Status.PROCESSING and task.attempts > self._max_retries:
+                error = f"The process ended during attempt {task.attempts}, the last one."
+                changes.failed.append(FailedAttempt(task, error, None))
+                continue
+            if status is Status.PROCESSING:
+                changes.requeued.append(Requeued(task, place))
+            if not self._handles(task.kind):
+                self._unhandled.append(task)
+            elif status is Status.RETRYING and due_at is not None:
+                self._add_later(now + (due_at - wall), task)
+            elif status is Status.PROCESSING and task.attempts > 1:
+                self._suspects.append(task)
+            else:
+                self._lanes.append(task)
+        if changes:
+            self._store.commit(changes)
+            dead, back = changes.failed, changes.requeued
+            self._move((f.task for f in dead), Status.PROCESSING, Status.FAILED)
+            self._move((r.task for r in back), Status.PROCESSING, Status.QUEUED)
+        self._release_suspect()
+        self._warn_of_unhandled()
+
+    def _release_suspect(self) -> None:
+        """Let the next suspect into its lane, if none is on its way.
+
+        A job that was interrupted by the end of a process more than once may be the cause.
+        If all of these ran side by side again, they would be charged together for what one
+        of them does, and die together. So they run one at a time, beside the other jobs.
+        """
+        if self._suspect is None and self._suspects:
+            self._suspect = self._suspects.popleft()
+            self._lanes.put_back([self._suspect])
+
+    def _warn_of_unhandled(self) -> None:
+        for kind, count in Counter(task.kind for task in self._unhandled).items():
+            log.warning(
+                "%d recovered jobs of kind %r stay queued: open the file with a handler for it.",
+                count,
+                kind,
+            )
+
+    # ---- one turn ------------------------------------------------------------------------
+
+    def turn(self, messages: Iterable[Message], now: float, wall: float) -> None:
+        """Take in messages, plan, commit, apply. now: monotonic seconds; wall: Unix seconds."""
+        withdrawn: list[Question[Any]] = []
+        for message in messages:
+            match message:
+                case Enqueue():
+                    self._line_up(message)
+                case Report():
+                    self._take_report(message)
+                case Withdraw():
+                    withdrawn.append(message.question)
+                case Watch():
+                    self._watches.append(message)
+                case Inspect():
+                    self._inspections.append(message)
+                case Retry():
+                    self._retries.append(message)
+                case Join():
+                    self._joins.append(message)
+                case Close():
+                    self._start_closing(message)
+        self._take_back_overdue(now)
+        self._plan_and_commit(now, wall)
+        self._answer_questions(now)
+        self._finish_if_done()
+        # Last, so that a timeout of 0 still gets what this turn had to give.
+        for question in withdrawn:
+            if not question.answered:
+                self._withdraw(question, now, wall)
+        self._again = self._storage_error is None and self._can_go_on()
+
+    def _plan_and_commit(self, now: float, wall: float) -> None:
+        while True:
+            plan = self._plan(now, wall)
+            if not plan.changes:
+                return
+            try:
+                self._store.commit(plan.changes)
+            except DuplicateIds as clash:
+                self._undo(plan)
+                if not self._refuse_duplicates(plan, clash.ids):
+                    raise  # or this would go round for ever
+            except StorageError as error:
+                self._undo(plan)
+                self._refuse_unwritten(plan, error)
+                return
+            else:
+                self._apply(plan, now)
+                return
+
+    # ---- messages in ---------------------------------------------------------------------
+
+    def _line_up(self, request: Enqueue) -> None:
+        if self._closes:
+            request.refuse(_closed())
+        else:
+            self._lines[request.tasks[0].priority].append(request)
+
+    def _take_report(self, report: Report) -> None:
+        batch, outcomes = report
+        self._in_flight.discard(batch)
+        self._idle += 1
+        # The fence: an outcome with an old token belongs to an attempt that was given up.
+        self._outcomes += [o for o in outcomes if o.task.token == batch.token]
+        self._returned += batch.tasks  # not started, because the worker was told to stop
+        self._learn_costs(outcomes)
+
+    def _learn_costs(self, outcomes: list[Outcome]) -> None:
+        """Update the running average of the handler time, by kind.
+
+        Averaged over the batch first: one job that had to wait 5 ms for the GIL says nothing
+        about its kind.
+        """
+        by_kind: dict[str, list[float]] = {}
+        for outcome in outcomes:
+            by_kind.setdefault(outcome.task.kind, []).append(outcome.seconds)
+        for kind, seconds in by_kind.items():
+            mean = sum(seconds) / len(seconds)
+            known = self._cost.get(kind, mean)
+            self._cost[kind] = known + COST_WEIGHT * (mean - known)
+
+    def _start_closing(self, close: Close) -> None:
+        """No more jobs come in; without drain none starts any more, either."""
+        self._closes.append(close)
+        self._drain = self._drain and close.drain
+        for line in self._lines.values():
+            for request in line:
+                request.refuse(_closed(request.accepted()))
+            line.clear()
+        if not self._drain:
+            self._take_back(self._in_flight)
+
+    def _take_back_overdue(self, now: float) -> None:
+        """Rescue jobs that wait in a batch behind a slow one, if somebody has time for them."""
+        if self._idle:
+            self._take_back(batch for batch in self._in_flight if batch.overdue_at <= now)
+
+    def _take_back(self, batches: Iterable[Batch]) -> None:
+        for batch in batches:
+            # The worker may take the leftmost at the same moment; each job is popped once.
+            taken: deque[Task] = deque()
+            with contextlib.suppress(IndexError):
+                while True:
+                    taken.appendleft(batch.tasks.pop())
+            batch.claimed = [task for task in batch.claimed if task not in taken]
+            self._returned += taken
+
+    # ---- the plan ------------------------------------------------------------------------
+
+    def _plan(self, now: float, wall: float) -> Plan:
+        plan = Plan(Changes(self._token + 1, wall), self._number, self._lanes.tokens())
+        self._plan_outcomes(plan, now)
+        plan.changes.returned = list(self._returned)
+        self._plan_due_retries(plan, now)
+        self._plan_revivals(plan)
+        self._plan_admissions(plan, now)
+        if self._claiming():
+            self._plan_claims(plan, now)
+        return plan
+
+    def _plan_outcomes(self, plan: Plan, now: float) -> None:
+        changes = plan.changes
+        for outcome in self._outcomes:
+            task = outcome.task
+            if outcome.error is None:
+                changes.completed.append(outcome)
+            elif task.attempts <= self._max_retries:
+                delay = self._backoff.delay(task.attempts)
+                changes.failed.append(FailedAttempt(task, outcome.error, changes.now + delay))
+                plan.later.append((now + delay, task))
+            else:
+                changes.failed.append(FailedAttempt(task, outcome.error, None))
+
+    def _plan_due_retries(self, plan: Plan, now: float) -> None:
+        """Due jobs go to the back of their lanes, also of full ones: they were accepted before."""
+        while self._later and self._later[0][0] <= now:
+            entry = heapq.heappop(self._later)
+            plan.due.append(entry)
+            plan.changes.requeued.append(Requeued(entry[2], self._next_number()))
+
+    def _plan_revivals(self, plan: Plan) -> None:
+        retries, self._retries = self._retries, []
+        for retry in retries:
+            try:
+                task = self._store.dead_letter(retry.job_id)
+            except StorageError as error:
+                retry.refuse(error)
+                continue
+            if task is None or self._closes:
+                retry.refuse(_closed() if self._closes else UnknownJob(retry.job_id))
+            elif not self._handles(task.kind):
+                retry.refuse(ValueError(f"No handler for kind {task.kind!r} of job {task.id}."))
+            else:
+                task.attempts = 0
+                plan.revived.append(retry)
+                plan.changes.revived.append(Requeued(task, self._next_number()))
+
+    def _plan_admissions(self, plan: Plan, now: float) -> None:
+        """Accept jobs from the front of each line while their lane has room."""
+        for priority, line in self._lines.items():
+            while line and self._lanes.has_room(priority):
+                self._admit(line.popleft(), priority, plan, now)
+
+    def _admit(self, request: Enqueue, priority: Priority, plan: Plan, now: float) -> None:
+        """Accept what has room of the request that is first in the line of ``priority``."""
+        plan.admitted.append(request)
+        lanes, tasks, inserted = self._lanes, request.tasks, plan.changes.inserted
+        while request.planned < len(tasks):
+            task = tasks[request.planned]
+            if not lanes.has_room(task.priority):
+                line = self._lines[task.priority]
+                # Still its turn in its own line; in another one it comes last.
+                line.appendleft(request) if task.priority is priority else line.append(request)
+                return
+            request.planned += 1
+            task.seq = self._next_number()
+            task.enqueued_at, task.queued_at = plan.changes.now, now
+            lanes.append(task)
+            inserted.append(task)
+
+    def _plan_claims(self, plan: Plan, now: float) -> None:
+        token = plan.changes.token
+        for idle in range(self._idle, 0, -1):
+            waiting = len(self._lanes)
+            if not waiting:
+                return
+            # At most a fair share, so that four waiting jobs go to four idle workers.
+            batch = self._pick(limit=min(BATCH_LIMIT, -(-waiting // idle)))
+            for task in batch:
+                if task.seq <= plan.number:  # else its insert says that it is claimed
+                    plan.changes.claimed.append(task)
+                task.attempts += 1
+                task.token = token
+            plan.batches.append(Batch(batch, token, now + OVERDUE_SECONDS))
+
+    def _pick(self, limit: int) -> list[Task]:
+        """The next jobs for one worker, by the token rule and the millisecond rule."""
+        picked: list[Task] = []
+        seconds = 0.0
+        while len(picked) < limit and seconds < BATCH_SECONDS:
+            task = self._lanes.pick()
+            if task is None:
+                break
+            picked.append(task)
+            if task.attempts:
+                break  # tried before, so maybe about to end the process: nothing behind it
+            seconds += self._cost.get(task.kind, BATCH_SECONDS)
+        return picked
+
+    def _next_number(self) -> int:
+        self._number += 1
+        return self._number
+
+    # ---- after the commit ----------------------------------------------------------------
+
+    def _apply(self, plan: Plan, now: float) -> None:
+        """The plan is durable: make it so in memory, and tell everybody."""
+        changes = plan.changes
+        self._token = changes.token
+        outcomes, self._outcomes, self._returned = self._outcomes, [], []
+        if self._storage_error is not None:
+            log.warning("The storage works again; nothing that was accepted is lost.")
+            self._storage_error = None
+        self._count(plan, outcomes, now)
+
+        for due, task in plan.later:
+            self._add_later(due, task)
+        for task, _ in (*changes.requeued, *changes.revived):
+            task.queued_at = now
+            self._lanes.append(task)
+        for task in changes.returned:
+            task.attempts -= 1
+        self._lanes.put_back(changes.returned)
+        if self._suspect is not None and any(o.task is self._suspect for o in outcomes):
+            self._suspect = None
+            self._release_suspect()
+
+        for retry in plan.revived:
+            retry.answer(None)
+        for request in plan.admitted:
+            request.durable = request.planned
+            if request.durable == len(request.tasks):
+                request.answer(request.accepted())
+        if self._watchers:
+            for job_id in _ended_ids(changes):
+                for watch in self._watchers.pop(job_id, ()):
+                    watch.answer(None)
+        for batch in plan.batches:
+            self._in_flight.add(batch)
+            self._deliver(batch)
+        self._idle -= len(plan.batches)
+        self._recorder.busy(self._workers - self._idle, now)
+        _log(changes, outcomes, plan.batches)
+
+    def _count(self, plan: Plan, outcomes: list[Outcome], now: float) -> None:
+        """Bring the metrics up to date with what was committed."""
+        changes = plan.changes
+        dead = [f.task for f in changes.failed if f.due_at is None]
+        claimed = [task for batch in plan.batches for task in batch.claimed]
+        self._recorder.accept(_by_lane(changes.inserted), Status.QUEUED)
+        self._move((o.task for o in changes.completed), Status.PROCESSING, Status.COMPLETED)
+        self._move(dead, Status.PROCESSING, Status.FAILED)
+        self._move((task for _, task in plan.later), Status.PROCESSING, Status.RETRYING)
+        self._move(changes.returned, Status.PROCESSING, Status.QUEUED)
+        self._move((r.task for r in changes.requeued), Status.RETRYING, Status.QUEUED)
+        self._move((r.task for r in changes.revived), Status.FAILED, Status.QUEUED)
+        self._move(claimed, Status.QUEUED, Status.PROCESSING)
+        self._recorder.waited((task.priority, now - task.queued_at) for task in claimed)
+        self._recorder.ran((o.task.priority, o.seconds) for o in outcomes)
+
+    def _move(self, tasks: Iterable[Task], source: Status, target: Status) -> None:
+        self._recorder.move(_by_lane(tasks), source, target)
+
+    def _add_later(self, due: float, task: Task) -> None:
+        heapq.heappush(self._later, (due, next(self._tie_breaker), task))
+
+    # ---- when a commit fails -------------------------------------------------------------
+
+    def _undo(self, plan: Plan) -> None:
+        """Put everything back as it was before ``_plan``; outcomes and returns are still there."""
+        for batch in reversed(plan.batches):
+            for task in batch.claimed:
+                task.attempts -= 1
+            self._lanes.put_back(batch.claimed)
+        self._lanes.take_off(plan.changes.inserted)
+        self._lanes.restore_tokens(plan.tokens)
+        for request in reversed(plan.admitted):
+            self._leave_line(request)
+            request.planned = request.durable
+            self._lines[request.tasks[request.planned].priority].appendleft(request)
+        for entry in plan.due:
+            heapq.heappush(self._later, entry)
+        self._retries = plan.revived
+        self._number = plan.number
+
+    def _refuse_duplicates(self, plan: Plan, taken: set[str]) -> bool:
+        """Turn away the requests of a failed plan whose ids are in the store, or twice in it.
+
+        Whether there were any: then the rest is planned again.
+        """
+        refused = False
+        for request in plan.admitted:
+            ids = [task.id for task in request.tasks[request.durable :]]
+            clashing = [job_id for job_id in ids if job_id in taken]
+            if clashing:
+                self._leave_line(request)
+                request.refuse(DuplicateJob(clashing, request.accepted()))
+                refused = True
+            else:
+                taken.update(ids)
+        return refused
+
+    def _refuse_unwritten(self, plan: Plan, error: StorageError) -> None:
+        """Tell those whose jobs were not written; keep outcomes and claims for another try."""
+        for request in plan.admitted:
+            self._leave_line(request)
+            request.refuse(StorageError(str(error), request.accepted()))
+        for retry in self._retries:
+            retry.refuse(error)
+        self._retries = []
+        if self._storage_error is None:
+            log.error("%s Jobs are refused until then; nothing accepted is lost.", error)
+        self._storage_error = str(error)
+
+    def _leave_line(self, request: Enqueue) -> None:
+        for line in self._lines.values():
+            with contextlib.suppress(ValueError):
+                line.remove(request)
+
+    # ---- answers out ---------------------------------------------------------------------
+
+    def _answer_questions(self, now: float) -> None:
+        for inspect in self._inspections:
+            inspect.answer(self._metrics(now))
+        self._inspections = []
+        if self._joins and not self._busy():
+            for join in self._joins:
+                join.answer(None)
+            self._joins = []
+        watches, self._watches = self._watches, []
+        for watch in watches:
+            try:
+                record = self._store.get(watch.job_id)
+            except StorageError as error:
+                watch.refuse(error)
+                continue
+            if record is None:
+                watch.refuse(UnknownJob(watch.job_id))
+            elif record.status.ended:
+                watch.answer(None)
+            else:
+                self._watchers.setdefault(watch.job_id, []).append(watch)
+        if self._idle == 0:
+            self._refuse_deadlock()
+
+    def _refuse_deadlock(self) -> None:
+        """If all workers wait for room that only workers can make, turn the last one away."""
+        waiting = [r for line in self._lines.values() for r in line if r.by_worker]
+        if len(waiting) == self._workers:
+            request = waiting[-1]
+            self._leave_line(request)
+            request.refuse(
+                QueueFull(
+                    f"All {self._workers} workers wait to enqueue into full lanes, so no room "
+                    "would ever come: raise capacity, or enqueue less from inside handlers.",
+                    request.accepted(),
+                )
+            )
+
+    def _withdraw(self, question: Question[Any], now: float, wall: float) -> None:
+        """The sender has waited as long as it wanted."""
+        match question:
+            case Enqueue():
+                self._leave_line(question)
+                lane = question.tasks[question.durable].priority
+                message = (
+                    f"The {lane} lane had no room in time (capacity {self._lanes.capacity}): "
+                    "enqueue again later, or raise capacity or workers."
+                )
+                question.refuse(QueueFull(message, question.accepted()))
+            case Watch():
+                watches = self._watchers[question.job_id]
+                watches.remove(question)
+                if not watches:
+                    del self._watchers[question.job_id]
+                question.refuse(TimeoutError(f"Job {question.job_id} has not ended in time."))
+            case Join():
+                self._joins.remove(question)
+                question.refuse(TimeoutError("There were still unfinished jobs in the queue."))
+            case Close() if not self.done:
+                self._end_now(now, wall)
+
+    def _finish_if_done(self) -> None:
+        unrecorded = self._in_flight or self._outcomes or self._returned
+        self.done = bool(self._closes and not unrecorded and not (self._drain and self._busy()))
+
+    def _end_now(self, now: float, wall: float) -> None:
+        """Close ran out of time: what runs goes back to the queue uncharged, for the next start."""
+        self._cut_off = True
+        self._drain = False
+        self._take_back(self._in_flight)
+        for batch in self._in_flight:
+            self._returned += batch.claimed
+        interrupted = len(self._returned)
+        waiting = len(self._lanes) + len(self._later) + len(self._suspects)
+        self._plan_and_commit(now, wall)
+        log.warning(
+            "Closed with %d jobs interrupted and %d waiting: they run at the next start.",
+            interrupted,
+            waiting,
+        )
+        self.done = True
+
+    # ---- state -----------------------------------------------------------------------------
+
+    def _claiming(self) -> bool:
+        return self._drain or not self._closes
+
+    def _busy(self) -> bool:
+        """Whether anything is queued, processing or retrying (of a kind that is handled)."""
+        return bool(
+            len(self._lanes)
+            or self._later
+            or self._suspects
+            or self._in_flight
+            or self._outcomes
+            or self._returned
+        )
+
+    def _can_go_on(self) -> bool:
+        """Whether another turn could do something without waiting for a message."""
+        if self._idle and len(self._lanes) and self._claiming():
+            return True
+        return any(line and self._lanes.has_room(p) for p, line in self._lines.items())
+
+    def _metrics(self, now: float) -> Metrics:
+        oldest = max((now - task.queued_at for task in self._lanes.heads()), default=0.0)
+        return self._recorder.snapshot(now, oldest, self._storage_error)
+
+
+def _by_lane(tasks: Iterable[Task]) -> Counter[Priority]:
+    return Counter([task.priority for task in tasks])
+
+
+def _ended_ids(changes: Changes) -> list[str]:
+    completed = [outcome.task.id for outcome in changes.completed]
+    return completed + [failed.task.id for failed in changes.failed if failed.due_at is None]
+
+
+def _closed(accepted: list[str] | None = None) -> QueueClosed:
+    return QueueClosed("The queue is closed and accepts no more jobs.", accepted or ())
+
+
+def _log(changes: Changes, outcomes: list[Outcome], batches: list[Batch]) -> None:
+    """One line per transition at DEBUG; failures at WARNING, with their traceback at DEBUG."""
+    for task, error, due_at in changes.failed:
+        fate = "no attempts left" if due_at is None else f"again in {due_at - changes.now:.1f} s"
+        log.warning("job %s failed, attempt %d, %s: %s", task.id, task.attempts, fate, error)
+    if not log.isEnabledFor(logging.DEBUG):
+        return
+    for outcome in outcomes:
+        if outcome.traceback:
+            log.debug("job %s traceback:\n%s", outcome.task.id, outcome.traceback)
+    transitions = (
+        (Status.COMPLETED, [outcome.task for outcome in changes.completed]),
+        (Status.FAILED, [task for task, _, due_at in changes.failed if due_at is None]),
+        (Status.RETRYING, [task for task, _, due_at in changes.failed if due_at is not None]),
+        (Status.QUEUED, [task for task, _ in changes.requeued + changes.revived]),
+        (Status.QUEUED, changes.returned + changes.inserted),
+        (Status.PROCESSING, [task for batch in batches for task in batch.claimed]),
+    )
+    for status, tasks in transitions:
+        for task in tasks:
+            log.debug("job %s %s (attempt %d)", task.id, status, task.attempts)

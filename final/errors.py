@@ -1,0 +1,58 @@
+"""What can go wrong, as exceptions whose message is a sentence with the way out."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Sequence
+
+
+class JobQueueError(Exception):
+    """The base of all errors of this package."""
+
+
+class EnqueueError(JobQueueError):
+    """A job was not accepted.
+
+    ``accepted``: the ids of the same ``enqueue_many`` call that were accepted before it;
+    they are durable and will run. Empty for ``enqueue``.
+    """
+
+    def __init__(self, message: str, accepted: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.accepted = list(accepted)
+
+
+class QueueFull(EnqueueError, queue.Full):
+    """The job's lane had no room in time; nothing was stored for it."""
+
+
+class QueueClosed(EnqueueError, RuntimeError):
+    """The queue is closed, or was closed while this call waited."""
+
+
+class DuplicateJob(EnqueueError, ValueError):
+    """The file already holds a job with this id; ``ids`` names all that clash."""
+
+    def __init__(self, ids: Sequence[str], accepted: Sequence[str] = ()) -> None:
+        names = ", ".join(ids[:5]) + (f" and {len(ids) - 5} more" if len(ids) > 5 else "")
+        super().__init__(
+            f"Already in the queue: {names}. Nothing more of this call was stored; "
+            f"look at status(id), or use a new id.",
+            accepted,
+        )
+        self.ids = list(ids)
+
+
+class StorageError(EnqueueError, OSError):
+    """The file could not be opened, read or written; the message says which and what to do."""
+
+
+class UnknownJob(JobQueueError, KeyError):
+    """No job with this id: it was never accepted, or its history has been pruned."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(job_id)
+        self.id = job_id
+
+    def __str__(self) -> str:  # KeyError would show the repr of its argument
+        return f"No job {self.id!r} in this queue: check the id, or raise history=."

@@ -1,0 +1,139 @@
+"""What the threads say to each other: questions to the dispatcher, batches to the workers.
+
+Nothing is shared under a lock. A producer puts an ``Enqueue`` into the dispatcher's
+inbox and waits for its answer; a worker gets a ``Batch`` and sends back a ``Report``.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from final.job import Outcome, Task
+from final.metrics import Metrics
+
+Answer = TypeVar("Answer")
+
+
+class Question(Generic[Answer]):
+    """A message whose sender waits for one answer.
+
+    The lock is the cheapest thing a thread can wait on once: it is born locked, and
+    ``answer`` unlocks it. (A threading.Event is a lock, a condition and a second lock.)
+    """
+
+    def __init__(self) -> None:
+        self._unanswered = threading.Lock()
+        self._unanswered.acquire()
+        self._value: Answer | None = None
+        self._error: BaseException | None = None
+        self.answered = False
+
+    def answer(self, value: Answer) -> None:
+        """Give the answer; only the first one counts. For the dispatcher's thread."""
+        if not self.answered:
+            self.answered = True
+            self._value = value
+            self._unanswered.release()
+
+    def refuse(self, error: BaseException) -> None:
+        """Answer with an error, which ``result`` raises in the sender's thread."""
+        if not self.answered:
+            self.answered = True
+            self._error = error
+            self._unanswered.release()
+
+    def wait(self, timeout: float | None) -> bool:
+        """Wait for the answer, at most ``timeout`` seconds; False when there is none yet."""
+        return self._unanswered.acquire(timeout=-1 if timeout is None else timeout)
+
+    def result(self) -> Answer:
+        """The answer, after ``wait`` said True."""
+        if self._error is not None:
+            raise self._error
+        return self._value  # type: ignore[return-value]
+
+
+class Enqueue(Question[list[str]]):
+    """Jobs to accept, in this order; answered with their ids when all are durable.
+
+    planned and durable count the jobs that the running turn and past turns accepted.
+    by_worker: sent from inside a handler.
+    """
+
+    def __init__(self, tasks: list[Task], by_worker: bool) -> None:
+        super().__init__()
+        self.tasks = tasks
+        self.by_worker = by_worker
+        self.planned = 0
+        self.durable = 0
+
+    def accepted(self) -> list[str]:
+        return [task.id for task in self.tasks[: self.durable]]
+
+
+class Watch(Question[None]):
+    """Answered when the job has ended."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__()
+        self.job_id = job_id
+
+
+class Retry(Question[None]):
+    """Put a dead letter back into its lane, with all its attempts."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__()
+        self.job_id = job_id
+
+
+class Join(Question[None]):
+    """Answered when nothing is queued, processing or retrying."""
+
+
+class Inspect(Question[Metrics]):
+    """Asks for the metrics of this instant."""
+
+
+class Close(Question[bool]):
+    """Stop accepting; drain says whether to run what is waiting. True: nothing was cut off."""
+
+    def __init__(self, drain: bool) -> None:
+        super().__init__()
+        self.drain = drain
+
+
+class Withdraw(NamedTuple):
+    """The sender of this question has waited long enough. It still gets an answer."""
+
+    question: Question[Any]
+
+
+class Batch:
+    """Jobs for one worker, who takes them from the left while the dispatcher may take them back.
+
+    It takes from the right: both ends of a deque may be popped from different threads at the
+    same time, and each job is popped once.
+    token: the fencing token of these attempts. overdue_at: when the dispatcher takes back
+    what has not started (monotonic).
+    """
+
+    __slots__ = ("claimed", "overdue_at", "tasks", "token")
+
+    def __init__(self, tasks: list[Task], token: int, overdue_at: float) -> None:
+        self.claimed = tasks
+        self.tasks = deque(tasks)
+        self.token = token
+        self.overdue_at = overdue_at
+
+
+class Report(NamedTuple):
+    """A worker is through with its batch and is idle again."""
+
+    batch: Batch
+    outcomes: list[Outcome]
+
+
+Message = Question[Any] | Withdraw | Report

@@ -1,0 +1,166 @@
+"""What the queue says about itself: counts that add up, percentiles, throughput, utilisation.
+
+The invariant, in every ``Metrics`` and for every lane of it:
+
+    queued + processing + retrying + completed + failed = accepted
+
+``Recorder`` is fed by the dispatcher after each commit and read by it alone, so a
+``Metrics`` is a picture of one instant without a lock.
+
+But: percentiles come from the latest jobs (1,000 per lane), not from all of them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from final.job import Priority, Status
+
+SAMPLES = 1_000  # the latest jobs per lane that percentiles are taken from
+RATE_WINDOW = 10.0  # seconds over which throughput and utilisation are averaged
+
+
+@dataclass(frozen=True, slots=True)
+class Percentiles:
+    """Seconds; 0.0 where nothing was measured yet."""
+
+    p50: float = 0.0
+    p95: float = 0.0
+    p99: float = 0.0
+
+    @classmethod
+    def of(cls, samples: Iterable[float]) -> Percentiles:
+        """By nearest rank: the smallest sample with at least that share at or below it."""
+        ordered = sorted(samples)
+        if not ordered:
+            return cls()
+        p50, p95, p99 = (
+            ordered[max(0, -(-len(ordered) * percent // 100) - 1)] for percent in (50, 95, 99)
+        )
+        return cls(p50, p95, p99)
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Jobs by status, and how many were accepted in all.
+
+    The counts cover what is in the file: jobs of earlier runs count as they stand there.
+    wait: from being ready to run until started. run: how long the handler took.
+    """
+
+    accepted: int = 0
+    queued: int = 0
+    processing: int = 0
+    retrying: int = 0
+    completed: int = 0
+    failed: int = 0
+    wait: Percentiles = Percentiles()
+    run: Percentiles = Percentiles()
+
+
+@dataclass(frozen=True, slots=True)
+class Metrics(Counts):
+    """The totals as attributes, and the same for each lane in ``by_priority``.
+
+    throughput: jobs that ended per second, over the last ten seconds.
+    utilisation: share of the workers' time that was spent on jobs, 0 to 1, over the same.
+    oldest_queued: seconds that the longest waiting job has been ready to run; 0.0 if none.
+    storage_error: why nothing can be written at the moment (a full disk); None when all is well.
+    """
+
+    throughput: float = 0.0
+    utilisation: float = 0.0
+    oldest_queued: float = 0.0
+    storage_error: str | None = None
+    by_priority: Mapping[Priority, Counts] = field(default_factory=dict)
+
+
+class Lane:
+    """The running figures of one priority."""
+
+    def __init__(self) -> None:
+        self.accepted = 0
+        self.by_status: Counter[Status] = Counter()
+        self.waits: deque[float] = deque(maxlen=SAMPLES)
+        self.runs: deque[float] = deque(maxlen=SAMPLES)
+
+
+class Recorder:
+    """Counts what the dispatcher tells it; ``workers`` is the size of the pool."""
+
+    def __init__(self, workers: int, now: float) -> None:
+        self._workers = workers
+        self._lanes = {priority: Lane() for priority in Priority}
+        self._ended = 0
+        self._busy = 0
+        self._busy_seconds = 0.0  # the area under the number of busy workers
+        self._updated = now
+        # (time, ended, busy seconds) about once a second, the window's left edge first.
+        self._history: deque[tuple[float, int, float]] = deque([(now, 0, 0.0)])
+
+    def accept(self, counts: Mapping[Priority, int], status: Status) -> None:
+        """New jobs, by lane."""
+        for priority, count in counts.items():
+            self._lanes[priority].accepted += count
+            self._lanes[priority].by_status[status] += count
+
+    def move(self, counts: Mapping[Priority, int], source: Status, target: Status) -> None:
+        """Jobs that went from one status to another, by lane: the sum stays what it was."""
+        for priority, count in counts.items():
+            self._lanes[priority].by_status[source] -= count
+            self._lanes[priority].by_status[target] += count
+            if target.ended:
+                self._ended += count
+
+    def waited(self, samples: Iterable[tuple[Priority, float]]) -> None:
+        """Seconds from being ready to run until started."""
+        for priority, seconds in samples:
+            self._lanes[priority].waits.append(seconds)
+
+    def ran(self, samples: Iterable[tuple[Priority, float]]) -> None:
+        """Seconds that handlers took."""
+        for priority, seconds in samples:
+            self._lanes[priority].runs.append(seconds)
+
+    def busy(self, workers: int, now: float) -> None:
+        """How many workers have jobs from ``now`` on."""
+        self._busy_seconds += self._busy * (now - self._updated)
+        self._busy, self._updated = workers, now
+        if now - self._history[-1][0] >= 1.0:
+            self._history.append((now, self._ended, self._busy_seconds))
+            while now - self._history[1][0] > RATE_WINDOW:
+                self._history.popleft()
+
+    def snapshot(self, now: float, oldest_queued: float, storage_error: str | None) -> Metrics:
+        """The figures of this instant."""
+        self.busy(self._busy, now)
+        start, ended, busy_seconds = self._history[0]
+        elapsed = max(now - start, 1e-9)
+        by_priority = {priority: _counts([lane]) for priority, lane in self._lanes.items()}
+        totals = _counts(list(self._lanes.values()))
+        return Metrics(
+            **{name: getattr(totals, name) for name in Counts.__slots__},
+            throughput=(self._ended - ended) / elapsed,
+            utilisation=(self._busy_seconds - busy_seconds) / (elapsed * self._workers),
+            oldest_queued=oldest_queued,
+            storage_error=storage_error,
+            by_priority=by_priority,
+        )
+
+
+def _counts(lanes: list[Lane]) -> Counts:
+    def total(status: Status) -> int:
+        return sum(lane.by_status[status] for lane in lanes)
+
+    return Counts(
+        accepted=sum(lane.accepted for lane in lanes),
+        queued=total(Status.QUEUED),
+        processing=total(Status.PROCESSING),
+        retrying=total(Status.RETRYING),
+        completed=total(Status.COMPLETED),
+        failed=total(Status.FAILED),
+        wait=Percentiles.of(sample for lane in lanes for sample in lane.waits),
+        run=Percentiles.of(sample for lane in lanes for sample in lane.runs),
+    )

@@ -1,0 +1,125 @@
+"""The seam between the engine and its storage: what a turn writes, and the ``Store`` protocol.
+
+The dispatcher describes one turn as ``Changes``; a store makes all of it durable or
+none of it. Another engine is another class with these few methods.
+
+But: a store decides nothing. Which job is next and whether one is tried again is
+the dispatcher's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+from final.job import JobRecord, Outcome, Priority, Status, Task
+
+
+class FailedAttempt(NamedTuple):
+    """due_at: Unix seconds of the next attempt; None when there is none (a dead letter)."""
+
+    task: Task
+    error: str
+    due_at: float | None
+
+
+class Requeued(NamedTuple):
+    """A job that goes to the back of its lane; ``place`` is its new number in line."""
+
+    task: Task
+    place: int
+
+
+@dataclass(slots=True)
+class Changes:
+    """What one turn writes, in one transaction, in the order of these lists.
+
+    token: the fencing token of this turn's claims.
+    now: the turn's time, Unix seconds.
+    """
+
+    token: int
+    now: float
+    completed: list[Outcome] = field(default_factory=list)
+    failed: list[FailedAttempt] = field(default_factory=list)
+    # Claimed, but never started: back to the front of the lane, the attempt not charged.
+    returned: list[Task] = field(default_factory=list)
+    requeued: list[Requeued] = field(default_factory=list)
+    # Dead letters that start over: back to the end of the lane with all their attempts.
+    revived: list[Requeued] = field(default_factory=list)
+    # New jobs are written as they stand: one that is claimed in the same turn is
+    # `processing` at its first attempt from the start, and not in `claimed`.
+    inserted: list[Task] = field(default_factory=list)
+    claimed: list[Task] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(
+            self.completed
+            or self.failed
+            or self.returned
+            or self.requeued
+            or self.revived
+            or self.inserted
+            or self.claimed
+        )
+
+
+class Unfinished(NamedTuple):
+    """A job that has not ended. Status PROCESSING: the last process ended while it ran.
+
+    place: its number in line. due_at: Unix seconds, for one that waits for a retry.
+    """
+
+    task: Task
+    status: Status
+    place: int
+    due_at: float | None
+
+
+class Recovered(NamedTuple):
+    """What a store holds when it is opened.
+
+    unfinished: every job that has not ended, in the order of its lane.
+    counts: how many jobs of each priority are in each status.
+    last_number: the highest number given to a job or a place in line.
+    last_token: the highest fencing token.
+    """
+
+    unfinished: list[Unfinished]
+    counts: dict[tuple[Priority, Status], int]
+    last_number: int
+    last_token: int
+
+
+class DuplicateIds(Exception):
+    """A commit was refused because of ids that are there already; nothing was written."""
+
+    def __init__(self, ids: Collection[str]) -> None:
+        super().__init__(ids)
+        self.ids = set(ids)
+
+
+class Store(Protocol):
+    """What the engine needs of a storage. All but the look-ups are for the dispatcher's thread."""
+
+    def recover(self) -> Recovered:
+        """Everything that an earlier process left."""
+
+    def commit(self, changes: Changes) -> None:
+        """Write all of it, durably, or nothing.
+
+        Raises DuplicateIds for ids that are taken, StorageError for a full or broken disk.
+        """
+
+    def dead_letter(self, job_id: str) -> Task | None:
+        """A job whose status is FAILED, ready to start over; None when there is none."""
+
+    def get(self, job_id: str) -> JobRecord | None:
+        """One job by its id. From any thread, also after ``close``."""
+
+    def jobs(self, status: Status | None, limit: int) -> list[JobRecord]:
+        """The newest jobs, newest first. From any thread, also after ``close``."""
+
+    def close(self) -> None:
+        """Let go of the file; another process may open it now."""

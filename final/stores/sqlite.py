@@ -1,0 +1,411 @@
+"""The SQLite store: one file, one writing connection, one transaction a turn.
+
+Three things make it fast, and each is a statement you can read below:
+
+- a turn is one transaction, so its sync is shared by everyone in it (group commit);
+- a batch is one statement: a multi-row INSERT, or an UPDATE whose rows come from
+  ``json_each``. ``executemany`` would take and release the GIL once for each row;
+- job ids are ordered in time, so the id index grows at its end instead of all over.
+
+Durability, in the words of SQLite's documentation of WAL mode: with ``synchronous``
+FULL a commit survives a power cut; with NORMAL it survives the end of the process,
+and after a power cut the latest commits may be gone, but the file is consistent.
+
+But: one process at a time. A lock file next to the database turns a second one away,
+and only one connection ever writes or checkpoints, which also keeps clear of the
+WAL-reset bug that SQLite has documented for releases before 3.51.3.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sqlite3
+import threading
+import weakref
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from final.errors import StorageError
+from final.job import JobRecord, Priority, Status, Task
+from final.payload import Stored, decode
+from final.stores.base import Changes, DuplicateIds, Recovered, Unfinished
+
+APPLICATION_ID = 0x4A4F4251  # "JOBQ": tells our files from other SQLite databases
+SCHEMA_VERSION = 1
+
+# Columns without a type keep what they are given: BLOB for bytes, TEXT for JSON.
+SCHEMA = """
+CREATE TABLE job (
+    seq         INTEGER PRIMARY KEY,   -- the order of acceptance
+    id          TEXT NOT NULL UNIQUE,
+    kind        TEXT NOT NULL,
+    priority    TEXT NOT NULL,
+    payload     NOT NULL,
+    status      TEXT NOT NULL,
+    attempts    INTEGER NOT NULL,      -- started so far, the running one included
+    token       INTEGER NOT NULL,      -- fencing token of the latest attempt
+    place       INTEGER,               -- number in line of a job that came back; else seq
+    enqueued_at REAL NOT NULL,         -- all times are Unix seconds
+    started_at  REAL,
+    ended_at    REAL,
+    due_at      REAL,
+    result,
+    error       TEXT
+)
+"""
+
+RECORD_COLUMNS = (
+    "id, payload, priority, kind, status, attempts, "
+    "enqueued_at, started_at, ended_at, due_at, result, error"
+)
+TASK_COLUMNS = "id, payload, priority, kind, seq, attempts, token, enqueued_at"
+UNFINISHED = ", ".join(f"'{status}'" for status in Status if not status.ended)
+
+
+class SqliteStore:
+    """See ``Store`` for the methods.
+
+    path: the database file, made when it is not there; ":memory:" keeps nothing.
+    durability: "full" or "normal", as described at the top of this file.
+
+    Raises StorageError, in a sentence, for a path that cannot be used.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], durability: str) -> None:
+        self._path = os.fspath(path)
+        self._in_memory = self._path == ":memory:"
+        self._lock = None if self._in_memory else _own(self._path)
+        try:
+            with _translated(f"Cannot open {self._path}"):
+                self._writer = self._connect()
+                self._prepare(durability)
+        except BaseException:
+            self._release()
+            raise
+        # Look-ups come from any thread and never wait for a commit: WAL readers see the
+        # last one. A database in memory exists in its connection alone, so there they share
+        # it, and the mutex keeps them apart.
+        self._reader = self._writer if self._in_memory else self._connect(read_only=True)
+        self._mutex = threading.Lock()  # guards _reader and _closed; no user code runs under it
+        self._closed = False
+
+    def recover(self) -> Recovered:
+        with _translated(f"Cannot read {self._path}"):
+            rows = self._writer.execute(
+                f"SELECT {TASK_COLUMNS}, status, coalesce(place, seq) AS line, due_at"
+                f" FROM job WHERE status IN ({UNFINISHED}) ORDER BY line"
+            )
+            unfinished = [
+                Unfinished(_task(*columns), Status(status), place, due_at)
+                for *columns, status, place, due_at in rows
+            ]
+            counts = {
+                (Priority(priority), Status(status)): count
+                for priority, status, count in self._writer.execute(
+                    "SELECT priority, status, count(*) FROM job GROUP BY priority, status"
+                )
+            }
+            last_number, last_token = self._writer.execute(
+                "SELECT coalesce(max(max(seq, coalesce(place, 0))), 0), coalesce(max(token), 0)"
+                " FROM job"
+            ).fetchone()
+        return Recovered(unfinished, counts, last_number, last_token)
+
+    def commit(self, changes: Changes) -> None:
+        with self._mutex if self._in_memory else contextlib.nullcontext():
+            try:
+                with _translated(f"Cannot write {self._path}"):
+                    self._writer.execute("BEGIN IMMEDIATE")
+                    self._write(changes)
+                    self._writer.execute("COMMIT")
+            except BaseException:
+                # After some errors SQLite has rolled back by itself.
+                if self._writer.in_transaction:
+                    self._writer.execute("ROLLBACK")
+                raise
+
+    def _write(self, changes: Changes) -> None:
+        execute, executemany = self._writer.execute, self._writer.executemany
+        now = changes.now
+        if changes.completed:
+            plain = [o.task for o in changes.completed if o.result is None and o.note is None]
+            if plain:
+                execute(
+                    "UPDATE job SET status = 'completed', ended_at = ?"
+                    " WHERE seq IN (SELECT value FROM json_each(?))",
+                    (now, _seqs(plain)),
+                )
+            if len(plain) < len(changes.completed):
+                executemany(
+                    "UPDATE job SET status = 'completed', ended_at = ?, result = ?, error = ?"
+                    " WHERE seq = ?",
+                    [
+                        (now, o.result, o.note, o.task.seq)
+                        for o in changes.completed
+                        if o.result is not None or o.note is not None
+                    ],
+                )
+        if changes.failed:
+            executemany(
+                "UPDATE job SET status = ?, ended_at = ?, due_at = ?, error = ? WHERE seq = ?",
+                [
+                    ("failed", now, None, error, task.seq)
+                    if due_at is None
+                    else ("retrying", None, due_at, error, task.seq)
+                    for task, error, due_at in changes.failed
+                ],
+            )
+        if changes.returned:
+            execute(
+                "UPDATE job SET status = 'queued', attempts = attempts - 1, started_at = NULL"
+                " WHERE seq IN (SELECT value FROM json_each(?))",
+                (_seqs(changes.returned),),
+            )
+        if changes.requeued:
+            executemany(
+                "UPDATE job SET status = 'queued', due_at = NULL, place = ? WHERE seq = ?",
+                [(place, task.seq) for task, place in changes.requeued],
+            )
+        if changes.revived:
+            executemany(
+                "UPDATE job SET status = 'queued', attempts = 0, ended_at = NULL, place = ?"
+                " WHERE seq = ?",
+                [(place, task.seq) for task, place in changes.revived],
+            )
+        if changes.inserted:
+            self._insert(changes)
+        if changes.claimed:
+            execute(
+                "UPDATE job SET status = 'processing', attempts = attempts + 1, token = ?,"
+                " started_at = ? WHERE seq IN (SELECT value FROM json_each(?))",
+                (changes.token, now, _seqs(changes.claimed)),
+            )
+
+    def _insert(self, changes: Changes) -> None:
+        rows = [
+            (
+                task.seq,
+                task.id,
+                task.kind,
+                _PLAIN[task.priority],
+                task.payload,
+                "processing" if task.attempts else "queued",
+                task.attempts,
+                task.token,
+                task.enqueued_at,
+                changes.now if task.attempts else None,
+            )
+            for task in changes.inserted
+        ]
+        start = 0
+        try:
+            # Sizes are powers of two, so that a handful of prepared statements is enough.
+            while start < len(rows):
+                size = min(512, 1 << (len(rows) - start).bit_length() - 1)
+                flat = [value for row in rows[start : start + size] for value in row]
+                self._writer.execute(_insert_statement(size), flat)
+                start += size
+        except sqlite3.IntegrityError:
+            self._writer.execute("ROLLBACK")
+            taken = self._writer.execute(
+                "SELECT id FROM job WHERE id IN (SELECT value FROM json_each(?))",
+                (json.dumps([task.id for task in changes.inserted]),),
+            )
+            raise DuplicateIds([job_id for (job_id,) in taken]) from None
+
+    def dead_letter(self, job_id: str) -> Task | None:
+        with _translated(f"Cannot read {self._path}"):
+            row = self._writer.execute(
+                f"SELECT {TASK_COLUMNS} FROM job WHERE id = ? AND status = 'failed'", (job_id,)
+            ).fetchone()
+        return None if row is None else _task(*row)
+
+    def get(self, job_id: str) -> JobRecord | None:
+        records = self._look_up("WHERE id = ?", (job_id,))
+        return records[0] if records else None
+
+    def jobs(self, status: Status | None, limit: int) -> list[JobRecord]:
+        if status is None:
+            return self._look_up("ORDER BY seq DESC LIMIT ?", (limit,))
+        return self._look_up("WHERE status = ? ORDER BY seq DESC LIMIT ?", (status, limit))
+
+    def _look_up(self, clause: str, values: Sequence[object]) -> list[JobRecord]:
+        with self._mutex, _translated(f"Cannot read {self._path}"), self._reading() as reader:
+            rows = reader.execute(f"SELECT {RECORD_COLUMNS} FROM job {clause}", values).fetchall()
+        return [_record(*row) for row in rows]
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        """The reading connection; after ``close`` one of its own for each look-up."""
+        if self._in_memory or not self._closed:
+            yield self._reader
+        else:
+            with contextlib.closing(self._connect(read_only=True)) as reader:
+                yield reader
+
+    def close(self) -> None:
+        with self._mutex:
+            self._closed = True
+            if self._in_memory:
+                weakref.finalize(self, self._writer.close)  # until then look-ups go on
+                return
+            self._reader.close()
+            self._release()
+
+    def _release(self) -> None:
+        with contextlib.suppress(AttributeError, sqlite3.Error):
+            self._writer.close()  # the last connection to leave moves the WAL into the file
+        if self._lock is not None:
+            self._lock.release()
+
+    def _connect(self, read_only: bool = False) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            self._path,
+            isolation_level=None,  # transactions are ours: BEGIN and COMMIT stand in the code
+            check_same_thread=False,  # opened by the caller, used by the dispatcher's thread
+            cached_statements=64,
+        )
+        if read_only:
+            connection.execute("PRAGMA query_only = ON")
+            connection.execute("PRAGMA wal_autocheckpoint = 0")
+        return connection
+
+    def _prepare(self, durability: str) -> None:
+        """Check that the file is ours and whole, make the schema in a new one, set the modes."""
+        pragma = self._writer.execute
+        (application_id,) = pragma("PRAGMA application_id").fetchone()
+        (version,) = pragma("PRAGMA user_version").fetchone()
+        (tables,) = pragma("SELECT count(*) FROM sqlite_master").fetchone()
+        if tables and application_id != APPLICATION_ID:
+            raise StorageError(
+                f"{self._path} is a SQLite database of something else: choose another path."
+            )
+        if version > SCHEMA_VERSION:
+            raise StorageError(
+                f"{self._path} was written by a newer release (schema {version}, this one knows "
+                f"{SCHEMA_VERSION}): upgrade, or choose another path."
+            )
+        if not tables:
+            pragma("BEGIN EXCLUSIVE")
+            pragma(SCHEMA)
+            pragma(f"PRAGMA application_id = {APPLICATION_ID}")
+            pragma(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            pragma("COMMIT")
+        (verdict,) = pragma("PRAGMA quick_check(1)").fetchone()
+        if verdict != "ok":
+            raise StorageError(_DAMAGED.format(self._path, verdict))
+        pragma("PRAGMA journal_mode = WAL")
+        pragma(f"PRAGMA synchronous = {durability}")
+
+
+def _own(path: str) -> filelock.BaseFileLock:
+    """Take the lock file next to the database, or say who has it."""
+    place = Path(path)
+    if place.is_dir():
+        raise StorageError(f"{path} is a folder: give the path of a file in it.")
+    if not place.absolute().parent.is_dir():
+        raise StorageError(f"The folder of {path} does not exist: create it first.")
+    # The real path, so that a symbolic link does not lead around the lock.
+    lock_path = os.path.realpath(path) + ".lock"
+    lock = filelock.FileLock(lock_path, thread_local=False)
+    try:
+        lock.acquire(blocking=False)
+        Path(lock_path).write_text(str(os.getpid()), encoding="ascii")
+    except filelock.Timeout:
+        with contextlib.suppress(OSError):
+            pid = Path(lock_path).read_text(encoding="ascii")
+            owner = f"process {pid}" + (" (this one)" if pid == str(os.getpid()) else "")
+            raise StorageError(
+                f"{path} is in use by {owner}: one process owns a file. Close it there first, "
+                f"or choose another path."
+            ) from None
+        raise StorageError(f"{path} is in use by another process: close it there first.") from None
+    except OSError as error:
+        lock.release()
+        raise StorageError(
+            f"Cannot write next to {path}: {error.strerror}. Choose a path you may write to."
+        ) from None
+    return lock
+
+
+@contextlib.contextmanager
+def _translated(what: str) -> Iterator[None]:
+    """Turn SQLite's errors into a StorageError that says what to do."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        name = getattr(error, "sqlite_errorname", "")
+        advice = next(
+            (text for prefix, text in _ADVICE.items() if name.startswith(prefix)),
+            "See the cause above.",
+        )
+        raise StorageError(f"{what}: {error}. {advice}") from error
+
+
+_DAMAGED = "{} is damaged ({}): restore a copy, or save what is left with sqlite3's .recover."
+_ADVICE = {
+    "SQLITE_FULL": "Free some space; the queue goes on by itself.",
+    "SQLITE_IOERR": "Check the disk; the queue goes on by itself when it works again.",
+    "SQLITE_READONLY": "Make the file and its folder writable.",
+    "SQLITE_CANTOPEN": "Make the file and its folder readable and writable.",
+    "SQLITE_NOTADB": "It is no SQLite database: choose another path.",
+    "SQLITE_CORRUPT": "It is damaged: restore a copy, or save what is left with .recover.",
+    "SQLITE_BUSY": "Another program holds it open: close that first.",
+    "SQLITE_LOCKED": "Another program holds it open: close that first.",
+}
+
+
+# sqlite3 binds plain text at once, but asks its adapters about a subclass, for every value.
+_PLAIN = {priority: str(priority.value) for priority in Priority}
+
+
+def _insert_statement(rows: int) -> str:
+    return (
+        "INSERT INTO job (seq, id, kind, priority, payload, status, attempts, token,"
+        " enqueued_at, started_at) VALUES " + ", ".join(["(?,?,?,?,?,?,?,?,?,?)"] * rows)
+    )
+
+
+def _seqs(tasks: Sequence[Task]) -> str:
+    """The numbers of these jobs as the JSON text that ``json_each`` takes apart."""
+    return f"[{','.join([str(task.seq) for task in tasks])}]"
+
+
+def _task(job_id: str, payload: Stored, priority: str, *rest: Any) -> Task:
+    """A Task from TASK_COLUMNS."""
+    return Task(job_id, payload, Priority(priority), *rest)
+
+
+def _record(
+    job_id: str,
+    payload: Any,
+    priority: str,
+    kind: str,
+    status: str,
+    attempts: int,
+    enqueued_at: float,
+    started_at: float | None,
+    ended_at: float | None,
+    due_at: float | None,
+    result: Any,
+    error: str | None,
+) -> JobRecord:
+    return JobRecord(
+        job_id,
+        decode(payload),
+        Priority(priority),
+        kind,
+        Status(status),
+        attempts,
+        enqueued_at,
+        started_at,
+        ended_at,
+        due_at,
+        None if result is None else decode(result),
+        error,
+    )
