@@ -16,12 +16,12 @@ the producers get the error, and outcomes are kept and tried again.
 There is no lock here and none to forget: this state belongs to one thread. ``turn`` is
 a function of state, messages and time, so it can also be run without any thread.
 
-But: which job is next is the business of ``lanes.py``, and what runs it of ``workers.py``.
+But: which job is next is decided in ``lanes.py``, who waits for room in ``lines.py``, how
+many jobs a worker gets in ``batches.py``; ``workers.py`` runs them.
 """
 
 from __future__ import annotations
 
-import contextlib
 import heapq
 import itertools
 import logging
@@ -32,6 +32,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from final.batches import Batches
 from final.errors import (
     DuplicateJob,
     EnqueueError,
@@ -42,6 +43,7 @@ from final.errors import (
 )
 from final.job import Outcome, Priority, Status, Task
 from final.lanes import Lanes
+from final.lines import Lines
 from final.messages import (
     Batch,
     Close,
@@ -58,20 +60,10 @@ from final.messages import (
 from final.metrics import Metrics, Recorder
 from final.retry import Backoff
 from final.stores.base import Changes, DuplicateIds, FailedAttempt, Requeued, Store
+from final.transitions import log_transitions
 
 log = logging.getLogger("final")
 
-# The millisecond rule: a worker gets as many jobs at a time as take about a millisecond,
-# by the measured time of their kind. For no-op jobs that is the limit of 64, for anything
-# slow it is one: so order, fairness and latency are those of single claims wherever a
-# handler does real work, and the cost of a hand-over is shared wherever it does not.
-BATCH_SECONDS = 0.001
-BATCH_LIMIT = 64
-# A batch that was misjudged (63 quick jobs behind one slow one) is not waited for: after
-# this time what has not started goes back to the front of its lanes, uncharged.
-OVERDUE_SECONDS = 0.01
-# Weight of the newest measurement in the running average of a kind's handler time.
-COST_WEIGHT = 0.05
 # While the disk refuses to be written, a commit is tried again this often.
 STORAGE_RETRY_SECONDS = 0.5
 
@@ -112,10 +104,10 @@ class Dispatcher:
         self.inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self.done = False  # no further turn is needed
         self.finished = False  # the thread is through, and the store closed
+        self.last_metrics = recorder.snapshot(recorder.started, 0.0, None)  # after the end
         self._store = store
         self._lanes = lanes
         self._recorder = recorder
-        self._workers = workers
         self._max_retries = max_retries
         self._backoff = backoff
         self._handles = handles
@@ -123,19 +115,15 @@ class Dispatcher:
 
         self._number = 0  # the last one given to a job or a place in line
         self._token = 0  # the last fencing token
-        # Producers that wait for room, first come first served. A request stands in the line
-        # of the lane that its next job needs.
-        self._lines: dict[Priority, deque[Enqueue]] = {p: deque() for p in Priority}
+        self._lines = Lines(lanes)  # producers that wait for room
+        self._batches = Batches(workers)  # jobs that are with a worker
         # Failed jobs that wait out their backoff: (due, tie breaker, job), soonest first.
         self._later: list[tuple[float, int, Task]] = []
         self._tie_breaker = itertools.count()
         self._unhandled: list[Task] = []  # recovered jobs of kinds that nobody handles
-        self._suspects: deque[Task] = deque()  # see _add_recovered
+        self._suspects: deque[Task] = deque()  # see _release_suspect
         self._suspect: Task | None = None  # the one that is on its way now
 
-        self._idle = workers
-        self._in_flight: set[Batch] = set()
-        self._cost: dict[str, float] = {}  # seconds that a job of this kind takes, about
         self._outcomes: list[Outcome] = []  # reported, to be recorded
         self._returned: list[Task] = []  # taken back from batches, to be recorded
         self._retries: list[Retry] = []  # dead letters to revive
@@ -185,27 +173,25 @@ class Dispatcher:
 
     def _until_due(self, now: float) -> float | None:
         """Seconds until a turn is needed even without a message; None when it is not."""
-        due = [batch.overdue_at for batch in self._in_flight if batch.tasks]
-        if self._later:
-            due.append(self._later[0][0])
-        if self._storage_error is not None and self._busy():
-            due.append(now + STORAGE_RETRY_SECONDS)
+        if self._storage_error is not None:
+            return STORAGE_RETRY_SECONDS if self._busy() else None
+        due = [self._later[0][0]] if self._later else []
+        overdue = self._batches.next_overdue()
+        if overdue is not None:
+            due.append(overdue)
         return max(0.0, min(due) - now) if due else None
 
     def _end(self, error: EnqueueError) -> None:
         """Close the store and answer everybody who still waits."""
-        self.last_metrics = self._metrics(time.monotonic())
         self.finished = True
         try:
+            self.last_metrics = self._metrics(time.monotonic())
             self._store.close()
         finally:
             for close in self._closes:
                 close.answer(not self._cut_off)
-            for line in self._lines.values():
-                for request in line:
-                    request.refuse(error)
-            questions: list[Question[Any]] = [*self._watches, *self._retries, *self._joins]
-            questions += itertools.chain(self._inspections, *self._watchers.values())
+            questions: list[Question[Any]] = [*self._lines, *self._retries, *self._joins]
+            questions += itertools.chain(self._inspections, self._watches, *self._watchers.values())
             for question in questions:
                 question.refuse(error)
             self._refuse_inbox(error)
@@ -217,7 +203,7 @@ class Dispatcher:
             except queue.Empty:
                 return
             if isinstance(message, Close):
-                message.answer(True)
+                message.answer(not self._cut_off)
             elif isinstance(message, Question):
                 message.refuse(error)
 
@@ -302,7 +288,7 @@ class Dispatcher:
                     self._joins.append(message)
                 case Close():
                     self._start_closing(message)
-        self._take_back_overdue(now)
+        self._returned += self._batches.take_back_overdue(now)
         self._plan_and_commit(now, wall)
         self._answer_questions(now)
         self._finish_if_done()
@@ -337,56 +323,19 @@ class Dispatcher:
         if self._closes:
             request.refuse(_closed())
         else:
-            self._lines[request.tasks[0].priority].append(request)
+            self._lines.join(request)
 
     def _take_report(self, report: Report) -> None:
-        batch, outcomes = report
-        self._in_flight.discard(batch)
-        self._idle += 1
-        # The fence: an outcome with an old token belongs to an attempt that was given up.
-        self._outcomes += [o for o in outcomes if o.task.token == batch.token]
-        self._returned += batch.tasks  # not started, because the worker was told to stop
-        self._learn_costs(outcomes)
-
-    def _learn_costs(self, outcomes: list[Outcome]) -> None:
-        """Update the running average of the handler time, by kind.
-
-        Averaged over the batch first: one job that had to wait 5 ms for the GIL says nothing
-        about its kind.
-        """
-        by_kind: dict[str, list[float]] = {}
-        for outcome in outcomes:
-            by_kind.setdefault(outcome.task.kind, []).append(outcome.seconds)
-        for kind, seconds in by_kind.items():
-            mean = sum(seconds) / len(seconds)
-            known = self._cost.get(kind, mean)
-            self._cost[kind] = known + COST_WEIGHT * (mean - known)
+        self._outcomes += self._batches.hand_in(report)
 
     def _start_closing(self, close: Close) -> None:
         """No more jobs come in; without drain none starts any more, either."""
         self._closes.append(close)
         self._drain = self._drain and close.drain
-        for line in self._lines.values():
-            for request in line:
-                request.refuse(_closed(request.accepted()))
-            line.clear()
+        for request in self._lines.dissolve():
+            request.refuse(_closed(request.accepted()))
         if not self._drain:
-            self._take_back(self._in_flight)
-
-    def _take_back_overdue(self, now: float) -> None:
-        """Rescue jobs that wait in a batch behind a slow one, if somebody has time for them."""
-        if self._idle:
-            self._take_back(batch for batch in self._in_flight if batch.overdue_at <= now)
-
-    def _take_back(self, batches: Iterable[Batch]) -> None:
-        for batch in batches:
-            # The worker may take the leftmost at the same moment; each job is popped once.
-            taken: deque[Task] = deque()
-            with contextlib.suppress(IndexError):
-                while True:
-                    taken.appendleft(batch.tasks.pop())
-            batch.claimed = [task for task in batch.claimed if task not in taken]
-            self._returned += taken
+            self._returned += self._batches.take_back_unstarted()
 
     # ---- the plan ------------------------------------------------------------------------
 
@@ -397,7 +346,7 @@ class Dispatcher:
         self._plan_due_retries(plan, now)
         self._plan_revivals(plan)
         self._plan_admissions(plan, now)
-        if self._claiming():
+        if self._claiming:
             self._plan_claims(plan, now)
         return plan
 
@@ -429,8 +378,10 @@ class Dispatcher:
             except StorageError as error:
                 retry.refuse(error)
                 continue
-            if task is None or self._closes:
-                retry.refuse(_closed() if self._closes else UnknownJob(retry.job_id))
+            if self._closes:
+                retry.refuse(_closed())
+            elif task is None or any(task.id == other.task.id for other in plan.changes.revived):
+                retry.refuse(ValueError(f"Job {retry.job_id} is not a dead letter any more."))
             elif not self._handles(task.kind):
                 retry.refuse(ValueError(f"No handler for kind {task.kind!r} of job {task.id}."))
             else:
@@ -439,56 +390,27 @@ class Dispatcher:
                 plan.changes.revived.append(Requeued(task, self._next_number()))
 
     def _plan_admissions(self, plan: Plan, now: float) -> None:
-        """Accept jobs from the front of each line while their lane has room."""
-        for priority, line in self._lines.items():
-            while line and self._lanes.has_room(priority):
-                self._admit(line.popleft(), priority, plan, now)
+        """Accept what has room of what the producers wait to bring in."""
+        inserted = plan.changes.inserted
 
-    def _admit(self, request: Enqueue, priority: Priority, plan: Plan, now: float) -> None:
-        """Accept what has room of the request that is first in the line of ``priority``."""
-        plan.admitted.append(request)
-        lanes, tasks, inserted = self._lanes, request.tasks, plan.changes.inserted
-        while request.planned < len(tasks):
-            task = tasks[request.planned]
-            if not lanes.has_room(task.priority):
-                line = self._lines[task.priority]
-                # Still its turn in its own line; in another one it comes last.
-                line.appendleft(request) if task.priority is priority else line.append(request)
-                return
-            request.planned += 1
+        def accept(task: Task) -> None:
             task.seq = self._next_number()
             task.enqueued_at, task.queued_at = plan.changes.now, now
-            lanes.append(task)
+            self._lanes.append(task)
             inserted.append(task)
 
+        plan.admitted = self._lines.admit(accept)
+
     def _plan_claims(self, plan: Plan, now: float) -> None:
+        """Jobs for idle workers, new ones included: a job may be written and claimed at once."""
         token = plan.changes.token
-        for idle in range(self._idle, 0, -1):
-            waiting = len(self._lanes)
-            if not waiting:
-                return
-            # At most a fair share, so that four waiting jobs go to four idle workers.
-            batch = self._pick(limit=min(BATCH_LIMIT, -(-waiting // idle)))
-            for task in batch:
+        plan.batches = self._batches.plan(self._lanes, token, now)
+        for batch in plan.batches:
+            for task in batch.claimed:
                 if task.seq <= plan.number:  # else its insert says that it is claimed
                     plan.changes.claimed.append(task)
                 task.attempts += 1
                 task.token = token
-            plan.batches.append(Batch(batch, token, now + OVERDUE_SECONDS))
-
-    def _pick(self, limit: int) -> list[Task]:
-        """The next jobs for one worker, by the token rule and the millisecond rule."""
-        picked: list[Task] = []
-        seconds = 0.0
-        while len(picked) < limit and seconds < BATCH_SECONDS:
-            task = self._lanes.pick()
-            if task is None:
-                break
-            picked.append(task)
-            if task.attempts:
-                break  # tried before, so maybe about to end the process: nothing behind it
-            seconds += self._cost.get(task.kind, BATCH_SECONDS)
-        return picked
 
     def _next_number(self) -> int:
         self._number += 1
@@ -529,11 +451,10 @@ class Dispatcher:
                 for watch in self._watchers.pop(job_id, ()):
                     watch.answer(None)
         for batch in plan.batches:
-            self._in_flight.add(batch)
+            self._batches.hand_out(batch)
             self._deliver(batch)
-        self._idle -= len(plan.batches)
-        self._recorder.busy(self._workers - self._idle, now)
-        _log(changes, outcomes, plan.batches)
+        self._recorder.busy(self._batches.workers - self._batches.idle, now)
+        log_transitions(changes, outcomes, plan.batches)
 
     def _count(self, plan: Plan, outcomes: list[Outcome], now: float) -> None:
         """Bring the metrics up to date with what was committed."""
@@ -567,10 +488,7 @@ class Dispatcher:
             self._lanes.put_back(batch.claimed)
         self._lanes.take_off(plan.changes.inserted)
         self._lanes.restore_tokens(plan.tokens)
-        for request in reversed(plan.admitted):
-            self._leave_line(request)
-            request.planned = request.durable
-            self._lines[request.tasks[request.planned].priority].appendleft(request)
+        self._lines.step_back(plan.admitted)
         for entry in plan.due:
             heapq.heappush(self._later, entry)
         self._retries = plan.revived
@@ -586,7 +504,7 @@ class Dispatcher:
             ids = [task.id for task in request.tasks[request.durable :]]
             clashing = [job_id for job_id in ids if job_id in taken]
             if clashing:
-                self._leave_line(request)
+                self._lines.leave(request)
                 request.refuse(DuplicateJob(clashing, request.accepted()))
                 refused = True
             else:
@@ -596,7 +514,7 @@ class Dispatcher:
     def _refuse_unwritten(self, plan: Plan, error: StorageError) -> None:
         """Tell those whose jobs were not written; keep outcomes and claims for another try."""
         for request in plan.admitted:
-            self._leave_line(request)
+            self._lines.leave(request)
             request.refuse(StorageError(str(error), request.accepted()))
         for retry in self._retries:
             retry.refuse(error)
@@ -604,11 +522,6 @@ class Dispatcher:
         if self._storage_error is None:
             log.error("%s Jobs are refused until then; nothing accepted is lost.", error)
         self._storage_error = str(error)
-
-    def _leave_line(self, request: Enqueue) -> None:
-        for line in self._lines.values():
-            with contextlib.suppress(ValueError):
-                line.remove(request)
 
     # ---- answers out ---------------------------------------------------------------------
 
@@ -633,19 +546,20 @@ class Dispatcher:
                 watch.answer(None)
             else:
                 self._watchers.setdefault(watch.job_id, []).append(watch)
-        if self._idle == 0:
-            self._refuse_deadlock()
+        self._refuse_deadlock()
 
     def _refuse_deadlock(self) -> None:
         """If all workers wait for room that only workers can make, turn the last one away."""
-        waiting = [r for line in self._lines.values() for r in line if r.by_worker]
-        if len(waiting) == self._workers:
+        if self._batches.idle:
+            return
+        waiting = [request for request in self._lines if request.by_worker]
+        if len(waiting) == self._batches.workers:
             request = waiting[-1]
-            self._leave_line(request)
+            self._lines.leave(request)
             request.refuse(
                 QueueFull(
-                    f"All {self._workers} workers wait to enqueue into full lanes, so no room "
-                    "would ever come: raise capacity, or enqueue less from inside handlers.",
+                    f"All {self._batches.workers} workers wait to enqueue into full lanes, so "
+                    "no room would ever come: raise capacity, or enqueue less inside handlers.",
                     request.accepted(),
                 )
             )
@@ -654,7 +568,7 @@ class Dispatcher:
         """The sender has waited as long as it wanted."""
         match question:
             case Enqueue():
-                self._leave_line(question)
+                self._lines.leave(question)
                 lane = question.tasks[question.durable].priority
                 message = (
                     f"The {lane} lane had no room in time (capacity {self._lanes.capacity}): "
@@ -674,16 +588,14 @@ class Dispatcher:
                 self._end_now(now, wall)
 
     def _finish_if_done(self) -> None:
-        unrecorded = self._in_flight or self._outcomes or self._returned
+        unrecorded = self._batches.in_flight or self._outcomes or self._returned
         self.done = bool(self._closes and not unrecorded and not (self._drain and self._busy()))
 
     def _end_now(self, now: float, wall: float) -> None:
         """Close ran out of time: what runs goes back to the queue uncharged, for the next start."""
         self._cut_off = True
         self._drain = False
-        self._take_back(self._in_flight)
-        for batch in self._in_flight:
-            self._returned += batch.claimed
+        self._returned += self._batches.give_up()
         interrupted = len(self._returned)
         waiting = len(self._lanes) + len(self._later) + len(self._suspects)
         self._plan_and_commit(now, wall)
@@ -696,7 +608,9 @@ class Dispatcher:
 
     # ---- state -----------------------------------------------------------------------------
 
+    @property
     def _claiming(self) -> bool:
+        """Whether jobs may still start."""
         return self._drain or not self._closes
 
     def _busy(self) -> bool:
@@ -705,16 +619,15 @@ class Dispatcher:
             len(self._lanes)
             or self._later
             or self._suspects
-            or self._in_flight
+            or self._batches.in_flight
             or self._outcomes
             or self._returned
         )
 
     def _can_go_on(self) -> bool:
         """Whether another turn could do something without waiting for a message."""
-        if self._idle and len(self._lanes) and self._claiming():
-            return True
-        return any(line and self._lanes.has_room(p) for p, line in self._lines.items())
+        could_claim = self._claiming and self._batches.idle > 0 and len(self._lanes) > 0
+        return could_claim or self._lines.can_admit()
 
     def _metrics(self, now: float) -> Metrics:
         oldest = max((now - task.queued_at for task in self._lanes.heads()), default=0.0)
@@ -732,26 +645,3 @@ def _ended_ids(changes: Changes) -> list[str]:
 
 def _closed(accepted: list[str] | None = None) -> QueueClosed:
     return QueueClosed("The queue is closed and accepts no more jobs.", accepted or ())
-
-
-def _log(changes: Changes, outcomes: list[Outcome], batches: list[Batch]) -> None:
-    """One line per transition at DEBUG; failures at WARNING, with their traceback at DEBUG."""
-    for task, error, due_at in changes.failed:
-        fate = "no attempts left" if due_at is None else f"again in {due_at - changes.now:.1f} s"
-        log.warning("job %s failed, attempt %d, %s: %s", task.id, task.attempts, fate, error)
-    if not log.isEnabledFor(logging.DEBUG):
-        return
-    for outcome in outcomes:
-        if outcome.traceback:
-            log.debug("job %s traceback:\n%s", outcome.task.id, outcome.traceback)
-    transitions = (
-        (Status.COMPLETED, [outcome.task for outcome in changes.completed]),
-        (Status.FAILED, [task for task, _, due_at in changes.failed if due_at is None]),
-        (Status.RETRYING, [task for task, _, due_at in changes.failed if due_at is not None]),
-        (Status.QUEUED, [task for task, _ in changes.requeued + changes.revived]),
-        (Status.QUEUED, changes.returned + changes.inserted),
-        (Status.PROCESSING, [task for batch in batches for task in batch.claimed]),
-    )
-    for status, tasks in transitions:
-        for task in tasks:
-            log.debug("job %s %s (attempt %d)", task.id, status, task.attempts)

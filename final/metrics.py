@@ -91,6 +91,7 @@ class Recorder:
     """Counts what the dispatcher tells it; ``workers`` is the size of the pool."""
 
     def __init__(self, workers: int, now: float) -> None:
+        self.started = now
         self._workers = workers
         self._lanes = {priority: Lane() for priority in Priority}
         self._ended = 0

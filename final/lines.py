@@ -1,0 +1,89 @@
+"""Lines: producers that wait for room in a lane, first come first served.
+
+A request stands in the line of the lane that its next job needs. One request may carry
+jobs for several lanes; then it goes from line to line, so that its jobs are accepted in
+the order they were given.
+
+But: a plain data structure, used by the dispatcher's thread alone. Who has waited for
+too long says so itself (``Withdraw``), so there are no timers here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+
+from final.job import Priority, Task
+from final.lanes import Lanes
+from final.messages import Enqueue
+
+
+class Lines:
+    """One line in front of each of the ``lanes``."""
+
+    def __init__(self, lanes: Lanes) -> None:
+        self._lanes = lanes
+        self._lines: dict[Priority, deque[Enqueue]] = {priority: deque() for priority in Priority}
+
+    def __iter__(self) -> Iterator[Enqueue]:
+        """Every waiting request."""
+        for line in self._lines.values():
+            yield from line
+
+    def join(self, request: Enqueue) -> None:
+        """Stand at the end of the line of its first job."""
+        self._lines[request.tasks[0].priority].append(request)
+
+    def leave(self, request: Enqueue) -> None:
+        """Go away, if it stands anywhere."""
+        for line in self._lines.values():
+            with contextlib.suppress(ValueError):
+                line.remove(request)
+
+    def can_admit(self) -> bool:
+        """Whether somebody waits for a lane that has room."""
+        return any(line and self._lanes.has_room(p) for p, line in self._lines.items())
+
+    def admit(self, accept: Callable[[Task], None]) -> list[Enqueue]:
+        """Call ``accept`` for each job that has room; returns the requests that had any.
+
+        ``accept`` must append the job to its lane.
+        """
+        served = []
+        for priority, line in self._lines.items():
+            while line and self._lanes.has_room(priority):
+                request = line.popleft()
+                served.append(request)
+                self._serve(request, priority, accept)
+        return served
+
+    def _serve(self, request: Enqueue, own: Priority, accept: Callable[[Task], None]) -> None:
+        """Accept what has room of the request that is first in the line of lane ``own``."""
+        tasks = request.tasks
+        while request.planned < len(tasks):
+            task = tasks[request.planned]
+            priority = task.priority
+            if priority is not own and self._lines[priority]:
+                self._lines[priority].append(request)  # others were there first
+                return
+            if not self._lanes.has_room(priority):
+                # In its own line it is still its turn; in another one it is the first.
+                self._lines[priority].appendleft(request)
+                return
+            request.planned += 1
+            accept(task)
+
+    def step_back(self, served: Iterable[Enqueue]) -> None:
+        """Undo ``admit``: everybody stands where they stood before."""
+        for request in reversed(list(served)):
+            self.leave(request)
+            request.planned = request.durable
+            self._lines[request.tasks[request.planned].priority].appendleft(request)
+
+    def dissolve(self) -> list[Enqueue]:
+        """Send everybody away; returns who they were."""
+        waiting = list(self)
+        for line in self._lines.values():
+            line.clear()
+        return waiting
