@@ -41,7 +41,7 @@ from final.errors import (
     StorageError,
     UnknownJob,
 )
-from final.job import Outcome, Priority, Status, Task
+from final.job import Outcome, Status, Task
 from final.lanes import Lanes
 from final.lines import Lines
 from final.messages import (
@@ -104,7 +104,7 @@ class Dispatcher:
         self.inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self.done = False  # no further turn is needed
         self.finished = False  # the thread is through, and the store closed
-        self.last_metrics = recorder.snapshot(recorder.started, 0.0, None)  # after the end
+        self.last_metrics = Metrics()  # for those who ask after the end
         self._store = store
         self._lanes = lanes
         self._recorder = recorder
@@ -220,13 +220,13 @@ class Dispatcher:
         recovered = self._store.recover()
         self._number, self._token = recovered.last_number, recovered.last_token
         for (priority, status), count in recovered.counts.items():
-            self._recorder.accept({priority: count}, status)
+            self._recorder.found(priority, status, count)
         changes = Changes(self._token, wall)
         for task, status, place, due_at in recovered.unfinished:
             task.queued_at = now - max(0.0, wall - task.enqueued_at)
             if status is Status.PROCESSING and task.attempts > self._max_retries:
                 error = f"The process ended during attempt {task.attempts}, the last one."
-                changes.failed.append(FailedAttempt(task, error, None))
+                changes.failed.append(FailedAttempt(Outcome(task, 0.0, error=error), None))
                 continue
             if status is Status.PROCESSING:
                 changes.requeued.append(Requeued(task, place))
@@ -241,8 +241,8 @@ class Dispatcher:
         if changes:
             self._store.commit(changes)
             dead, back = changes.failed, changes.requeued
-            self._move((f.task for f in dead), Status.PROCESSING, Status.FAILED)
-            self._move((r.task for r in back), Status.PROCESSING, Status.QUEUED)
+            self._recorder.moved((f.task for f in dead), Status.PROCESSING, Status.FAILED)
+            self._recorder.moved((r.task for r in back), Status.PROCESSING, Status.QUEUED)
         self._release_suspect()
         self._warn_of_unhandled()
 
@@ -352,16 +352,17 @@ class Dispatcher:
 
     def _plan_outcomes(self, plan: Plan, now: float) -> None:
         changes = plan.changes
+        changes.completed = [outcome for outcome in self._outcomes if outcome.error is None]
         for outcome in self._outcomes:
-            task = outcome.task
             if outcome.error is None:
-                changes.completed.append(outcome)
-            elif task.attempts <= self._max_retries:
+                continue
+            task = outcome.task
+            if task.attempts <= self._max_retries:
                 delay = self._backoff.delay(task.attempts)
-                changes.failed.append(FailedAttempt(task, outcome.error, changes.now + delay))
+                changes.failed.append(FailedAttempt(outcome, changes.now + delay))
                 plan.later.append((now + delay, task))
             else:
-                changes.failed.append(FailedAttempt(task, outcome.error, None))
+                changes.failed.append(FailedAttempt(outcome, None))
 
     def _plan_due_retries(self, plan: Plan, now: float) -> None:
         """Due jobs go to the back of their lanes, also of full ones: they were accepted before."""
@@ -422,11 +423,11 @@ class Dispatcher:
         """The plan is durable: make it so in memory, and tell everybody."""
         changes = plan.changes
         self._token = changes.token
-        outcomes, self._outcomes, self._returned = self._outcomes, [], []
+        self._outcomes, self._returned = [], []
         if self._storage_error is not None:
             log.warning("The storage works again; nothing that was accepted is lost.")
             self._storage_error = None
-        self._count(plan, outcomes, now)
+        self._count(plan, now)
 
         for due, task in plan.later:
             self._add_later(due, task)
@@ -436,7 +437,7 @@ class Dispatcher:
         for task in changes.returned:
             task.attempts -= 1
         self._lanes.put_back(changes.returned)
-        if self._suspect is not None and any(o.task is self._suspect for o in outcomes):
+        if self._suspect is not None and self._suspect in _attempted(changes):
             self._suspect = None
             self._release_suspect()
 
@@ -454,26 +455,22 @@ class Dispatcher:
             self._batches.hand_out(batch)
             self._deliver(batch)
         self._recorder.busy(self._batches.workers - self._batches.idle, now)
-        log_transitions(changes, outcomes, plan.batches)
+        log_transitions(changes, plan.batches)
 
-    def _count(self, plan: Plan, outcomes: list[Outcome], now: float) -> None:
+    def _count(self, plan: Plan, now: float) -> None:
         """Bring the metrics up to date with what was committed."""
-        changes = plan.changes
-        dead = [f.task for f in changes.failed if f.due_at is None]
-        claimed = [task for batch in plan.batches for task in batch.claimed]
-        self._recorder.accept(_by_lane(changes.inserted), Status.QUEUED)
-        self._move((o.task for o in changes.completed), Status.PROCESSING, Status.COMPLETED)
-        self._move(dead, Status.PROCESSING, Status.FAILED)
-        self._move((task for _, task in plan.later), Status.PROCESSING, Status.RETRYING)
-        self._move(changes.returned, Status.PROCESSING, Status.QUEUED)
-        self._move((r.task for r in changes.requeued), Status.RETRYING, Status.QUEUED)
-        self._move((r.task for r in changes.revived), Status.FAILED, Status.QUEUED)
-        self._move(claimed, Status.QUEUED, Status.PROCESSING)
-        self._recorder.waited((task.priority, now - task.queued_at) for task in claimed)
-        self._recorder.ran((o.task.priority, o.seconds) for o in outcomes)
-
-    def _move(self, tasks: Iterable[Task], source: Status, target: Status) -> None:
-        self._recorder.move(_by_lane(tasks), source, target)
+        changes, recorder = plan.changes, self._recorder
+        recorder.ended(changes.completed, Status.COMPLETED)
+        recorder.accepted(changes.inserted)
+        recorder.started((task for batch in plan.batches for task in batch.claimed), now)
+        if changes.failed:
+            dead = [failed.outcome for failed in changes.failed if failed.due_at is None]
+            recorder.ended(dead, Status.FAILED)
+            again = [failed.outcome for failed in changes.failed if failed.due_at is not None]
+            recorder.ended(again, Status.RETRYING)
+        recorder.moved(changes.returned, Status.PROCESSING, Status.QUEUED)
+        recorder.moved((r.task for r in changes.requeued), Status.RETRYING, Status.QUEUED)
+        recorder.moved((r.task for r in changes.revived), Status.FAILED, Status.QUEUED)
 
     def _add_later(self, due: float, task: Task) -> None:
         heapq.heappush(self._later, (due, next(self._tie_breaker), task))
@@ -634,13 +631,14 @@ class Dispatcher:
         return self._recorder.snapshot(now, oldest, self._storage_error)
 
 
-def _by_lane(tasks: Iterable[Task]) -> Counter[Priority]:
-    return Counter([task.priority for task in tasks])
+def _attempted(changes: Changes) -> list[Task]:
+    """The jobs of which an attempt has ended."""
+    return [o.task for o in changes.completed] + [failed.task for failed in changes.failed]
 
 
 def _ended_ids(changes: Changes) -> list[str]:
-    completed = [outcome.task.id for outcome in changes.completed]
-    return completed + [failed.task.id for failed in changes.failed if failed.due_at is None]
+    dead = [failed.task.id for failed in changes.failed if failed.due_at is None]
+    return [outcome.task.id for outcome in changes.completed] + dead
 
 
 def _closed(accepted: list[str] | None = None) -> QueueClosed:

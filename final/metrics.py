@@ -12,11 +12,11 @@ But: percentiles come from the latest jobs (1,000 per lane), not from all of the
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from final.job import Priority, Status
+from final.job import Outcome, Priority, Status, Task
 
 SAMPLES = 1_000  # the latest jobs per lane that percentiles are taken from
 RATE_WINDOW = 10.0  # seconds over which throughput and utilisation are averaged
@@ -91,7 +91,6 @@ class Recorder:
     """Counts what the dispatcher tells it; ``workers`` is the size of the pool."""
 
     def __init__(self, workers: int, now: float) -> None:
-        self.started = now
         self._workers = workers
         self._lanes = {priority: Lane() for priority in Priority}
         self._ended = 0
@@ -101,29 +100,46 @@ class Recorder:
         # (time, ended, busy seconds) about once a second, the window's left edge first.
         self._history: deque[tuple[float, int, float]] = deque([(now, 0, 0.0)])
 
-    def accept(self, counts: Mapping[Priority, int], status: Status) -> None:
-        """New jobs, by lane."""
-        for priority, count in counts.items():
-            self._lanes[priority].accepted += count
-            self._lanes[priority].by_status[status] += count
+    def found(self, priority: Priority, status: Status, count: int) -> None:
+        """Jobs that were in the file when it was opened."""
+        self._lanes[priority].accepted += count
+        self._lanes[priority].by_status[status] += count
 
-    def move(self, counts: Mapping[Priority, int], source: Status, target: Status) -> None:
-        """Jobs that went from one status to another, by lane: the sum stays what it was."""
-        for priority, count in counts.items():
-            self._lanes[priority].by_status[source] -= count
-            self._lanes[priority].by_status[target] += count
-            if target.ended:
-                self._ended += count
+    def accepted(self, tasks: Iterable[Task]) -> None:
+        """New jobs, queued."""
+        for priority, count in Counter([task.priority for task in tasks]).items():
+            self.found(priority, Status.QUEUED, count)
 
-    def waited(self, samples: Iterable[tuple[Priority, float]]) -> None:
-        """Seconds from being ready to run until started."""
-        for priority, seconds in samples:
-            self._lanes[priority].waits.append(seconds)
+    def moved(self, tasks: Iterable[Task], source: Status, target: Status) -> None:
+        """Jobs that went from one status to another: the sum stays what it was."""
+        for priority, count in Counter([task.priority for task in tasks]).items():
+            self._move(self._lanes[priority], count, source, target)
 
-    def ran(self, samples: Iterable[tuple[Priority, float]]) -> None:
-        """Seconds that handlers took."""
-        for priority, seconds in samples:
-            self._lanes[priority].runs.append(seconds)
+    def started(self, tasks: Iterable[Task], now: float) -> None:
+        """Queued jobs that were claimed."""
+        waits: defaultdict[Priority, list[float]] = defaultdict(list)
+        for task in tasks:
+            waits[task.priority].append(now - task.queued_at)
+        for priority, samples in waits.items():
+            lane = self._lanes[priority]
+            lane.waits.extend(samples)
+            self._move(lane, len(samples), Status.QUEUED, Status.PROCESSING)
+
+    def ended(self, outcomes: Iterable[Outcome], target: Status) -> None:
+        """Attempts that ended, and with what status for their jobs."""
+        runs: defaultdict[Priority, list[float]] = defaultdict(list)
+        for outcome in outcomes:
+            runs[outcome.task.priority].append(outcome.seconds)
+        for priority, samples in runs.items():
+            lane = self._lanes[priority]
+            lane.runs.extend(samples)
+            self._move(lane, len(samples), Status.PROCESSING, target)
+
+    def _move(self, lane: Lane, count: int, source: Status, target: Status) -> None:
+        lane.by_status[source] -= count
+        lane.by_status[target] += count
+        if target.ended:
+            self._ended += count
 
     def busy(self, workers: int, now: float) -> None:
         """How many workers have jobs from ``now`` on."""

@@ -37,7 +37,7 @@ def decode(stored: Stored) -> object:
 
 def _encode_json(name: str, value: object) -> str:
     try:
-        text = _dumps(value)
+        text = repr(value) if type(value) is int else _dumps(value)  # 4 times as fast
         text.isascii() or text.encode()
         # json.dumps is forgiving: (1, 2) becomes [1, 2] and {1: 2} becomes {"1": 2}. The
         # round trip is the contract, so it is the check. Plain scalars cannot differ.

@@ -19,9 +19,12 @@ from final.job import JobRecord, Outcome, Priority, Status, Task
 class FailedAttempt(NamedTuple):
     """due_at: Unix seconds of the next attempt; None when there is none (a dead letter)."""
 
-    task: Task
-    error: str
+    outcome: Outcome
     due_at: float | None
+
+    @property
+    def task(self) -> Task:
+        return self.outcome.task
 
 
 class Requeued(NamedTuple):

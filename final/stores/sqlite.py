@@ -154,10 +154,10 @@ class SqliteStore:
             executemany(
                 "UPDATE job SET status = ?, ended_at = ?, due_at = ?, error = ? WHERE seq = ?",
                 [
-                    ("failed", now, None, error, task.seq)
+                    ("failed", now, None, outcome.error, outcome.task.seq)
                     if due_at is None
-                    else ("retrying", None, due_at, error, task.seq)
-                    for task, error, due_at in changes.failed
+                    else ("retrying", None, due_at, outcome.error, outcome.task.seq)
+                    for outcome, due_at in changes.failed
                 ],
             )
         if changes.returned:
@@ -187,28 +187,26 @@ class SqliteStore:
             )
 
     def _insert(self, changes: Changes) -> None:
-        rows = [
-            (
-                task.seq,
-                task.id,
-                task.kind,
-                _PLAIN[task.priority],
-                task.payload,
-                "processing" if task.attempts else "queued",
-                task.attempts,
-                task.token,
-                task.enqueued_at,
-                changes.now if task.attempts else None,
-            )
-            for task in changes.inserted
-        ]
-        start = 0
+        tasks, now, start = changes.inserted, changes.now, 0
         try:
             # Sizes are powers of two, so that a handful of prepared statements is enough.
-            while start < len(rows):
-                size = min(512, 1 << (len(rows) - start).bit_length() - 1)
-                flat = [value for row in rows[start : start + size] for value in row]
-                self._writer.execute(_insert_statement(size), flat)
+            while start < len(tasks):
+                size = min(512, 1 << (len(tasks) - start).bit_length() - 1)
+                row_by_row: list[object] = []
+                for task in tasks[start : start + size]:
+                    row_by_row += (
+                        task.seq,
+                        task.id,
+                        task.kind,
+                        _PLAIN[task.priority],
+                        task.payload,
+                        "processing" if task.attempts else "queued",
+                        task.attempts,
+                        task.token,
+                        task.enqueued_at,
+                        now if task.attempts else None,
+                    )
+                self._writer.execute(_insert_statement(size), row_by_row)
                 start += size
         except sqlite3.IntegrityError:
             self._writer.execute("ROLLBACK")
@@ -373,7 +371,7 @@ def _insert_statement(rows: int) -> str:
 
 def _seqs(tasks: Sequence[Task]) -> str:
     """The numbers of these jobs as the JSON text that ``json_each`` takes apart."""
-    return f"[{','.join([str(task.seq) for task in tasks])}]"
+    return str([task.seq for task in tasks])  # a list of integers reads the same in both
 
 
 def _task(job_id: str, payload: Stored, priority: str, *rest: Any) -> Task:
