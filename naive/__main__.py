@@ -1,0 +1,100 @@
+"""The demo of stage 1: twelve jobs, one producer, three workers. ``python -m naive``
+
+A job takes about half a second, and the first attempt at photo-2 fails. Watch what this
+queue makes of that, of the payments (high priority), and of the jobs left at the end.
+Ctrl-C (or SIGTERM) ends it early.
+The same scenario runs in every stage: compare ``python -m improved``, ``python -m final``.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import textwrap
+import threading
+import time
+
+from naive import Job, JobQueue
+
+PRIORITIES = {"payment": "high", "report": "low", "photo": "low", "email": "medium"}
+ENDINGS = {
+    "completed": "completed",
+    "failed": "lost: it failed once, and took its worker along",
+    "processing": "lost: in flight when the process ended",
+    "queued": "lost: dropped by close() without a word",
+}
+COLOURS = {"processing": 36, "completed": 32, "failed": 31}
+COLOURED = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+
+start = time.monotonic()
+stop = threading.Event()
+latest: dict[str, str] = {}  # job id -> the latest event: this queue can't tell
+
+
+def main() -> None:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # an exception, as for Ctrl-C
+    threading.excepthook = lambda args: say(f"{'and its worker dies':>29}", "failed")
+    queue = JobQueue(work, workers=3)
+    producer = threading.Thread(target=produce, args=(queue,), name="producer")
+    producer.start()
+    try:
+        producer.join()
+    except KeyboardInterrupt:
+        stop.set()
+        producer.join()
+    queue.close()
+    print("\nclose() has returned, and the process ends:")
+    summarise()
+
+
+def produce(queue: JobQueue) -> None:
+    for number in range(1, 13):
+        job = make_job(number)
+        show("queued", job.id)  # said first, because a worker may be faster than this thread
+        queue.enqueue(job)
+        if stop.wait(0.1):
+            return
+
+
+def make_job(number: int) -> Job:
+    name = list(PRIORITIES)[number % 4]
+    return Job(f"{name}-{number}", "fails once" if number % 12 == 2 else "goes well")
+
+
+def work(job: Job) -> None:
+    """The handler."""
+    again = latest.get(job.id) == "failed"
+    show("retrying" if again else "processing", job.id)
+    time.sleep(0.45)
+    if job.payload == "fails once" and not again:
+        show("failed", job.id, "connection reset")
+        raise ConnectionError("connection reset")
+    show("completed", job.id)
+
+
+def show(event: str, job_id: str, note: str = "") -> None:
+    latest[job_id] = event
+    seconds, priority = time.monotonic() - start, PRIORITIES[job_id.split("-")[0]]
+    thread = threading.current_thread().name
+    say(f"{seconds:6.2f} s  {event:<10}  {job_id:<10}  {priority:<6}  {thread}  {note}", event)
+
+
+def say(line: str, event: str) -> None:
+    code = COLOURS.get(event, 2)
+    # One write: print() makes two, the text and the line's end, and threads get in between.
+    sys.stdout.write(f"\033[{code}m{line.rstrip()}\033[0m\n" if COLOURED else line.rstrip() + "\n")
+    sys.stdout.flush()
+
+
+def summarise() -> None:
+    for event, ending in ENDINGS.items():
+        ids = [job_id for job_id, last in latest.items() if last == event]
+        if ids:
+            colour = "failed" if ending.startswith("lost") else event
+            say(f"{len(ids):4} of {len(latest)} {ending}", colour)
+            print(textwrap.indent(textwrap.fill(" ".join(ids), 68), " " * 11))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""What every test can ask for: the stage under test, a gate, a journal, a place for evidence."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.expectations import STAGES
+from tests.helpers import WORKER_DIED, Background, Evidence, Gate, Journal
+from tests.stages import Stage
+
+pytest_plugins = ["tests.scoreboard"]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--stage",
+        action="append",
+        metavar="NAME",
+        help=f"run the shared suite on this stage only ({', '.join(STAGES)}); "
+        "may be repeated, or name several with commas",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    _chosen_stages(config)  # a misspelt one is said once, and before anything runs
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run each test that asks for ``stage`` once per chosen stage."""
+    if "stage" in metafunc.fixturenames:
+        metafunc.parametrize("stage", _chosen_stages(metafunc.config), indirect=True)
+
+
+def _chosen_stages(config: pytest.Config) -> list[str]:
+    named = [name for option in config.getoption("stage") or [] for name in option.split(",")]
+    for name in named:
+        if name not in STAGES:
+            raise pytest.UsageError(
+                f"--stage: no stage is called {name!r}; choose from {', '.join(STAGES)}."
+            )
+    return [name for name in STAGES if name in named or not named]
+
+
+@pytest.fixture
+def gate() -> Iterator[Gate]:
+    """A gate to hold handlers at; it opens after the test at the latest."""
+    gate = Gate()
+    yield gate
+    gate.open()
+
+
+@pytest.fixture
+def stage(request: pytest.FixtureRequest, tmp_path: Path, gate: Gate) -> Iterator[Stage]:
+    """The stage under test; after the test its queues are closed."""
+    stage = Stage(request.param, tmp_path)
+    yield stage
+    # Before the gate opens, so that whoever is held there takes no other job; and in the
+    # background, so that nothing can hang here.
+    Background(stage.close_all).result()
+
+
+@pytest.fixture
+def journal(monkeypatch: pytest.MonkeyPatch) -> Journal:
+    """A journal in which a worker that dies of an exception leaves a line too."""
+    journal = Journal()
+    monkeypatch.setattr(threading, "excepthook", lambda _: journal.write(WORKER_DIED))
+    return journal
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    """A file for the queues of one test to share, one after the other."""
+    return str(tmp_path / "jobs.db")
+
+
+@pytest.fixture
+def evidence(request: pytest.FixtureRequest) -> Evidence:
+    """Leave a measured sentence for the scoreboard; a later one replaces it."""
+    properties = request.node.user_properties
+
+    def leave(sentence: str) -> None:
+        properties[:] = [entry for entry in properties if entry[0] != "evidence"]
+        properties.append(("evidence", sentence))
+
+    return leave

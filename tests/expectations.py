@@ -1,0 +1,140 @@
+"""The one table: which capability each stage has, and which flaw keeps it from one.
+
+Everything else follows from here: the suite marks its known flaws by it, the
+scoreboard draws it, and ``README.md``, ``docs/scoreboard.md`` and ``docs/flaws.md``
+are written from it.
+
+But: it claims, it does not prove. The proof is the run: a cell that says PASSES
+must pass, and one that names a flaw must fail, or the run is red.
+"""
+# ruff: noqa: E501  (a table is read along its rows and down its columns)
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+STAGES = ("naive", "improved", "final")
+
+PASSES = None
+
+
+@dataclass(frozen=True)
+class Flaw:
+    """A thing that a stage gets wrong on purpose; ``# FLAW <id>`` marks the line.
+
+    ``question`` is how an interviewer would ask for it, ``exhibit`` the capability whose
+    evidence shows it best.
+    """
+
+    id: str
+    stage: str
+    what: str
+    question: str
+    exhibit: str
+
+    def shown_by(self) -> list[Capability]:
+        """The capabilities that the stage lacks because of this flaw."""
+        return [row for row in CAPABILITIES.values() if row.flaw(self.stage) == self]
+
+
+@dataclass(frozen=True)
+class Capability:
+    """A row of the scoreboard: for each stage PASSES, or the id of the flaw that it shows."""
+
+    name: str
+    group: str
+    title: str
+    naive: str | None
+    improved: str | None
+    final: str | None
+
+    @property
+    def test_file(self) -> str:
+        """The file in tests/suite/ that shows it."""
+        return f"test_{self.name.replace('-', '_')}.py"
+
+    def flaw(self, stage: str) -> Flaw | None:
+        """The flaw that ``stage`` is expected to show here; None where it passes."""
+        flaw_id = {"naive": self.naive, "improved": self.improved, "final": self.final}[stage]
+        return None if flaw_id is PASSES else FLAWS[flaw_id]
+
+    def fixed_in(self, stage: str) -> str:
+        """The first stage after ``stage`` that has this capability."""
+        later = STAGES[STAGES.index(stage) + 1 :]
+        return next(name for name in later if self.flaw(name) is None)
+
+
+# fmt: off
+FLAWS = {
+    flaw.id: flaw
+    for flaw in (
+        Flaw("N1", "naive", "unbounded queue: a fast producer fills the memory",
+             "The producers are faster than the workers. What happens to your queue?",
+             exhibit="bounded-memory"),
+        Flaw("N2", "naive", "FIFO only: an urgent job waits behind everything",
+             "How does a password reset get past a million newsletters?",
+             exhibit="priority"),
+        Flaw("N3", "naive", "memory only: jobs are gone with the process",
+             "The process dies. Which jobs are left?",
+             exhibit="kill-9"),
+        Flaw("N4", "naive", "close() returns at once: queued and in-flight jobs are lost",
+             "A deployment stops your service. What becomes of the jobs it is working on?",
+             exhibit="close-drains"),
+        Flaw("N5", "naive", "no retry: a failed job is lost",
+             "The network was down for a second and a job failed. What now?",
+             exhibit="retry"),
+        Flaw("N6", "naive", "a raising handler kills its worker: four bad jobs stop the queue",
+             "One job in a thousand raises an exception. What does that do to your workers?",
+             exhibit="worker-survival"),
+        Flaw("N7", "naive", "nothing to look at: no metrics, no status",
+             "How do you know whether your queue keeps up?",
+             exhibit="metrics"),
+        Flaw("I1", "improved", "memory only: jobs are gone with the process",
+             "The process dies. What may the producer believe about the jobs you accepted?",
+             exhibit="kill-9"),
+        Flaw("I2", "improved", "starvation: while HIGH is never empty, LOW never runs",
+             "With strict priority, when does a job of low priority run?",
+             exhibit="no-starvation"),
+        Flaw("I3", "improved", "no status by id: the totals say how many failed, not which",
+             "A customer asks what became of one job out of a million. Where do you look?",
+             exhibit="status"),
+        Flaw("I4", "improved", "attempts and due times of retries are lost on restart",
+             "A job waits for its third retry when the process restarts. What must it know?",
+             exhibit="retry-restart"),
+    )
+}
+
+CAPABILITIES = {
+    row.name: row
+    for row in (
+        #          name                     group             title                                         naive   improved final
+        Capability("enqueue",               "Running jobs",   "the handler gets the job that went in",      PASSES, PASSES, PASSES),
+        Capability("delivery",              "Running jobs",   "every job runs exactly once",                PASSES, PASSES, PASSES),
+        Capability("fifo",                  "Running jobs",   "first in, first out within a lane",          PASSES, PASSES, PASSES),
+        Capability("concurrency",           "Running jobs",   "N workers run N jobs at once",               PASSES, PASSES, PASSES),
+        Capability("stress",                "Running jobs",   "100,000 jobs from 64 producers, once each",  PASSES, PASSES, PASSES),
+        Capability("worker-survival",       "Running jobs",   "a raising handler does not kill its worker", "N6",   PASSES, PASSES),
+        Capability("backpressure",          "Overload",       "a full lane blocks its producer",            "N1",   PASSES, PASSES),
+        Capability("backpressure-timeout",  "Overload",       "a blocked producer can give up",             "N1",   PASSES, PASSES),
+        Capability("bounded-memory",        "Overload",       "a fast producer does not fill the memory",   "N1",   PASSES, PASSES),
+        Capability("priority",              "Priority",       "urgent jobs run first",                      "N2",   PASSES, PASSES),
+        Capability("no-starvation",         "Priority",       "LOW runs while HIGH never empties",          PASSES, "I2",   PASSES),
+        Capability("retry",                 "Failure",        "a failed job is tried again",                "N5",   PASSES, PASSES),
+        Capability("backoff",               "Failure",        "retries wait longer each time",              "N5",   PASSES, PASSES),
+        Capability("dead-letter",           "Failure",        "retries end; the job counts as failed",      "N5",   PASSES, PASSES),
+        Capability("retry-frees-worker",    "Failure",        "a waiting retry holds no worker",            "N5",   PASSES, PASSES),
+        Capability("close-in-flight",       "Shutdown",       "close waits for the jobs in flight",         "N4",   PASSES, PASSES),
+        Capability("close-drains",          "Shutdown",       "close runs what is queued",                  "N4",   PASSES, PASSES),
+        Capability("close-wakes-producer",  "Shutdown",       "close wakes a blocked producer",             "N1",   PASSES, PASSES),
+        Capability("enqueue-after-close",   "Shutdown",       "a closed queue refuses jobs",                "N4",   PASSES, PASSES),
+        Capability("close-twice",           "Shutdown",       "closing twice is harmless",                  PASSES, PASSES, PASSES),
+        Capability("metrics",               "Visibility",     "metrics add up",                             "N7",   PASSES, PASSES),
+        Capability("metrics-by-priority",   "Visibility",     "metrics per priority",                       "N7",   PASSES, PASSES),
+        Capability("status",                "Visibility",     "the life of a job can be followed by id",    "N7",   "I3",   PASSES),
+        Capability("unknown-id",            "Visibility",     "an unknown id is an error, not a guess",     "N7",   "I3",   PASSES),
+        Capability("restart",               "Persistence",    "jobs survive a restart",                     "N3",   "I1",   PASSES),
+        Capability("kill-9",                "Persistence",    "jobs survive kill -9",                       "N3",   "I1",   PASSES),
+        Capability("retry-restart",         "Persistence",    "retries keep their count and time",          "N3",   "I4",   PASSES),
+    )
+}
+# fmt: on

@@ -1,0 +1,35 @@
+"""What the tests of ``final`` can ask for, beside what ``tests/conftest.py`` offers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from final import JobQueue
+from tests.final.helpers import OpenQueue
+from tests.helpers import Background, Gate
+
+
+@pytest.fixture
+def open_queue() -> Iterator[OpenQueue]:
+    """``JobQueue``, except that what it makes is closed after the test."""
+    queues: list[JobQueue] = []
+
+    def open_queue(*arguments: Any, **options: Any) -> JobQueue:
+        queue = JobQueue(*arguments, **options)
+        queues.append(queue)
+        return queue
+
+    yield open_queue
+    for queue in queues:
+        Background(queue.close, False, 0.2).result()  # in the background: nothing can hang here
+
+
+@pytest.fixture
+def gate(open_queue: OpenQueue) -> Iterator[Gate]:
+    """A gate to hold handlers at; opened after the test, before the queues are closed."""
+    gate = Gate()
+    yield gate
+    gate.open()

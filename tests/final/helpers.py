@@ -1,0 +1,78 @@
+"""What the tests of ``final`` share: fast retries, a look into the file, processes of their own.
+
+But: gates, journals and calls in the background are in ``tests/helpers.py``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from final import Backoff, Job, JobQueue, Status
+from tests.helpers import DEADLINE, Background
+
+ROOT = Path(__file__).parents[2]
+
+# Makes a queue that is closed after the test: see the fixture of the same name.
+OpenQueue = Callable[..., JobQueue]
+
+AT_ONCE = Backoff(base=0, jitter=0)
+NOT_TODAY = Backoff(base=86_400, maximum=86_400, jitter=0)
+
+
+def nothing(job: Job) -> None:
+    """A handler with nothing to do."""
+
+
+def completes(queue: JobQueue, job: Job | None = None) -> bool:
+    """Whether a job that is enqueued now runs to its end: the queue works."""
+    job_id = queue.enqueue(job or Job(), timeout=DEADLINE)
+    return queue.wait(job_id, DEADLINE).status is Status.COMPLETED
+
+
+def eventually(condition: Callable[[], bool], what: str) -> None:
+    """Ask again and again, as fast as the answers come, until ``condition`` holds."""
+    deadline = time.monotonic() + DEADLINE
+    while not condition():
+        assert time.monotonic() < deadline, f"Waited {DEADLINE:.0f} s for {what}."
+
+
+def in_file(path: str, columns: str) -> list[Any]:
+    """What the file of a closed queue says of its jobs, in the order they were accepted."""
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        rows = connection.execute(f"SELECT {columns} FROM job ORDER BY seq").fetchall()
+    return [row[0] if len(row) == 1 else row for row in rows]
+
+
+@contextlib.contextmanager
+def child(scenario: str, *arguments: object) -> Iterator[subprocess.Popen[str]]:
+    """A process that runs ``scenario`` of ``tests/final/children.py``; killed at the end."""
+    command = [sys.executable, "-m", "tests.final.children", scenario, *map(str, arguments)]
+    with subprocess.Popen(
+        command, cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()  # SIGKILL; on Windows TerminateProcess, which is as sudden
+
+
+def next_line(process: subprocess.Popen[str]) -> str:
+    """The next line that the child prints."""
+    assert process.stdout
+    line = Background(process.stdout.readline).result(3 * DEADLINE)
+    assert line, "The child ended without another line."
+    return str(line).rstrip("\n")
+
+
+def run_child(scenario: str, *arguments: object) -> tuple[int, list[str]]:
+    """Let a child run to its end, whatever that is: its exit code and the lines it printed."""
+    with child(scenario, *arguments) as process:
+        output, _ = process.communicate(timeout=3 * DEADLINE)
+    return process.returncode, output.splitlines()

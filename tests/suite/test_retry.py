@@ -1,0 +1,38 @@
+"""Capability "retry": a job that fails is tried again, until it succeeds.
+
+Most failures pass: a time-out, a locked row, a service that is being restarted. Without
+a retry each of them is a lost job and a letter to the support.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.helpers import Broken, Evidence, Journal, rounds
+from tests.stages import Stage
+
+pytestmark = pytest.mark.capability("retry")
+
+
+class TestRetry:
+    def test_a_failed_job_is_tried_again(
+        self, stage: Stage, journal: Journal, evidence: Evidence
+    ) -> None:
+        def handler(job: Any) -> None:
+            attempt = journal.write(job.id)
+            if job.id == "flaky":
+                if attempt <= 2:
+                    raise Broken
+                journal.write("success")
+
+        queue = stage.queue(handler, workers=1, max_retries=3, backoff=stage.backoff(base=0))
+        queue.enqueue(stage.job(id="flaky"))
+        rounds(stage, queue, journal, 8)
+
+        attempts = journal.entries.count("flaky")
+        successes = journal.entries.count("success")
+        evidence(f"attempts at a job that fails twice: {attempts}, successes: {successes}")
+        assert successes == 1
+        assert attempts == 3

@@ -1,0 +1,180 @@
+"""The demos, as their readers run them: real processes, interrupted and killed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.expectations import STAGES
+
+REPOSITORY = Path(__file__).parents[1]
+EVENT = re.compile(r"^ +\d+\.\d\d s  (\w+) +(\w+-\d+) +(high|medium|low) +([\w-]+)( .*)?$", re.M)
+
+# Windows has no SIGTERM that a process could catch; its Ctrl-C goes to a whole console.
+needs_signals = pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+
+
+class Demo:
+    """``python -m STAGE`` in the folder ``place``; ends with the ``with`` block at the latest."""
+
+    def __init__(self, stage: str, place: Path) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", stage],
+            cwd=place,
+            env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self.output = ""
+
+    def __enter__(self) -> Demo:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.__exit__(None, None, None)  # closes the pipe, waits for the end
+
+    def read_until(self, text: str) -> None:
+        assert self._process.stdout
+        for line in self._process.stdout:
+            self.output += line
+            if text in line:
+                return
+        raise AssertionError(f"The demo ended without {text!r}:\n{self.output}")
+
+    def read_to_the_end(self) -> str:
+        """All the output; the demo must have ended by itself, with exit code 0."""
+        self.output += self._process.communicate()[0]
+        assert self._process.returncode == 0, self.output
+        return self.output
+
+    def signal(self, number: int) -> None:
+        self._process.send_signal(number)
+
+    def kill(self) -> None:
+        """As kill -9 does."""
+        self._process.kill()
+        self.output += self._process.communicate()[0]
+
+    def ids(self, event: str) -> list[str]:
+        return [match[2] for match in EVENT.finditer(self.output) if match[1] == event]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Demo]]:
+    """The three demos, left alone until they end (all at once, to save time)."""
+    place = tmp_path_factory.mktemp("demos")
+    with contextlib.ExitStack() as stack:
+        demos = {name: stack.enter_context(Demo(name, place)) for name in STAGES}
+        for demo in demos.values():
+            demo.read_to_the_end()
+        yield demos
+
+
+def test_naive_loses_jobs_and_a_worker_and_says_which(finished: dict[str, Demo]) -> None:
+    naive = finished["naive"]
+    assert len(naive.ids("queued")) == 12
+    assert naive.ids("failed") == ["photo-2"]
+    assert not naive.ids("retrying")
+    assert "and its worker dies" in naive.output
+    counted = re.findall(r"^ +(\d+) of 12 (\w+)", naive.output, re.M)
+    assert sum(int(count) for count, _ in counted) == 12
+    assert {"completed", "lost"} == {ending for _, ending in counted}
+
+
+@pytest.mark.parametrize("name", ["improved", "final"])
+def test_improved_and_final_complete_every_job(name: str, finished: dict[str, Demo]) -> None:
+    demo = finished[name]
+    assert len(set(demo.ids("queued"))) == 12
+    assert set(demo.ids("processing")) == set(demo.ids("queued"))
+    assert sorted(demo.ids("completed")) == sorted(demo.ids("queued"))
+    assert demo.ids("failed") == demo.ids("retrying") == ["photo-2"]
+    assert "all workers stopped" in demo.output
+    assert "12 of 12 completed" in demo.output
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_the_columns_are_aligned_and_fit_80_characters(
+    name: str, finished: dict[str, Demo]
+) -> None:
+    columns = {
+        tuple(match.start(group) - match.start() for group in range(1, 5))
+        for match in EVENT.finditer(finished[name].output)
+    }
+    assert len(columns) == 1
+    assert max(map(len, finished[name].output.splitlines())) <= 80
+    assert "\033[" not in finished[name].output, "colour codes in a pipe"
+
+
+@needs_signals
+@pytest.mark.parametrize(
+    ("moment", "number"),
+    [
+        pytest.param("processing", signal.SIGTERM, id="SIGTERM while the producer is at work"),
+        pytest.param("processing  payment-12", signal.SIGINT, id="Ctrl-C while it drains"),
+    ],
+)
+@pytest.mark.parametrize("name", ["improved", "final"])
+def test_a_signal_ends_improved_and_final_in_order(
+    name: str, moment: str, number: int, tmp_path: Path
+) -> None:
+    with Demo(name, tmp_path) as demo:
+        demo.read_until(moment)
+        demo.signal(number)
+        output = demo.read_to_the_end()
+    assert re.search(r"^finishing \d in-flight jobs", output, re.M)
+    assert "all workers stopped" in output
+    assert "Traceback" not in output
+    started = set(demo.ids("processing"))
+    ended = set(demo.ids("completed")) | set(demo.ids("failed"))
+    assert started == ended, "a job that had started was not finished"
+    if name == "improved":
+        assert sorted(demo.ids("completed")) == sorted(demo.ids("queued"))
+    else:
+        assert sorted(stored(tmp_path)) == sorted(demo.ids("queued"))
+
+
+@needs_signals
+def test_a_signal_ends_naive_and_the_lost_jobs_are_counted(tmp_path: Path) -> None:
+    with Demo("naive", tmp_path) as demo:
+        demo.read_until("processing")
+        demo.signal(signal.SIGTERM)
+        output = demo.read_to_the_end()
+    assert re.search(r"\d of \d+ lost: in flight when the process ended", output)
+
+
+def test_final_continues_after_kill_9(tmp_path: Path) -> None:
+    with Demo("final", tmp_path) as first:
+        first.read_until("completed")
+        first.kill()
+    left = [job_id for job_id, status in stored(tmp_path).items() if status != "completed"]
+    assert left
+
+    with Demo("final", tmp_path) as second:
+        second.read_until("come back")
+        assert second.output.startswith(f"{len(left)} jobs of the last run come back: ")
+        assert set(re.findall(r"\w+-\d+", second.output)) == set(left)
+        second.read_to_the_end()
+    assert set(second.ids("completed")) >= set(left)
+    assert len(stored(tmp_path)) == 12, "the round was not made complete"
+    assert set(stored(tmp_path).values()) == {"completed"}
+
+    with Demo("final", tmp_path) as third:
+        third.read_until("queued")
+        assert third.ids("queued") == ["report-13"], "a complete file starts the next round"
+
+
+def stored(place: Path) -> dict[str, str]:
+    """The id and status of every job in the demo's file: it is SQLite, so anybody may look."""
+    with contextlib.closing(sqlite3.connect(place / "demo.db")) as connection:
+        return dict(connection.execute("SELECT id, status FROM job").fetchall())
