@@ -2,7 +2,8 @@
 
 The invariant, in every ``Metrics`` and for every lane of it:
 
-    queued + processing + retrying + completed + failed = accepted
+    queued + scheduled + processing + retrying
+        + completed + failed + cancelled + dropped = accepted
 
 ``Recorder`` is fed by the dispatcher after each commit and read by it alone, so a
 ``Metrics`` is a picture of one instant without a lock.
@@ -47,15 +48,19 @@ class Counts:
     """Jobs by status, and how many were accepted in all.
 
     The counts cover what is in the file: jobs of earlier runs count as they stand there.
+    Ended jobs stay counted when ``history`` lets go of them; purged dead letters do not.
     wait: from being ready to run until started. run: how long the handler took.
     """
 
     accepted: int = 0
     queued: int = 0
+    scheduled: int = 0
     processing: int = 0
     retrying: int = 0
     completed: int = 0
     failed: int = 0
+    cancelled: int = 0
+    dropped: int = 0
     wait: Percentiles = Percentiles()
     run: Percentiles = Percentiles()
 
@@ -105,15 +110,20 @@ class Recorder:
         self._lanes[priority].accepted += count
         self._lanes[priority].by_status[status] += count
 
-    def accepted(self, tasks: Iterable[Task]) -> None:
-        """New jobs, queued."""
+    def accepted(self, tasks: Iterable[Task], status: Status) -> None:
+        """New jobs."""
         for priority, count in Counter([task.priority for task in tasks]).items():
-            self.found(priority, Status.QUEUED, count)
+            self.found(priority, status, count)
 
     def moved(self, tasks: Iterable[Task], source: Status, target: Status) -> None:
         """Jobs that went from one status to another: the sum stays what it was."""
         for priority, count in Counter([task.priority for task in tasks]).items():
             self._move(self._lanes[priority], count, source, target)
+
+    def purged(self, tasks: Iterable[Task]) -> None:
+        """Dead letters that were deleted."""
+        for priority, count in Counter([task.priority for task in tasks]).items():
+            self.found(priority, Status.FAILED, -count)
 
     def started(self, tasks: Iterable[Task], now: float) -> None:
         """Queued jobs that were claimed."""
@@ -171,13 +181,10 @@ def _counts(lanes: list[Lane]) -> Counts:
     def total(status: Status) -> int:
         return sum(lane.by_status[status] for lane in lanes)
 
+    counts = {status.value: total(status) for status in Status}
     return Counts(
         accepted=sum(lane.accepted for lane in lanes),
-        queued=total(Status.QUEUED),
-        processing=total(Status.PROCESSING),
-        retrying=total(Status.RETRYING),
-        completed=total(Status.COMPLETED),
-        failed=total(Status.FAILED),
+        **counts,
         wait=Percentiles.of(sample for lane in lanes for sample in lane.waits),
         run=Percentiles.of(sample for lane in lanes for sample in lane.runs),
     )

@@ -12,11 +12,15 @@ def require_int(name: str, value: object, least: int) -> None:
         raise ValueError(f"{name} must be at least {least}, not {value}.")
 
 
-def require_number(name: str, value: object, least: float = 0, most: float = math.inf) -> None:
+def require_number(
+    name: str, value: object, least: float = 0, most: float = math.inf, above: float = -math.inf
+) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be a number, not {value!r}.")
-    if not math.isfinite(value) or not least <= value <= most:
+    if not math.isfinite(value) or not least <= value <= most or value <= above:
         bounds = f"from {least} to {most}" if most < math.inf else f"of at least {least}"
+        if above > -math.inf:
+            bounds = f"above {above}"
         raise ValueError(f"{name} must be a number {bounds}, not {value!r}.")
 
 
