@@ -78,8 +78,10 @@ class Batches:
                 lanes.hold(task)
                 continue
             picked.append(task)
-            if task.attempts:
-                break  # tried before, so maybe about to end the process: nothing behind it
+            # Nothing behind a job that was tried before, since it may be about to end the
+            # process, nor behind one with a time-out, since its worker may be given up.
+            if task.attempts or self._timeout_of(task) < math.inf:
+                break
             seconds += self._cost.get(task.kind, BATCH_SECONDS)
         return picked
 
@@ -96,8 +98,6 @@ class Batches:
         The fence: an outcome whose token is not the job's latest belongs to an attempt that
         was given up, and is dropped.
         """
-        if batch.abandoned:
-            return []
         self.in_flight.discard(batch)
         self.idle += 1
         self._learn(batch.outcomes)
@@ -122,7 +122,6 @@ class Batches:
 
         Returns the outcomes that it had ready and the jobs that it had not started.
         """
-        batch.abandoned = True
         unstarted = self._take_back([batch])
         self.in_flight.discard(batch)
         self.idle += 1
@@ -136,13 +135,13 @@ class Batches:
             if batch.check_at > now:
                 continue
             task, started = batch.running, batch.started
-            timeout = math.inf if task is None else self._timeout_of(task)
-            if task is not None and task.token == batch.token and started + timeout <= now:
-                yield batch, task, timeout
-                batch.check_at = math.inf if not batch.tasks else now + timeout
-            else:
+            due = math.inf if task is None else started + self._timeout_of(task)
+            if task is not None and due <= now:
+                batch.check_at = math.inf
+                yield batch, task, self._timeout_of(task)
+            else:  # it has not started yet, or later than it was handed out
                 shortest = min(map(self._timeout_of, batch.claimed), default=math.inf)
-                batch.check_at = min(started + timeout, now + shortest)
+                batch.check_at = min(due, now + shortest)
 
     def next_check(self) -> float:
         """When ``out_of_time`` or ``take_back_overdue`` may have something; infinity for never."""

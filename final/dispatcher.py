@@ -96,8 +96,11 @@ class Workers(Protocol):
     def tell(self, batch: Batch, task: Task) -> None:
         """Tell the handler of a running job to stop."""
 
-    def replace(self, batch: Batch, task: Task) -> bool:
-        """Put a fresh worker in the place of one that may not stop; False if it will."""
+    def obeys(self, task: Task) -> bool:
+        """Whether ``tell`` frees the worker in any case."""
+
+    def replace(self, batch: Batch) -> None:
+        """Put a fresh worker in the place of the one that has this batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -356,11 +359,15 @@ class Dispatcher:
     def _stop_late_jobs(self, now: float) -> None:
         """End attempts whose time is up; what they still send is behind the fence."""
         for batch, task, timeout in self._batches.out_of_time(now):
+            obeys = self._pool.obeys(task)
+            if not obeys and not batch.seize():
+                continue  # it ended at this very moment: its report is on the way
             error = f"TimeoutError: the attempt took longer than {timeout:g} s."
             self._outcomes.append(Outcome(task, now - batch.started, error=error))
             task.token += 1
             self._pool.tell(batch, task)
-            if self._pool.replace(batch, task):
+            if not obeys:
+                self._pool.replace(batch)
                 outcomes, unstarted = self._batches.abandon(batch)
                 self._outcomes += outcomes
                 self._returned += unstarted

@@ -146,11 +146,11 @@ class Batch:
     running, started: the job that the worker is on, and since when (monotonic).
     outcomes: of the jobs that it is through with.
     told: the job that was told to stop. stop: what wakes or ends its handler, where there is
-        a way. worker: the thread that has the batch. abandoned: it is given up.
+        a way. worker: the thread that has the batch.
     """
 
     __slots__ = (
-        "abandoned",
+        "_seized",
         "check_at",
         "claimed",
         "outcomes",
@@ -176,7 +176,14 @@ class Batch:
         self.stop: Callable[[], object] | None = None
         self.told: Task | None = None
         self.worker: threading.Thread | None = None
-        self.abandoned = False
+        self._seized = threading.Lock()
+
+    def seize(self) -> bool:
+        """Whoever calls first gets True: the worker that is through with the batch, to report it,
+
+        or the dispatcher, to give that worker up. So no batch ends both ways, or neither.
+        """
+        return self._seized.acquire(blocking=False)
 
 
 class Report(NamedTuple):

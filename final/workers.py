@@ -65,17 +65,15 @@ class WorkerPool:
         if batch.running is task and batch.stop is not None:
             batch.stop()
 
-    def replace(self, batch: Batch, task: Task) -> bool:
-        """Put a fresh worker in the place of one whose job is out of time.
+    def obeys(self, task: Task) -> bool:
+        """Whether ``tell`` frees the worker in any case: a coroutine, or a process."""
+        return self._handlers.of(task.kind).can_stop
 
-        False where there is no need: a coroutine or a process was ended by ``tell``.
-        """
-        if self._handlers.of(task.kind).can_stop:
-            return False
+    def replace(self, batch: Batch) -> None:
+        """Put a fresh worker in the place of the one that has this batch."""
         fresh = self._new_thread()
         self._threads = [t for t in self._threads if t is not batch.worker] + [fresh]
         fresh.start()
-        return True
 
     # ---- for the queue ---------------------------------------------------------------------
 
@@ -104,9 +102,9 @@ class WorkerPool:
                     break  # the dispatcher has just taken back the rest
                 batch.outcomes.append(self._attempt(batch, task))
             batch.running = None
+            if not batch.seize():
+                return  # given up, and replaced
             self._report(Report(batch))
-            if batch.abandoned:
-                return
 
     def _attempt(self, batch: Batch, task: Task) -> Outcome:
         # In this order: who reads `running` first never sees a job with an older start.

@@ -1,0 +1,131 @@
+"""The demo of stage 3: twelve jobs, one producer, three workers. ``python -m final [FILE]``
+
+A job takes about half a second, and the first attempt at photo-2 fails. Watch what this
+queue makes of that, of the payments (high priority), and of the jobs left at the end.
+Ctrl-C (or SIGTERM) ends it early and in order: what runs is finished; exit code 0. What
+waits stays in FILE (demo.db) for the next run, also after ``kill -9``: try it.
+
+The same scenario runs in every stage: compare ``python -m naive``, ``python -m improved``.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import textwrap
+import threading
+import time
+
+from final import Backoff, Job, JobQueue, Priority, StorageError
+
+PRIORITIES = {"payment": "high", "report": "low", "photo": "low", "email": "medium"}
+ENDINGS = {
+    "completed": "completed",
+    "failed": "failed for good",
+    "retrying": "waiting for a retry: the next run takes over",
+    "queued": "still queued: the next run takes over",
+}
+COLOURS = {"processing": 36, "completed": 32, "failed": 31, "retrying": 33}
+COLOURED = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+
+start = time.monotonic()
+stop = threading.Event()
+ready = threading.Event()
+latest: dict[str, str] = {}  # job id -> the latest event in this process
+
+
+def main() -> None:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # an exception, as for Ctrl-C
+    logging.getLogger("final").setLevel(logging.ERROR)  # show() tells of failures already
+    path = sys.argv[1] if len(sys.argv) > 1 else "demo.db"
+    try:
+        queue = JobQueue(work, path=path, workers=3, backoff=Backoff(base=0.5))
+    except StorageError as error:
+        sys.exit(str(error))
+    jobs = plan(queue)
+    producer = threading.Thread(target=produce, args=(queue, jobs), name="producer")
+    producer.start()
+    try:
+        producer.join()
+        queue.join()
+        queue.close()
+    except KeyboardInterrupt:
+        # Not in a signal handler: that interrupts the main thread anywhere, also where it
+        # holds a lock, and would wait for this lock for ever.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # the second Ctrl-C ends it at once
+        stop.set()
+        producer.join()
+        print(f"\nfinishing {queue.metrics().processing} in-flight jobs ...")
+        queue.close(drain=False)
+    print("\nall workers stopped:")
+    summarise(queue)
+
+
+def plan(queue: JobQueue) -> list[Job]:
+    """Say what comes back from the last run; which jobs are still to be produced?"""
+    earlier = {record.id: record.status for record in reversed(queue.jobs(limit=1_000_000))}
+    left = [job_id for job_id, status in earlier.items() if not status.ended]
+    latest.update(dict.fromkeys(left, "recovered"))
+    if left:
+        print(f"{len(left)} jobs of the last run come back: {' '.join(left)}\n")
+    ready.set()
+    # A round of twelve that was cut short is made complete; after a complete one comes the next.
+    first = (len(earlier) - bool(left)) // 12 * 12 + 1
+    jobs = [make_job(number) for number in range(first, first + 12)]
+    return [job for job in jobs if job.id not in earlier]
+
+
+def produce(queue: JobQueue, jobs: list[Job]) -> None:
+    for job in jobs:
+        show("queued", job.id)  # said first, because a worker may be faster than this thread
+        queue.enqueue(job)
+        if stop.wait(0.1):
+            return
+
+
+def make_job(number: int) -> Job:
+    name = list(PRIORITIES)[number % 4]
+    payload = "fails once" if number % 12 == 2 else "goes well"
+    return Job(f"{name}-{number}", payload, Priority(PRIORITIES[name]))
+
+
+def work(job: Job) -> None:
+    """The handler."""
+    ready.wait()
+    again = latest.get(job.id) == "failed"
+    show("retrying" if again else "processing", job.id)
+    time.sleep(0.45)
+    if job.payload == "fails once" and not again:
+        show("failed", job.id, "connection reset")
+        raise ConnectionError("connection reset")
+    show("completed", job.id)
+
+
+def show(event: str, job_id: str, note: str = "") -> None:
+    latest[job_id] = event
+    seconds, priority = time.monotonic() - start, PRIORITIES[job_id.split("-")[0]]
+    thread = threading.current_thread().name
+    say(f"{seconds:6.2f} s  {event:<10}  {job_id:<10}  {priority:<6}  {thread}  {note}", event)
+
+
+def say(line: str, event: str) -> None:
+    code = COLOURS.get(event, 2)
+    # One write: print() makes two, the text and the line's end, and threads get in between.
+    sys.stdout.write(f"\033[{code}m{line.rstrip()}\033[0m\n" if COLOURED else line.rstrip() + "\n")
+    sys.stdout.flush()
+
+
+def summarise(queue: JobQueue) -> None:
+    status = {job_id: queue.status(job_id) for job_id in latest}  # the file knows
+    for event, ending in ENDINGS.items():
+        ids = [job_id for job_id, last in status.items() if last == event]
+        if ids:
+            colour = "failed" if ending.startswith("lost") else event
+            say(f"{len(ids):4} of {len(status)} {ending}", colour)
+            print(textwrap.indent(textwrap.fill(" ".join(ids), 68), " " * 11))
+
+
+if __name__ == "__main__":
+    main()
