@@ -274,6 +274,7 @@ class Dispatcher:
             self._recorder.moved(changes.requeued, Status.PROCESSING, Status.QUEUED)
         self._release_suspect()
         self._warn_of_unhandled()
+        self._again = True  # what came back does not wait for a message
 
     def _release_suspect(self) -> None:
         """Let the next suspect into its lane, if none is on its way.
