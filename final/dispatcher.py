@@ -452,9 +452,8 @@ class Dispatcher:
         token = plan.changes.token
         plan.batches = self._batches.plan(self._lanes, token, now)
         for batch in plan.batches:
+            plan.changes.claimed += batch.claimed
             for task in batch.claimed:
-                if task.seq <= plan.number:  # else its insert says that it is claimed
-                    plan.changes.claimed.append(task)
                 task.attempts += 1
                 task.token = token
 
@@ -524,7 +523,7 @@ class Dispatcher:
         recorder.accepted(changes.inserted, Status.QUEUED)
         recorder.moved(scheduled, Status.QUEUED, Status.SCHEDULED)
         recorder.accepted(changes.turned_away, Status.DROPPED)
-        recorder.started((task for batch in plan.batches for task in batch.claimed), now)
+        recorder.started(changes.claimed, now)
         if changes.failed:
             dead = [failed.outcome for failed in changes.failed if failed.due_at is None]
             recorder.ended(dead, Status.FAILED)

@@ -145,6 +145,7 @@ class Task:
     due_at: Unix seconds, of a scheduled job that waits for its time.
     queued_at: monotonic; when it last became ready to run.
     cancelled: while it ran; it is not tried again.
+    job: as it was enqueued, if its payload cannot change; else it is made from the above.
     """
 
     id: str
@@ -160,6 +161,7 @@ class Task:
     due_at: float | None = None
     queued_at: float = 0.0
     cancelled: bool = False
+    job: Job | None = None
 
 
 @dataclass(slots=True, eq=False)

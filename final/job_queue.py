@@ -51,7 +51,7 @@ from final.messages import (
 )
 from final.metrics import Metrics, Recorder
 from final.options import require_choice, require_int, require_number, require_timeout
-from final.payload import encode
+from final.payload import IMMUTABLE, encode
 from final.retry import Backoff
 from final.runners import Handler, Handlers
 from final.stores import SqliteStore
@@ -372,6 +372,8 @@ class JobQueue:
         task = Task(job.id, payload, job.priority, job.kind, job.timeout)
         if job.run_at is not None:
             task.due_at = _due_at(job.run_at)
+        if type(job.payload) in IMMUTABLE:
+            task.job = job
         return task
 
     def _ask(self, question: Question[Answer], timeout: float | None) -> Answer:

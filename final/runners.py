@@ -57,7 +57,7 @@ class Runner:
         self._max_result = max_result
 
     def run(self, batch: Batch, task: Task) -> Ending:
-        return attempt(lambda: self._handler(_job(task)), self._max_result)
+        return attempt(self._handler, task, self._max_result)
 
     def close(self) -> None:
         """The queue has closed."""
@@ -73,15 +73,15 @@ class CoroutineRunner(Runner):
         self._loop = loop
 
     def run(self, batch: Batch, task: Task) -> Ending:
-        return attempt(lambda: self._call(batch, task), self._max_result)
+        def call(job: Job) -> object:
+            coroutine: Any = self._handler(job)
+            future = self._loop.submit(coroutine)
+            batch.stop = future.cancel
+            if batch.told is task:  # told before it could be heard
+                future.cancel()
+            return future.result()
 
-    def _call(self, batch: Batch, task: Task) -> object:
-        coroutine: Any = self._handler(_job(task))
-        future = self._loop.submit(coroutine)
-        batch.stop = future.cancel
-        if batch.told is task:  # told before it could be heard
-            future.cancel()
-        return future.result()
+        return attempt(call, task, self._max_result)
 
     def close(self) -> None:
         self._loop.close()
@@ -124,14 +124,14 @@ class ProcessRunner(Runner):
         self._processes.close()
 
 
-def attempt(call: Callable[[], object], max_result: int) -> Ending:
-    """Call, and turn whatever comes of it into an Ending."""
+def attempt(handler: Handler, task: Task, max_result: int) -> Ending:
+    """Call the handler, and turn whatever comes of it into an Ending."""
     try:
-        value = call()
+        value = handler(_job(task))
     except BaseException as error:
         return _failure(error)
     if value is None:
-        return _NOTHING_TO_KEEP
+        return NOTHING_TO_KEEP
     try:
         return Ending(result=encode("The result", value, max_result))
     except (TypeError, ValueError) as error:
@@ -139,18 +139,21 @@ def attempt(call: Callable[[], object], max_result: int) -> Ending:
         return Ending(note=f"{error} The job completed; its result is not kept.")
 
 
-_NOTHING_TO_KEEP = Ending()
+NOTHING_TO_KEEP = Ending()
 
 
 def _attempt_in_process(
     handler: Handler, task: Task, deadline: float | None, max_result: int
 ) -> Ending:
     enter_job(CurrentJob(task, deadline, None))
-    return attempt(lambda: handler(_job(task)), max_result)
+    return attempt(handler, task, max_result)
 
 
 def _job(task: Task) -> Job:
-    return Job(task.id, decode(task.payload), task.priority, task.kind, None, task.timeout)
+    """What the handler gets: the very Job that was enqueued, if nobody can have changed it."""
+    return task.job or Job(
+        task.id, decode(task.payload), task.priority, task.kind, None, task.timeout
+    )
 
 
 def _failure(error: BaseException) -> Ending:

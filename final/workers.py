@@ -18,7 +18,7 @@ from collections.abc import Callable
 from final.current import enter_batch
 from final.job import Outcome, Task
 from final.messages import Batch, Report
-from final.runners import Handlers
+from final.runners import NOTHING_TO_KEEP, Handlers
 
 log = logging.getLogger("final")
 
@@ -115,4 +115,7 @@ class WorkerPool:
         ending = self._handlers.of(task.kind).run(batch, task)
         if ending.note is not None:
             log.warning("job %s: %s", task.id, ending.note)
-        return Outcome(task, time.monotonic() - started, *ending)
+        seconds = time.monotonic() - started
+        return (
+            Outcome(task, seconds) if ending is NOTHING_TO_KEEP else Outcome(task, seconds, *ending)
+        )

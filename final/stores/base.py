@@ -45,8 +45,6 @@ class Changes:
     requeued: list[Task] = field(default_factory=list)
     # Dead letters that start over: back to the end of the lane with all their attempts.
     revived: list[Task] = field(default_factory=list)
-    # New jobs are written as they stand: one that is claimed in the same turn is
-    # `processing` at its first attempt from the start, and not in `claimed`.
     inserted: list[Task] = field(default_factory=list)
     # New jobs that find no room and are written as dropped (overflow="drop-newest").
     turned_away: list[Task] = field(default_factory=list)

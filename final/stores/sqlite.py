@@ -19,6 +19,7 @@ WAL-reset bug that SQLite has documented for releases before 3.51.3.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import sqlite3
@@ -236,28 +237,17 @@ class SqliteStore:
         )
 
     def _insert(self, tasks: list[Task], now: float) -> None:
+        """New rows. Few values each: what all of them share is bound once, as ?1."""
         start = 0
         try:
             # Sizes are powers of two, so that a handful of prepared statements is enough.
             while start < len(tasks):
                 size = min(512, 1 << (len(tasks) - start).bit_length() - 1)
-                row_by_row: list[object] = []
+                values: list[object] = [now]
                 for task in tasks[start : start + size]:
-                    row_by_row += (
-                        task.seq,
-                        task.id,
-                        task.kind,
-                        _PLAIN[task.priority],
-                        task.payload,
-                        _status_of_new(task),
-                        task.attempts,
-                        task.token,
-                        task.enqueued_at,
-                        now if task.attempts else None,
-                        task.due_at,
-                        task.timeout,
-                    )
-                self._writer.execute(_insert_statement(size), row_by_row)
+                    values += (task.seq, task.id, task.kind, _PLAIN[task.priority], task.payload)
+                    values += (task.due_at, task.timeout)
+                self._writer.execute(_insert_statement(size), values)
                 start += size
         except sqlite3.IntegrityError:
             self._writer.execute("ROLLBACK")
@@ -432,18 +422,17 @@ _ADVICE = {
 _PLAIN = {priority: str(priority.value) for priority in Priority}
 
 
+@functools.cache
 def _insert_statement(rows: int) -> str:
+    def row(n: int) -> str:
+        seq, job_id, kind, priority, payload, due_at, timeout = (f"?{n + i}" for i in range(7))
+        status = f"iif({due_at} IS NULL, 'queued', 'scheduled')"
+        return f"({seq},{job_id},{kind},{priority},{payload},{status},0,0,?1,{due_at},{timeout})"
+
     return (
         "INSERT INTO job (seq, id, kind, priority, payload, status, attempts, token,"
-        " enqueued_at, started_at, due_at, timeout) VALUES "
-        + ", ".join(["(?,?,?,?,?,?,?,?,?,?,?,?)"] * rows)
+        f" enqueued_at, due_at, timeout) VALUES {', '.join(row(2 + 7 * n) for n in range(rows))}"
     )
-
-
-def _status_of_new(task: Task) -> str:
-    if task.attempts:
-        return "processing"
-    return "queued" if task.due_at is None else "scheduled"
 
 
 def _seqs(tasks: Sequence[Task]) -> str:
