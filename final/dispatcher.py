@@ -651,9 +651,18 @@ class Dispatcher:
     def _make_room(self, wall: float) -> None:
         """Drop the oldest jobs of full lanes for those that want to come in."""
         changes = Changes(self._token, wall)
-        for priority, count in self._lines.wanted().items():
-            changes.dropped += self._lanes.oldest(priority, count)
         try:
+            for request in self._lines.without_room():
+                coming = request.tasks[request.planned :]
+                # Known ids are refused here already: no job may be dropped for their sake.
+                if taken := self._store.taken([task.id for task in coming]):
+                    self._lines.leave(request)
+                    clashing = [task.id for task in coming if task.id in taken]
+                    request.refuse(DuplicateJob(clashing, request.accepted()))
+                    continue
+                lane = request.next_task().priority
+                wanted = sum(task.priority is lane and task.due_at is None for task in coming)
+                changes.dropped += self._lanes.oldest(lane, wanted)
             self._commit_order(changes)
         except StorageError as error:
             for request in self._lines.dissolve():

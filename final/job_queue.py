@@ -191,6 +191,8 @@ class JobQueue:
             _refuse_repeated_ids(tasks)
         if self._overflow == "reject":
             timeout = 0
+        elif self._overflow != "block":
+            timeout = None  # nobody waits for room, so nobody runs out of time
         return self._ask(Enqueue(tasks, self._pool.is_current_thread()), timeout)
 
     def map(

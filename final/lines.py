@@ -50,13 +50,10 @@ class Lines:
         """Whether somebody waits for a lane that has room."""
         return any(line and self._fits(line[0].next_task()) for line in self._lines.values())
 
-    def wanted(self) -> dict[Priority, int]:
-        """For each full lane, how many jobs the first in its line would like to add."""
-        return {
-            priority: sum(task.priority is priority for task in line[0].tasks[line[0].planned :])
-            for priority, line in self._lines.items()
-            if line and not self._fits(line[0].next_task())
-        }
+    def without_room(self) -> list[Enqueue]:
+        """The first in line at each full lane."""
+        firsts = [line[0] for line in self._lines.values() if line]
+        return [request for request in firsts if not self._fits(request.next_task())]
 
     def admit(self, accept: Accept, turn_away: Accept | None) -> list[Enqueue]:
         """Call ``accept`` for each job that has room; returns the requests that had any.

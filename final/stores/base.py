@@ -107,6 +107,9 @@ class Store(Protocol):
         Raises DuplicateIds for ids that are taken, StorageError for a full or broken disk.
         """
 
+    def taken(self, job_ids: list[str]) -> set[str]:
+        """Which of these ids are there already."""
+
     def dead_letters(self, job_id: str | None, kind: str | None) -> list[Task]:
         """Jobs whose status is FAILED: the one, those of a kind, or all. Oldest first."""
 

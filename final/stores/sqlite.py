@@ -251,11 +251,15 @@ class SqliteStore:
                 start += size
         except sqlite3.IntegrityError:
             self._writer.execute("ROLLBACK")
-            taken = self._writer.execute(
+            raise DuplicateIds(self.taken([task.id for task in tasks])) from None
+
+    def taken(self, job_ids: list[str]) -> set[str]:
+        with _translated(f"Cannot read {self._path}"):
+            rows = self._writer.execute(
                 "SELECT id FROM job WHERE id IN (SELECT value FROM json_each(?))",
-                (json.dumps([task.id for task in tasks]),),
+                (json.dumps(job_ids),),
             )
-            raise DuplicateIds([job_id for (job_id,) in taken]) from None
+            return {job_id for (job_id,) in rows}
 
     def dead_letters(self, job_id: str | None, kind: str | None) -> list[Task]:
         with _translated(f"Cannot read {self._path}"):
