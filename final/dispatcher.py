@@ -70,6 +70,8 @@ log = logging.getLogger("final")
 
 # While the disk refuses to be written, a commit is tried again this often.
 STORAGE_RETRY_SECONDS = 0.5
+# A lock cannot wait for a job that is scheduled for the year 9999.
+LONGEST_SLEEP = 86_400.0
 # How many rows beyond the history a turn deletes at most.
 FORGET_AT_ONCE = 500
 
@@ -134,6 +136,7 @@ class Dispatcher:
         self.unanswered: set[Question[Any]] = set()
         self.done = False  # no further turn is needed
         self.finished = False  # the thread is through, and the store closed
+        self.complete = False  # then: nothing was cut short
         self.last_metrics = Metrics()  # for those who ask after the end
         self._store = store
         self._lanes = lanes
@@ -212,7 +215,7 @@ class Dispatcher:
             self._batches.next_check(),
             self._next_token(now),
         )
-        return None if due == math.inf else max(0.0, due - now)
+        return None if due == math.inf else min(max(0.0, due - now), LONGEST_SLEEP)
 
     def _next_token(self, now: float) -> float:
         """When a rate limit lets the next waiting job start, if a worker is free for it."""
@@ -223,14 +226,14 @@ class Dispatcher:
     def _end(self, error: EnqueueError) -> None:
         """Close the store and answer everybody who still waits."""
         self.finished = True
-        complete = self.done and not self._cut_off
+        self.complete = self.done and not self._cut_off
         try:
             self.last_metrics = self._metrics(time.monotonic())
             self._store.close()
         finally:
             for question in self.unanswered.copy():
                 if isinstance(question, Close):
-                    question.answer(complete)
+                    question.answer(self.complete)
                 else:
                     question.refuse(error)
 
@@ -250,20 +253,21 @@ class Dispatcher:
             self._recorder.found(priority, status, count)
         changes = Changes(self._token, wall)
         self._ended.extend(recovered.ended)
-        for task, status, due_at in recovered.unfinished:
+        for task, status, due_at, interrupted in recovered.unfinished:
             task.queued_at = now - max(0.0, wall - task.enqueued_at)
             if status is Status.PROCESSING and task.attempts > self._rules.max_retries:
                 error = f"The process ended during attempt {task.attempts}, the last one."
                 changes.failed.append(FailedAttempt(Outcome(task, 0.0, error=error), None))
                 continue
             if status is Status.PROCESSING:
-                changes.requeued.append(task)
+                changes.interrupted.append(task)
+                interrupted += 1
             if not self._handles(task.kind):
                 self._unhandled.append(task)
             elif status in (Status.SCHEDULED, Status.RETRYING) and due_at is not None:
                 task.due_at = due_at if status is Status.SCHEDULED else None
                 self._add_later(now + (due_at - wall), task)
-            elif status is Status.PROCESSING and task.attempts > 1:
+            elif interrupted > 1:
                 self._suspects.append(task)
             else:
                 self._lanes.append(task)
@@ -271,7 +275,7 @@ class Dispatcher:
             self._store.commit(changes)
             dead = [failed.task for failed in changes.failed]
             self._recorder.moved(dead, Status.PROCESSING, Status.FAILED)
-            self._recorder.moved(changes.requeued, Status.PROCESSING, Status.QUEUED)
+            self._recorder.moved(changes.interrupted, Status.PROCESSING, Status.QUEUED)
         self._release_suspect()
         self._warn_of_unhandled()
         self._again = True  # what came back does not wait for a message
@@ -279,7 +283,7 @@ class Dispatcher:
     def _release_suspect(self) -> None:
         """Let the next suspect into its lane, if none is on its way.
 
-        A job that was interrupted by the end of a process more than once may be the cause.
+        A job that was interrupted by the end of a process twice in a row may be the cause.
         If all of these ran side by side again, they would be charged together for what one
         of them does, and die together. So they run one at a time, beside the other jobs.
         """
@@ -629,7 +633,7 @@ class Dispatcher:
             if not letters:
                 raise ValueError(f"Job {order.job_id} is not a dead letter (any more).")
             if not self._handles(letters[0].kind):
-                raise ValueError(f"Job {order.job_id} is of kind {letters[0].kind!r}: no handler.")
+                raise ValueError(f"No handler for kind {letters[0].kind!r} of job {order.job_id}.")
         changes.revived = [task for task in letters if self._handles(task.kind)]
         for task in changes.revived:
             task.attempts = 0

@@ -127,6 +127,8 @@ class JobQueue:
         require_choice("durability", durability, ("full", "normal"))
         if timeout is not None:
             require_number("timeout", timeout, above=0)
+        if not isinstance(path, (str, os.PathLike)):
+            raise TypeError(f"path must be text or a Path, not {path!r}.")
         if shutdown_timeout is not None:
             require_number("shutdown_timeout", shutdown_timeout)
         now = time.monotonic()
@@ -237,6 +239,7 @@ class JobQueue:
         raises, and completed if it returns; it is not tried again. Returns False for a job
         that has already ended. Raises UnknownJob for an unknown id.
         """
+        self.get(job_id)  # refuses what is no id
         return self._ask(Cancel(job_id), None)
 
     # ---- dead letters ----------------------------------------------------------------------
@@ -275,7 +278,12 @@ class JobQueue:
 
     def get(self, job_id: str) -> JobRecord:
         """All that is known about the job. Raises UnknownJob for an unknown id."""
-        record = self._store.get(job_id)
+        if not isinstance(job_id, str):
+            raise TypeError(f"A job's id is text (str), not {type(job_id).__name__}.")
+        try:
+            record = self._store.get(job_id)
+        except UnicodeEncodeError:  # no stored id has a lone surrogate
+            record = None
         if record is None:
             raise UnknownJob(job_id)
         return record
@@ -341,7 +349,10 @@ class JobQueue:
         if self._pool.is_current_thread():
             self._dispatcher.ask(close)
             return False
-        complete = self._ask(close, self._shutdown_timeout if timeout is None else timeout)
+        try:
+            complete = self._ask(close, self._shutdown_timeout if timeout is None else timeout)
+        except QueueClosed:  # it was closed before
+            complete = self._dispatcher.complete
         self._thread.join()
         if complete:
             self._pool.join()

@@ -54,6 +54,8 @@ def _encode_json(name: str, value: object) -> str:
         raise TypeError(reason) from None
     except ValueError as error:  # NaN and infinities, a circle, an integer of 5,000 digits
         raise ValueError(f"{name} must be bytes or a JSON value: {error}.") from None
+    except Exception as error:  # raised by the value itself, when it was looked at
+        raise TypeError(f"{name} must be bytes or a JSON value: {error!r}.") from None
     return text
 
 

@@ -157,9 +157,17 @@ def _job(task: Task) -> Job:
 
 
 def _failure(error: BaseException) -> Ending:
-    # Not str(error) by hand: this also works for an exception whose text cannot be had.
-    line = traceback.format_exception_only(error)[-1].strip()
-    return Ending(error=line, traceback="".join(traceback.format_exception(error)))
+    # The first of these is the error itself, also one whose text cannot be had; after it come
+    # its notes. (A SyntaxError has its message last.)
+    lines = traceback.format_exception_only(error)
+    line = lines[-1 if isinstance(error, SyntaxError) else 0]
+    trace = "".join(traceback.format_exception(error))
+    return Ending(error=_storable(" ".join(line.split())), traceback=_storable(trace))
+
+
+def _storable(text: str) -> str:
+    """Without the lone surrogates that a file name may bring along."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 class EventLoop:
@@ -239,6 +247,10 @@ def _kill(pid: int) -> None:
         os.kill(pid, getattr(signal, "SIGKILL", signal.SIGTERM))
 
 
+# Where one handler runs all kinds. No job is of this kind: that must not be empty.
+FOR_ALL = ""
+
+
 class Handlers:
     """The runners by kind of job: one handler for all kinds, or one for each.
 
@@ -251,12 +263,14 @@ class Handlers:
         executor: Literal["thread", "process"],
         max_result: int,
     ) -> None:
-        by_kind = handler if isinstance(handler, Mapping) else {None: handler}
+        by_kind = handler if isinstance(handler, Mapping) else {FOR_ALL: handler}
+        if isinstance(handler, Mapping) and FOR_ALL in handler:
+            raise TypeError("The kinds of handlers are non-empty text, not ''.")
         if not by_kind:
             raise ValueError("handler is an empty mapping: give at least one kind a handler.")
         for kind, one in by_kind.items():
             _check(kind, one, executor)
-        self._runners: dict[str | None, Runner] = {}
+        self._runners: dict[str, Runner] = {}
         loop: EventLoop | None = None
         processes = Processes()
         for kind, one in by_kind.items():
@@ -267,7 +281,7 @@ class Handlers:
                 self._runners[kind] = CoroutineRunner(one, max_result, loop)
             else:
                 self._runners[kind] = Runner(one, max_result)
-        self._for_all = self._runners.get(None)
+        self._for_all = self._runners.get(FOR_ALL)
         # A batch is told to stop as a whole, so where that ends a handler it holds one job.
         self.one_at_a_time = any(runner.can_stop for runner in self._runners.values())
 
@@ -278,7 +292,7 @@ class Handlers:
         return self._for_all or self._runners[kind]
 
     def kinds(self) -> list[str]:
-        return sorted(kind for kind in self._runners if kind is not None)
+        return sorted(kind for kind in self._runners if kind != FOR_ALL)
 
     def close(self) -> None:
         for runner in self._runners.values():
@@ -286,11 +300,11 @@ class Handlers:
 
 
 def _check(kind: object, handler: object, executor: str) -> None:
-    name = "handler" if kind is None else f"The handler of kind {kind!r}"
-    if kind is not None and (not isinstance(kind, str) or not kind):
+    name = "handler" if kind is FOR_ALL else f"The handler of kind {kind!r}"
+    if not isinstance(kind, str):
         raise TypeError(f"The kinds of handlers are non-empty text, not {kind!r}.")
     if not callable(handler):
-        choice = ", or a mapping of kinds to such" if kind is None else ""
+        choice = ", or a mapping of kinds to such" if kind is FOR_ALL else ""
         raise TypeError(f"{name} must be callable as handler(job){choice}, not {handler!r}.")
     if executor == "process":
         if _is_coroutine_function(handler):

@@ -39,6 +39,8 @@ class Changes:
     now: float
     completed: list[Outcome] = field(default_factory=list)
     failed: list[FailedAttempt] = field(default_factory=list)
+    # Processing when the last process ended: back at their places, the attempt charged.
+    interrupted: list[Task] = field(default_factory=list)
     # Claimed, but never started: back to the front of the lane, the attempt not charged.
     returned: list[Task] = field(default_factory=list)
     # Back into line, at the place that the job has now.
@@ -63,11 +65,13 @@ class Unfinished(NamedTuple):
     """A job that has not ended. Status PROCESSING: the last process ended while it ran.
 
     due_at: Unix seconds, for one that is scheduled or waits for a retry.
+    interrupted: how many times in a row a process had ended while it ran, before that.
     """
 
     task: Task
     status: Status
     due_at: float | None
+    interrupted: int
 
 
 class Recovered(NamedTuple):

@@ -52,6 +52,7 @@ CREATE TABLE job (
     attempts    INTEGER NOT NULL,      -- started so far, the running one included
     token       INTEGER NOT NULL,      -- fencing token of the latest attempt
     place       INTEGER,               -- number in line of a job that came back; else seq
+    interrupted INTEGER NOT NULL,      -- times in a row that the process ended while it ran
     enqueued_at REAL NOT NULL,         -- all times are Unix seconds
     started_at  REAL,
     ended_at    REAL,
@@ -117,12 +118,12 @@ class SqliteStore:
     def recover(self) -> Recovered:
         with _translated(f"Cannot read {self._path}"):
             rows = self._writer.execute(
-                f"SELECT {TASK_COLUMNS}, status, due_at"
+                f"SELECT {TASK_COLUMNS}, status, due_at, interrupted"
                 f" FROM job WHERE status IN ({UNFINISHED}) ORDER BY line"
             )
             unfinished = [
-                Unfinished(_task(*columns), Status(status), due_at)
-                for *columns, status, due_at in rows
+                Unfinished(_task(*columns), Status(status), due_at, interrupted)
+                for *columns, status, due_at, interrupted in rows
             ]
             counts = {
                 (Priority(priority), Status(status)): count
@@ -178,7 +179,8 @@ class SqliteStore:
                 )
         if changes.failed:
             executemany(
-                "UPDATE job SET status = ?, ended_at = ?, due_at = ?, error = ? WHERE seq = ?",
+                "UPDATE job SET status = ?, ended_at = ?, due_at = ?, error = ?, interrupted = 0"
+                " WHERE seq = ?",
                 [
                     ("failed", now, None, outcome.error, outcome.task.seq)
                     if due_at is None
@@ -189,6 +191,12 @@ class SqliteStore:
             executemany(
                 "INSERT OR REPLACE INTO failure VALUES (?, ?, ?, ?, ?, ?, ?)",
                 [_failure_row(outcome, now) for outcome, _ in changes.failed],
+            )
+        if changes.interrupted:
+            execute(
+                "UPDATE job SET status = 'queued', interrupted = interrupted + 1"
+                " WHERE seq IN (SELECT value FROM json_each(?))",
+                (_seqs(changes.interrupted),),
             )
         if changes.returned:
             execute(
@@ -349,20 +357,23 @@ class SqliteStore:
             for statement in SCHEMA:
                 pragma(statement)
             pragma(f"PRAGMA application_id = {APPLICATION_ID}")
-            pragma(f"PRAGMA user_version = {SCHEMA_VERSION}")
             pragma("COMMIT")
         (verdict,) = pragma("PRAGMA quick_check(1)").fetchone()
         if verdict != "ok":
-            raise StorageError(_DAMAGED.format(self._path, verdict))
+            raise StorageError(_DAMAGED.format(self._path, " ".join(verdict.split())))
         pragma("PRAGMA journal_mode = WAL")
         pragma(f"PRAGMA synchronous = {durability}")
         # On macOS a plain fsync stops at the drive's cache; this one goes through. (No other
         # system knows the difference.)
         pragma(f"PRAGMA fullfsync = {int(durability == 'full')}")
+        # Nothing new, but it is written: a file that may only be read is found out here.
+        pragma(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
 
 def _own(path: str) -> filelock.BaseFileLock:
     """Take the lock file next to the database, or say who has it."""
+    if "\0" in path:
+        raise StorageError(f"{path!r} has a null character: no file can have that name.")
     place = Path(path)
     if place.is_dir():
         raise StorageError(f"{path} is a folder: give the path of a file in it.")
@@ -431,11 +442,12 @@ def _insert_statement(rows: int) -> str:
     def row(n: int) -> str:
         seq, job_id, kind, priority, payload, due_at, timeout = (f"?{n + i}" for i in range(7))
         status = f"iif({due_at} IS NULL, 'queued', 'scheduled')"
-        return f"({seq},{job_id},{kind},{priority},{payload},{status},0,0,?1,{due_at},{timeout})"
+        return f"({seq},{job_id},{kind},{priority},{payload},{status},0,0,0,?1,{due_at},{timeout})"
 
+    rows_text = ", ".join(row(2 + 7 * n) for n in range(rows))
     return (
-        "INSERT INTO job (seq, id, kind, priority, payload, status, attempts, token,"
-        f" enqueued_at, due_at, timeout) VALUES {', '.join(row(2 + 7 * n) for n in range(rows))}"
+        "INSERT INTO job (seq, id, kind, priority, payload, status, attempts, token, interrupted,"
+        f" enqueued_at, due_at, timeout) VALUES {rows_text}"
     )
 
 

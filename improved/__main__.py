@@ -1,0 +1,105 @@
+"""The demo of stage 2: twelve jobs, one producer, three workers. ``python -m improved``
+
+A job takes about half a second, and the first attempt at photo-2 fails. Watch what this
+queue makes of that, of the payments (high priority), and of the jobs left at the end.
+Ctrl-C (or SIGTERM) ends it early and in order: what was accepted is run; exit code 0.
+
+The same scenario runs in every stage: compare ``python -m naive``, ``python -m final``.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import textwrap
+import threading
+import time
+
+from improved import Backoff, Job, JobQueue, Priority
+
+PRIORITIES = {"payment": "high", "report": "low", "photo": "low", "email": "medium"}
+ENDINGS = {"completed": "completed", "failed": "failed for good"}
+COLOURS = {"processing": 36, "completed": 32, "failed": 31, "retrying": 33}
+COLOURED = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+
+start = time.monotonic()
+stop = threading.Event()
+latest: dict[str, str] = {}  # job id -> the latest event: this queue has totals only
+
+
+def main() -> None:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # an exception, as for Ctrl-C
+    logging.getLogger("improved").setLevel(logging.ERROR)  # show() tells of failures already
+    queue = JobQueue(work, workers=3, backoff=Backoff(base=0.5))
+    producer = threading.Thread(target=produce, args=(queue,), name="producer")
+    producer.start()
+    try:
+        producer.join()
+        queue.close()
+    except KeyboardInterrupt:
+        # Not in a signal handler: that interrupts the main thread anywhere, also where it
+        # holds the queue's lock, and would wait for this lock for ever.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # the second Ctrl-C ends it at once
+        stop.set()
+        producer.join()
+        now = queue.metrics()
+        waiting = now.queued + now.retrying
+        print(f"\nfinishing {now.processing} in-flight jobs, then the {waiting} that wait ...")
+        queue.close()
+    print("\nall workers stopped:")
+    summarise()
+
+
+def produce(queue: JobQueue) -> None:
+    for number in range(1, 13):
+        job = make_job(number)
+        show("queued", job.id)  # said first, because a worker may be faster than this thread
+        queue.enqueue(job)
+        if stop.wait(0.1):
+            return
+
+
+def make_job(number: int) -> Job:
+    name = list(PRIORITIES)[number % 4]
+    payload = "fails once" if number % 12 == 2 else "goes well"
+    return Job(f"{name}-{number}", payload, Priority(PRIORITIES[name]))
+
+
+def work(job: Job) -> None:
+    """The handler."""
+    again = latest.get(job.id) == "failed"
+    show("retrying" if again else "processing", job.id)
+    time.sleep(0.45)
+    if job.payload == "fails once" and not again:
+        show("failed", job.id, "connection reset")
+        raise ConnectionError("connection reset")
+    show("completed", job.id)
+
+
+def show(event: str, job_id: str, note: str = "") -> None:
+    latest[job_id] = event
+    seconds, priority = time.monotonic() - start, PRIORITIES[job_id.split("-")[0]]
+    thread = threading.current_thread().name
+    say(f"{seconds:6.2f} s  {event:<10}  {job_id:<10}  {priority:<6}  {thread}  {note}", event)
+
+
+def say(line: str, event: str) -> None:
+    code = COLOURS.get(event, 2)
+    # One write: print() makes two, the text and the line's end, and threads get in between.
+    sys.stdout.write(f"\033[{code}m{line.rstrip()}\033[0m\n" if COLOURED else line.rstrip() + "\n")
+    sys.stdout.flush()
+
+
+def summarise() -> None:
+    for event, ending in ENDINGS.items():
+        ids = [job_id for job_id, last in latest.items() if last == event]
+        if ids:
+            colour = "failed" if ending.startswith("lost") else event
+            say(f"{len(ids):4} of {len(latest)} {ending}", colour)
+            print(textwrap.indent(textwrap.fill(" ".join(ids), 68), " " * 11))
+
+
+if __name__ == "__main__":
+    main()
