@@ -27,8 +27,6 @@ BATCH_LIMIT = 64
 OVERDUE_SECONDS = 0.01
 # Weight of the newest batch in the running average of a kind's handler time.
 COST_WEIGHT = 0.05
-# How many held jobs of a kind get another chance when its rate limit lets one start.
-RELEASE_LIMIT = 64
 
 
 class Batches:
@@ -54,8 +52,7 @@ class Batches:
     def plan(self, lanes: Lanes, token: int, now: float) -> list[Batch]:
         """Pick jobs from the lanes for every idle worker. Nothing is handed out yet."""
         for kind in lanes.held_kinds():
-            if self._gate.lets(kind, now):
-                lanes.release(kind, RELEASE_LIMIT)
+            lanes.release(kind, self._gate.allowance(kind, now))
         batches = []
         for idle in range(self.idle, 0, -1):
             # At most a fair share, so that four waiting jobs go to four idle workers.

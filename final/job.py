@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import enum
 import os
+import random
 import time
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -47,6 +48,13 @@ class Status(enum.StrEnum):
 _ENDED = frozenset({Status.COMPLETED, Status.FAILED, Status.CANCELLED, Status.DROPPED})
 
 
+# Ids are unique, not secret. Our own generator, so that random.seed() in a program does not
+# make it repeat them; and a forked child must not go on with the same numbers.
+_random = random.Random()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_random.seed)
+
+
 def new_id() -> str:
     """A UUIDv7 (RFC 9562): a millisecond clock, 12 bits of finer clock, 62 random bits.
 
@@ -56,8 +64,8 @@ def new_id() -> str:
     """
     milliseconds, nanoseconds = divmod(time.time_ns(), 1_000_000)
     finer_clock = (nanoseconds << 12) // 1_000_000
-    random_bits = int.from_bytes(os.urandom(8), "big") >> 2
-    number = milliseconds << 80 | (0x7000 | finer_clock) << 64 | 0b10 << 62 | random_bits
+    number = milliseconds << 80 | (0x7000 | finer_clock) << 64 | 0b10 << 62
+    number |= _random.getrandbits(62)
     text = f"{number:032x}"
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
@@ -87,8 +95,8 @@ class Job:
     timeout: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("id", "kind"):
-            require_text(f"Job.{name}", getattr(self, name))
+        require_text("Job.id", self.id)
+        require_text("Job.kind", self.kind)
         if type(self.priority) is not Priority:
             object.__setattr__(self, "priority", _priority(self.priority))
         if self.timeout is not None:

@@ -151,11 +151,15 @@ class Lanes:
         return Counter(task.kind for lane in self._lanes for task in lane.held)
 
     def release(self, kind: str, at_most: int) -> None:
-        """Some jobs of this kind from each lane may be picked again, before all others there."""
-        for lane in self._lanes:
+        """Jobs of this kind may be picked again, before all others in their lanes.
+
+        at_most: for each lane. As many as may start, so that no newer one passes them.
+        """
+        for lane in self._lanes if at_most else ():
             free = [task for task in lane.held if task.kind == kind][:at_most]
             lane.tasks.extendleft(reversed(free))
-            lane.held = [task for task in lane.held if task not in free]
+            freed = set(free)
+            lane.held = [task for task in lane.held if task not in freed]
 
 
 def _place(task: Task) -> int:

@@ -62,6 +62,9 @@ class Meter(Protocol):
     def next_at(self, now: float) -> float:
         """When the next start is allowed; ``now`` or earlier means at once."""
 
+    def allowance(self, now: float) -> int:
+        """How many jobs may start now."""
+
     def take(self, now: float) -> None:
         """A job starts."""
 
@@ -79,10 +82,11 @@ class _Tokens:
         self._tokens, self._filled_at = float(burst), now
 
     def next_at(self, now: float) -> float:
+        return now if self.allowance(now) else now + (1.0 - self._tokens) / self._rate
+
+    def allowance(self, now: float) -> int:
         self._fill(now)
-        # Rounding must not leave 0.9999 of a token for ever.
-        missing = 1.0 - self._tokens
-        return now if missing <= 1e-9 else now + missing / self._rate
+        return int(self._tokens + 1e-9)  # rounding must not leave 0.9999 of a token for ever
 
     def take(self, now: float) -> None:
         self._fill(now)
@@ -110,9 +114,12 @@ class _Drops:
     def next_at(self, now: float) -> float:
         return self._next
 
+    def allowance(self, now: float) -> int:
+        return int(self._next <= now)
+
     def take(self, now: float) -> None:
         late = now - self._next
-        self._next = (now if late > self._interval else self._next) + self._interval
+        self._next = (now if late >= self._interval else self._next) + self._interval
 
     def state(self) -> tuple[float, float]:
         return self._next, 0.0
@@ -151,10 +158,9 @@ class Gate:
             self._queue.take(now)
         return True
 
-    def lets(self, kind: str, now: float) -> bool:
-        """Whether the limit of this kind lets a job start, without counting one."""
-        meter = self._by_kind.get(kind)
-        return meter is None or meter.next_at(now) <= now
+    def allowance(self, kind: str, now: float) -> int:
+        """How many jobs of this kind, which has a limit, may start now."""
+        return self._by_kind[kind].allowance(now)
 
     def next_at(self, kinds: Iterable[str], waiting: bool, now: float) -> float:
         """When to look again: some of ``kinds`` are held, and ``waiting`` says if others wait."""
