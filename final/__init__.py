@@ -1,30 +1,38 @@
 """Stage 3: durable, fair, measured. Read ``final/job_queue.py`` first."""
 
+from final.current import CurrentJob, current_job
 from final.errors import (
     DuplicateJob,
     EnqueueError,
+    JobFailed,
     JobQueueError,
     QueueClosed,
     QueueFull,
     StorageError,
     UnknownJob,
 )
-from final.job import Job, JobRecord, Priority, Status
+from final.job import AttemptRecord, Job, JobRecord, Priority, Status
 from final.job_queue import JobQueue
+from final.limits import LeakyBucket, TokenBucket
 from final.metrics import Counts, Metrics, Percentiles
 from final.retry import Backoff
-from final.workers import Handler
+from final.runners import Handler
+from final.transitions import Transition
 
 __all__ = [
+    "AttemptRecord",
     "Backoff",
     "Counts",
+    "CurrentJob",
     "DuplicateJob",
     "EnqueueError",
     "Handler",
     "Job",
+    "JobFailed",
     "JobQueue",
     "JobQueueError",
     "JobRecord",
+    "LeakyBucket",
     "Metrics",
     "Percentiles",
     "Priority",
@@ -32,5 +40,8 @@ __all__ = [
     "QueueFull",
     "Status",
     "StorageError",
+    "TokenBucket",
+    "Transition",
     "UnknownJob",
+    "current_job",
 ]

@@ -11,12 +11,14 @@ But: a plain data structure, used by the dispatcher's thread alone.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from final.job import Outcome, Task
 from final.lanes import Lanes
-from final.messages import Batch, Report
+from final.limits import Gate
+from final.messages import Batch
 
 BATCH_SECONDS = 0.001
 BATCH_LIMIT = 64
@@ -28,36 +30,55 @@ COST_WEIGHT = 0.05
 
 
 class Batches:
-    """What the ``workers`` are doing. ``idle`` counts those that wait for a batch."""
+    """What the ``workers`` are doing. ``idle`` counts those that wait for a batch.
 
-    def __init__(self, workers: int) -> None:
+    gate: the rate limits. timeout: seconds for an attempt of a job that names none itself.
+    at_most: jobs in a batch.
+    """
+
+    def __init__(
+        self, workers: int, gate: Gate, timeout: float | None, at_most: int = BATCH_LIMIT
+    ) -> None:
         self.workers = workers
         self.idle = workers
         self.in_flight: set[Batch] = set()
+        self._gate = gate
+        self._timeout = timeout
+        self._at_most = at_most
         self._cost: dict[str, float] = {}  # seconds that a job of this kind takes, about
+
+    # ---- handing out -----------------------------------------------------------------------
 
     def plan(self, lanes: Lanes, token: int, now: float) -> list[Batch]:
         """Pick jobs from the lanes for every idle worker. Nothing is handed out yet."""
+        for kind in lanes.held_kinds():
+            lanes.release(kind, self._gate.allowance(kind, now))
         batches = []
         for idle in range(self.idle, 0, -1):
-            waiting = len(lanes)
-            if not waiting:
-                break
             # At most a fair share, so that four waiting jobs go to four idle workers.
-            tasks = self._pick(lanes, limit=min(BATCH_LIMIT, -(-waiting // idle)))
-            batches.append(Batch(tasks, token, now + OVERDUE_SECONDS))
+            share = -(-lanes.ready() // idle)
+            tasks = self._pick(lanes, min(self._at_most, share), now)
+            if not tasks:
+                break
+            check_at = now + min(self._timeout_of(task) for task in tasks)
+            batches.append(Batch(tasks, token, now + OVERDUE_SECONDS, check_at))
         return batches
 
-    def _pick(self, lanes: Lanes, limit: int) -> list[Task]:
+    def _pick(self, lanes: Lanes, limit: int, now: float) -> list[Task]:
         picked: list[Task] = []
         seconds = 0.0
-        while len(picked) < limit and seconds < BATCH_SECONDS:
+        while len(picked) < limit and seconds < BATCH_SECONDS and self._gate.is_open(now):
             task = lanes.pick()
             if task is None:
                 break
+            if not self._gate.admits(task.kind, now):
+                lanes.hold(task)
+                continue
             picked.append(task)
-            if task.attempts:
-                break  # tried before, so maybe about to end the process: nothing behind it
+            # Nothing behind a job that was tried before, since it may be about to end the
+            # process, nor behind one with a time-out, since its worker may be given up.
+            if task.attempts or self._timeout_of(task) < math.inf:
+                break
             seconds += self._cost.get(task.kind, BATCH_SECONDS)
         return picked
 
@@ -66,17 +87,18 @@ class Batches:
         self.in_flight.add(batch)
         self.idle -= 1
 
-    def hand_in(self, report: Report) -> list[Outcome]:
+    # ---- handing in ------------------------------------------------------------------------
+
+    def hand_in(self, batch: Batch) -> list[Outcome]:
         """A worker is through; returns the outcomes that count.
 
         The fence: an outcome whose token is not the job's latest belongs to an attempt that
         was given up, and is dropped.
         """
-        batch, outcomes = report
         self.in_flight.discard(batch)
         self.idle += 1
-        self._learn(outcomes)
-        return [outcome for outcome in outcomes if outcome.task.token == batch.token]
+        self._learn(batch.outcomes)
+        return _current(batch, batch.outcomes)
 
     def _learn(self, outcomes: list[Outcome]) -> None:
         """Update the running averages.
@@ -92,11 +114,38 @@ class Batches:
             known = self._cost.get(kind, mean)
             self._cost[kind] = known + COST_WEIGHT * (mean - known)
 
-    def next_overdue(self) -> float | None:
-        """When a batch may have to be taken back; None while nobody could take it over."""
-        if not self.idle:
-            return None
-        return min((batch.overdue_at for batch in self.in_flight if batch.tasks), default=None)
+    def abandon(self, batch: Batch) -> tuple[list[Outcome], list[Task]]:
+        """Give up the worker of a batch; another has taken its place.
+
+        Returns the outcomes that it had ready and the jobs that it had not started.
+        """
+        unstarted = self._take_back([batch])
+        self.in_flight.discard(batch)
+        self.idle += 1
+        return _current(batch, list(batch.outcomes)), unstarted
+
+    # ---- time ------------------------------------------------------------------------------
+
+    def out_of_time(self, now: float) -> Iterator[tuple[Batch, Task, float]]:
+        """Batches whose running job has had its time: with that job and the time it had."""
+        for batch in list(self.in_flight):
+            if batch.check_at > now:
+                continue
+            task, started = batch.running, batch.started
+            due = math.inf if task is None else started + self._timeout_of(task)
+            if task is not None and due <= now:
+                batch.check_at = math.inf
+                yield batch, task, self._timeout_of(task)
+            else:  # it has not started yet, or later than it was handed out
+                shortest = min(map(self._timeout_of, batch.claimed), default=math.inf)
+                batch.check_at = min(due, now + shortest)
+
+    def next_check(self) -> float:
+        """When ``out_of_time`` or ``take_back_overdue`` may have something; infinity for never."""
+        times = [batch.check_at for batch in self.in_flight]
+        if self.idle:
+            times += [batch.overdue_at for batch in self.in_flight if batch.tasks]
+        return min(times, default=math.inf)
 
     def take_back_overdue(self, now: float) -> list[Task]:
         """Jobs that wait in a batch behind a slow one, if somebody has time for them."""
@@ -110,7 +159,9 @@ class Batches:
 
     def give_up(self) -> list[Task]:
         """All jobs that are with a worker, started or not."""
-        return self.take_back_unstarted() + [t for b in self.in_flight for t in b.claimed]
+        unstarted = self.take_back_unstarted()  # which also takes them out of `claimed`
+        started = [t for b in self.in_flight for t in b.claimed if t.token == b.token]
+        return unstarted + started
 
     def _take_back(self, batches: Iterable[Batch]) -> list[Task]:
         back: list[Task] = []
@@ -123,3 +174,11 @@ class Batches:
             batch.claimed = [task for task in batch.claimed if task not in taken]
             back += taken
         return back
+
+    def _timeout_of(self, task: Task) -> float:
+        timeout = self._timeout if task.timeout is None else task.timeout
+        return math.inf if timeout is None else timeout
+
+
+def _current(batch: Batch, outcomes: list[Outcome]) -> list[Outcome]:
+    return [outcome for outcome in outcomes if outcome.task.token == batch.token]

@@ -25,12 +25,13 @@ from __future__ import annotations
 import heapq
 import itertools
 import logging
+import math
 import queue
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from final.batches import Batches
 from final.errors import (
@@ -43,29 +44,36 @@ from final.errors import (
 )
 from final.job import Outcome, Status, Task
 from final.lanes import Lanes
+from final.limits import Gate
 from final.lines import Lines
 from final.messages import (
     Batch,
+    Cancel,
     Close,
     Enqueue,
     Inspect,
     Join,
     Message,
+    Purge,
     Question,
     Report,
-    Retry,
+    Revive,
     Watch,
     Withdraw,
 )
 from final.metrics import Metrics, Recorder
 from final.retry import Backoff
-from final.stores.base import Changes, DuplicateIds, FailedAttempt, Requeued, Store
-from final.transitions import log_transitions
+from final.stores.base import Changes, DuplicateIds, FailedAttempt, Store
+from final.transitions import Events, log_transitions
 
 log = logging.getLogger("final")
 
 # While the disk refuses to be written, a commit is tried again this often.
 STORAGE_RETRY_SECONDS = 0.5
+# A lock cannot wait for a job that is scheduled for the year 9999.
+LONGEST_SLEEP = 86_400.0
+# How many rows beyond the history a turn deletes at most.
+FORGET_AT_ONCE = 500
 
 
 @dataclass(slots=True)
@@ -74,51 +82,79 @@ class Plan:
 
     changes: Changes
     number: int  # the last number given out before this turn
-    tokens: list[int]  # the lanes' token state before this turn
+    gate: list[tuple[float, float]]  # the state of the rate limits before this turn
     later: list[tuple[float, Task]] = field(default_factory=list)  # failed; due then
     due: list[tuple[float, int, Task]] = field(default_factory=list)  # taken off the timers
-    revived: list[Retry] = field(default_factory=list)
     admitted: list[Enqueue] = field(default_factory=list)
     batches: list[Batch] = field(default_factory=list)
 
 
-class Dispatcher:
-    """See the top of this file.
+class Workers(Protocol):
+    """What the dispatcher asks of the pool. None of it may block."""
 
-    deliver: called with each batch for a worker; must not block.
-    handles: whether a job of this kind has a handler.
-    """
+    def deliver(self, batch: Batch) -> None:
+        """Hand a batch to an idle worker."""
+
+    def tell(self, batch: Batch, task: Task) -> None:
+        """Tell the handler of a running job to stop."""
+
+    def obeys(self, task: Task) -> bool:
+        """Whether ``tell`` frees the worker in any case."""
+
+    def replace(self, batch: Batch) -> None:
+        """Put a fresh worker in the place of the one that has this batch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """The options that the dispatcher goes by; ``JobQueue`` says what they mean."""
+
+    max_retries: int
+    backoff: Backoff
+    overflow: str
+    history: int
+
+
+class Dispatcher:
+    """See the top of this file. ``handles``: whether a job of this kind has a handler."""
 
     def __init__(
         self,
         store: Store,
         lanes: Lanes,
+        gate: Gate,
+        batches: Batches,
         recorder: Recorder,
+        events: Events,
         *,
-        workers: int,
-        max_retries: int,
-        backoff: Backoff,
+        rules: Rules,
         handles: Callable[[str], bool],
-        deliver: Callable[[Batch], None],
+        workers: Workers,
     ) -> None:
         self.inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        # Everybody who waits for an answer; whoever asks adds and removes itself.
+        self.unanswered: set[Question[Any]] = set()
         self.done = False  # no further turn is needed
         self.finished = False  # the thread is through, and the store closed
+        self.complete = False  # then: nothing was cut short
         self.last_metrics = Metrics()  # for those who ask after the end
         self._store = store
         self._lanes = lanes
+        self._gate = gate
+        self._batches = batches  # jobs that are with a worker
         self._recorder = recorder
-        self._max_retries = max_retries
-        self._backoff = backoff
+        self._events = events
+        self._rules = rules
         self._handles = handles
-        self._deliver = deliver
+        self._pool = workers
 
         self._number = 0  # the last one given to a job or a place in line
         self._token = 0  # the last fencing token
         self._lines = Lines(lanes)  # producers that wait for room
-        self._batches = Batches(workers)  # jobs that are with a worker
-        # Failed jobs that wait out their backoff: (due, tie breaker, job), soonest first.
+        # Jobs that are not due: a retry's backoff, a scheduled job's run_at. Soonest first:
+        # (due, tie breaker, job). ``_retrying`` counts the retries among them.
         self._later: list[tuple[float, int, Task]] = []
+        self._retrying = 0
         self._tie_breaker = itertools.count()
         self._unhandled: list[Task] = []  # recovered jobs of kinds that nobody handles
         self._suspects: deque[Task] = deque()  # see _release_suspect
@@ -126,7 +162,8 @@ class Dispatcher:
 
         self._outcomes: list[Outcome] = []  # reported, to be recorded
         self._returned: list[Task] = []  # taken back from batches, to be recorded
-        self._retries: list[Retry] = []  # dead letters to revive
+        self._ended: deque[int] = deque()  # the history: ended jobs by number, oldest first
+        self._orders: list[Cancel | Revive | Purge] = []
         self._inspections: list[Inspect] = []
         self._watches: list[Watch] = []  # new ones; then in _watchers, by job id
         self._watchers: dict[str, list[Watch]] = {}
@@ -153,11 +190,9 @@ class Dispatcher:
             self._end(error)
 
     def ask(self, question: Question[Any]) -> None:
-        """Put a question into the inbox; it is answered even if the queue is closed by then."""
+        """Put a question into the inbox. Once ``finished``, nobody may be there to answer it."""
+        self.unanswered.add(question)
         self.inbox.put(question)
-        if self.finished:
-            # The dispatcher may have looked into its inbox for the last time before this put.
-            self._refuse_inbox(_closed())
 
     def _receive(self) -> list[Message]:
         """All messages that wait; sleeps while there are none and nothing is due."""
@@ -175,37 +210,32 @@ class Dispatcher:
         """Seconds until a turn is needed even without a message; None when it is not."""
         if self._storage_error is not None:
             return STORAGE_RETRY_SECONDS if self._busy() else None
-        due = [self._later[0][0]] if self._later else []
-        overdue = self._batches.next_overdue()
-        if overdue is not None:
-            due.append(overdue)
-        return max(0.0, min(due) - now) if due else None
+        due = min(
+            self._later[0][0] if self._later else math.inf,
+            self._batches.next_check(),
+            self._next_token(now),
+        )
+        return None if due == math.inf else min(max(0.0, due - now), LONGEST_SLEEP)
+
+    def _next_token(self, now: float) -> float:
+        """When a rate limit lets the next waiting job start, if a worker is free for it."""
+        if not self._batches.idle or not self._claiming:
+            return math.inf
+        return self._gate.next_at(self._lanes.held_kinds(), self._lanes.ready() > 0, now)
 
     def _end(self, error: EnqueueError) -> None:
         """Close the store and answer everybody who still waits."""
         self.finished = True
+        self.complete = self.done and not self._cut_off
         try:
             self.last_metrics = self._metrics(time.monotonic())
             self._store.close()
         finally:
-            for close in self._closes:
-                close.answer(not self._cut_off)
-            questions: list[Question[Any]] = [*self._lines, *self._retries, *self._joins]
-            questions += itertools.chain(self._inspections, self._watches, *self._watchers.values())
-            for question in questions:
-                question.refuse(error)
-            self._refuse_inbox(error)
-
-    def _refuse_inbox(self, error: EnqueueError) -> None:
-        while True:
-            try:
-                message = self.inbox.get_nowait()
-            except queue.Empty:
-                return
-            if isinstance(message, Close):
-                message.answer(not self._cut_off)
-            elif isinstance(message, Question):
-                message.refuse(error)
+            for question in self.unanswered.copy():
+                if isinstance(question, Close):
+                    question.answer(self.complete)
+                else:
+                    question.refuse(error)
 
     # ---- before the first turn -----------------------------------------------------------
 
@@ -222,34 +252,38 @@ class Dispatcher:
         for (priority, status), count in recovered.counts.items():
             self._recorder.found(priority, status, count)
         changes = Changes(self._token, wall)
-        for task, status, place, due_at in recovered.unfinished:
+        self._ended.extend(recovered.ended)
+        for task, status, due_at, interrupted in recovered.unfinished:
             task.queued_at = now - max(0.0, wall - task.enqueued_at)
-            if status is Status.PROCESSING and task.attempts > self._max_retries:
+            if status is Status.PROCESSING and task.attempts > self._rules.max_retries:
                 error = f"The process ended during attempt {task.attempts}, the last one."
                 changes.failed.append(FailedAttempt(Outcome(task, 0.0, error=error), None))
                 continue
             if status is Status.PROCESSING:
-                changes.requeued.append(Requeued(task, place))
+                changes.interrupted.append(task)
+                interrupted += 1
             if not self._handles(task.kind):
                 self._unhandled.append(task)
-            elif status is Status.RETRYING and due_at is not None:
+            elif status in (Status.SCHEDULED, Status.RETRYING) and due_at is not None:
+                task.due_at = due_at if status is Status.SCHEDULED else None
                 self._add_later(now + (due_at - wall), task)
-            elif status is Status.PROCESSING and task.attempts > 1:
+            elif interrupted > 1:
                 self._suspects.append(task)
             else:
                 self._lanes.append(task)
         if changes:
             self._store.commit(changes)
-            dead, back = changes.failed, changes.requeued
-            self._recorder.moved((f.task for f in dead), Status.PROCESSING, Status.FAILED)
-            self._recorder.moved((r.task for r in back), Status.PROCESSING, Status.QUEUED)
+            dead = [failed.task for failed in changes.failed]
+            self._recorder.moved(dead, Status.PROCESSING, Status.FAILED)
+            self._recorder.moved(changes.interrupted, Status.PROCESSING, Status.QUEUED)
         self._release_suspect()
         self._warn_of_unhandled()
+        self._again = True  # what came back does not wait for a message
 
     def _release_suspect(self) -> None:
         """Let the next suspect into its lane, if none is on its way.
 
-        A job that was interrupted by the end of a process more than once may be the cause.
+        A job that was interrupted by the end of a process twice in a row may be the cause.
         If all of these ran side by side again, they would be charged together for what one
         of them does, and die together. So they run one at a time, beside the other jobs.
         """
@@ -275,20 +309,22 @@ class Dispatcher:
                 case Enqueue():
                     self._line_up(message)
                 case Report():
-                    self._take_report(message)
+                    self._outcomes += self._batches.hand_in(message.batch)
                 case Withdraw():
                     withdrawn.append(message.question)
                 case Watch():
                     self._watches.append(message)
                 case Inspect():
                     self._inspections.append(message)
-                case Retry():
-                    self._retries.append(message)
+                case Cancel() | Revive() | Purge():
+                    self._orders.append(message)
                 case Join():
                     self._joins.append(message)
                 case Close():
                     self._start_closing(message)
+        self._stop_late_jobs(now)
         self._returned += self._batches.take_back_overdue(now)
+        self._carry_out_orders(now, wall)
         self._plan_and_commit(now, wall)
         self._answer_questions(now)
         self._finish_if_done()
@@ -296,7 +332,7 @@ class Dispatcher:
         for question in withdrawn:
             if not question.answered:
                 self._withdraw(question, now, wall)
-        self._again = self._storage_error is None and self._can_go_on()
+        self._again = self._storage_error is None and self._can_go_on(now)
 
     def _plan_and_commit(self, now: float, wall: float) -> None:
         while True:
@@ -325,8 +361,21 @@ class Dispatcher:
         else:
             self._lines.join(request)
 
-    def _take_report(self, report: Report) -> None:
-        self._outcomes += self._batches.hand_in(report)
+    def _stop_late_jobs(self, now: float) -> None:
+        """End attempts whose time is up; what they still send is behind the fence."""
+        for batch, task, timeout in self._batches.out_of_time(now):
+            obeys = self._pool.obeys(task)
+            if not obeys and not batch.seize():
+                continue  # it ended at this very moment: its report is on the way
+            error = f"TimeoutError: the attempt took longer than {timeout:g} s."
+            self._outcomes.append(Outcome(task, now - batch.started, error=error))
+            task.token += 1
+            self._pool.tell(batch, task)
+            if not obeys:
+                self._pool.replace(batch)
+                outcomes, unstarted = self._batches.abandon(batch)
+                self._outcomes += outcomes
+                self._returned += unstarted
 
     def _start_closing(self, close: Close) -> None:
         """No more jobs come in; without drain none starts any more, either."""
@@ -340,11 +389,13 @@ class Dispatcher:
     # ---- the plan ------------------------------------------------------------------------
 
     def _plan(self, now: float, wall: float) -> Plan:
-        plan = Plan(Changes(self._token + 1, wall), self._number, self._lanes.tokens())
+        plan = Plan(Changes(self._token + 1, wall), self._number, self._gate.state())
+        self._lanes.begin()
         self._plan_outcomes(plan, now)
-        plan.changes.returned = list(self._returned)
-        self._plan_due_retries(plan, now)
-        self._plan_revivals(plan)
+        plan.changes.returned = [task for task in self._returned if not task.cancelled]
+        plan.changes.cancelled += [task for task in self._returned if task.cancelled]
+        plan.changes.forgotten = self._beyond_history()
+        self._plan_due_jobs(plan, now)
         self._plan_admissions(plan, now)
         if self._claiming:
             self._plan_claims(plan, now)
@@ -357,59 +408,56 @@ class Dispatcher:
             if outcome.error is None:
                 continue
             task = outcome.task
-            if task.attempts <= self._max_retries:
-                delay = self._backoff.delay(task.attempts)
+            if task.cancelled:
+                changes.cancelled.append(task)
+            elif task.attempts <= self._rules.max_retries:
+                delay = self._rules.backoff.delay(task.attempts)
                 changes.failed.append(FailedAttempt(outcome, changes.now + delay))
                 plan.later.append((now + delay, task))
             else:
                 changes.failed.append(FailedAttempt(outcome, None))
 
-    def _plan_due_retries(self, plan: Plan, now: float) -> None:
+    def _beyond_history(self) -> list[int]:
+        """The oldest ended jobs, a few at a time, so that no turn stalls over deleting them."""
+        excess = min(len(self._ended) - self._rules.history, FORGET_AT_ONCE)
+        return [self._ended[n] for n in range(excess)]
+
+    def _plan_due_jobs(self, plan: Plan, now: float) -> None:
         """Due jobs go to the back of their lanes, also of full ones: they were accepted before."""
         while self._later and self._later[0][0] <= now:
             entry = heapq.heappop(self._later)
             plan.due.append(entry)
-            plan.changes.requeued.append(Requeued(entry[2], self._next_number()))
-
-    def _plan_revivals(self, plan: Plan) -> None:
-        retries, self._retries = self._retries, []
-        for retry in retries:
-            try:
-                task = self._store.dead_letter(retry.job_id)
-            except StorageError as error:
-                retry.refuse(error)
-                continue
-            if self._closes:
-                retry.refuse(_closed())
-            elif task is None or any(task.id == other.task.id for other in plan.changes.revived):
-                retry.refuse(ValueError(f"Job {retry.job_id} is not a dead letter any more."))
-            elif not self._handles(task.kind):
-                retry.refuse(ValueError(f"No handler for kind {task.kind!r} of job {task.id}."))
-            else:
-                task.attempts = 0
-                plan.revived.append(retry)
-                plan.changes.revived.append(Requeued(task, self._next_number()))
+            entry[2].place = self._next_number()
+            plan.changes.requeued.append(entry[2])
 
     def _plan_admissions(self, plan: Plan, now: float) -> None:
         """Accept what has room of what the producers wait to bring in."""
         inserted = plan.changes.inserted
 
-        def accept(task: Task) -> None:
-            task.seq = self._next_number()
+        def number(task: Task) -> None:
+            task.seq = task.place = self._next_number()
             task.enqueued_at, task.queued_at = plan.changes.now, now
-            self._lanes.append(task)
-            inserted.append(task)
 
-        plan.admitted = self._lines.admit(accept)
+        def accept(task: Task) -> None:
+            number(task)
+            inserted.append(task)
+            if task.due_at is None:
+                self._lanes.append(task)
+
+        def turn_away(task: Task) -> None:
+            number(task)
+            plan.changes.turned_away.append(task)
+
+        dropping = self._rules.overflow == "drop-newest"
+        plan.admitted = self._lines.admit(accept, turn_away if dropping else None)
 
     def _plan_claims(self, plan: Plan, now: float) -> None:
         """Jobs for idle workers, new ones included: a job may be written and claimed at once."""
         token = plan.changes.token
         plan.batches = self._batches.plan(self._lanes, token, now)
         for batch in plan.batches:
+            plan.changes.claimed += batch.claimed
             for task in batch.claimed:
-                if task.seq <= plan.number:  # else its insert says that it is claimed
-                    plan.changes.claimed.append(task)
                 task.attempts += 1
                 task.token = token
 
@@ -431,7 +479,12 @@ class Dispatcher:
 
         for due, task in plan.later:
             self._add_later(due, task)
-        for task, _ in (*changes.requeued, *changes.revived):
+        for task in changes.inserted:
+            if task.due_at is not None:
+                self._add_later(now + (task.due_at - changes.now), task)
+        for _, _, task in plan.due:
+            self._retrying -= task.due_at is None
+            task.due_at = None
             task.queued_at = now
             self._lanes.append(task)
         for task in changes.returned:
@@ -441,54 +494,67 @@ class Dispatcher:
             self._suspect = None
             self._release_suspect()
 
-        for retry in plan.revived:
-            retry.answer(None)
         for request in plan.admitted:
             request.durable = request.planned
             if request.durable == len(request.tasks):
                 request.answer(request.accepted())
-        if self._watchers:
-            for job_id in _ended_ids(changes):
-                for watch in self._watchers.pop(job_id, ()):
-                    watch.answer(None)
+        for _ in changes.forgotten:
+            self._ended.popleft()
+        self._announce(changes, plan.batches)
         for batch in plan.batches:
             self._batches.hand_out(batch)
-            self._deliver(batch)
+            self._pool.deliver(batch)
         self._recorder.busy(self._batches.workers - self._batches.idle, now)
-        log_transitions(changes, plan.batches)
+
+    def _announce(self, changes: Changes, batches: list[Batch]) -> None:
+        """Remember ended jobs for the history; tell those who wait, the log, and subscribers."""
+        gone = changes.cancelled + changes.dropped + changes.turned_away
+        ended = [outcome.task for outcome in changes.completed] + gone
+        self._ended.extend([task.seq for task in ended])
+        if self._watchers:
+            dead = [failed.task for failed in changes.failed if failed.due_at is None]
+            for task in ended + dead:
+                for watch in self._watchers.pop(task.id, ()):
+                    watch.answer(None)
+        log_transitions(changes, batches)
+        self._events.publish(changes, batches)
 
     def _count(self, plan: Plan, now: float) -> None:
         """Bring the metrics up to date with what was committed."""
         changes, recorder = plan.changes, self._recorder
         recorder.ended(changes.completed, Status.COMPLETED)
-        recorder.accepted(changes.inserted)
-        recorder.started((task for batch in plan.batches for task in batch.claimed), now)
+        scheduled = [task for task in changes.inserted if task.due_at is not None]
+        recorder.accepted(changes.inserted, Status.QUEUED)
+        recorder.moved(scheduled, Status.QUEUED, Status.SCHEDULED)
+        recorder.accepted(changes.turned_away, Status.DROPPED)
+        recorder.started(changes.claimed, now)
         if changes.failed:
             dead = [failed.outcome for failed in changes.failed if failed.due_at is None]
             recorder.ended(dead, Status.FAILED)
             again = [failed.outcome for failed in changes.failed if failed.due_at is not None]
             recorder.ended(again, Status.RETRYING)
         recorder.moved(changes.returned, Status.PROCESSING, Status.QUEUED)
-        recorder.moved((r.task for r in changes.requeued), Status.RETRYING, Status.QUEUED)
-        recorder.moved((r.task for r in changes.revived), Status.FAILED, Status.QUEUED)
+        recorder.moved(changes.cancelled, Status.PROCESSING, Status.CANCELLED)
+        for _, _, task in plan.due:
+            source = Status.RETRYING if task.due_at is None else Status.SCHEDULED
+            recorder.moved([task], source, Status.QUEUED)
 
     def _add_later(self, due: float, task: Task) -> None:
         heapq.heappush(self._later, (due, next(self._tie_breaker), task))
+        self._retrying += task.due_at is None
 
     # ---- when a commit fails -------------------------------------------------------------
 
     def _undo(self, plan: Plan) -> None:
         """Put everything back as it was before ``_plan``; outcomes and returns are still there."""
-        for batch in reversed(plan.batches):
+        for batch in plan.batches:
             for task in batch.claimed:
                 task.attempts -= 1
-            self._lanes.put_back(batch.claimed)
-        self._lanes.take_off(plan.changes.inserted)
-        self._lanes.restore_tokens(plan.tokens)
+        self._lanes.undo(task for task in plan.changes.inserted if task.due_at is None)
+        self._gate.restore(plan.gate)
         self._lines.step_back(plan.admitted)
         for entry in plan.due:
             heapq.heappush(self._later, entry)
-        self._retries = plan.revived
         self._number = plan.number
 
     def _refuse_duplicates(self, plan: Plan, taken: set[str]) -> bool:
@@ -513,12 +579,131 @@ class Dispatcher:
         for request in plan.admitted:
             self._lines.leave(request)
             request.refuse(StorageError(str(error), request.accepted()))
-        for retry in self._retries:
-            retry.refuse(error)
-        self._retries = []
         if self._storage_error is None:
             log.error("%s Jobs are refused until then; nothing accepted is lost.", error)
         self._storage_error = str(error)
+
+    # ---- orders: cancel, revive, purge, drop the oldest ------------------------------------
+
+    # These change jobs that wait. They are rare, so each is a transaction of its own, done
+    # before the plan of the turn, which then never has to undo them.
+
+    def _carry_out_orders(self, now: float, wall: float) -> None:
+        orders, self._orders = self._orders, []
+        for order in orders:
+            changes = Changes(self._token, wall)
+            try:
+                match order:
+                    case Cancel():
+                        order.answer(self._cancel(order.job_id, changes))
+                    case Revive():
+                        order.answer(self._revive(order, changes, now))
+                    case Purge():
+                        order.answer(self._purge(order.kind, changes))
+            except (StorageError, UnknownJob, QueueClosed, ValueError) as error:
+                order.refuse(error)
+        if self._rules.overflow == "drop-oldest":
+            self._make_room(wall)
+
+    def _cancel(self, job_id: str, changes: Changes) -> bool:
+        """A waiting job never runs; a running one is told, and is not tried again."""
+        for task, status in self._waiting():
+            if task.id == job_id:
+                changes.cancelled.append(task)
+                self._commit_order(changes)
+                self._take_out(task)
+                self._recorder.moved([task], status, Status.CANCELLED)
+                return True
+        for batch in self._batches.in_flight:
+            for task in batch.claimed:
+                if task.id == job_id and task.token == batch.token:
+                    task.cancelled = True
+                    self._pool.tell(batch, task)
+                    return True
+        if self._store.get(job_id) is None:
+            raise UnknownJob(job_id)
+        return False
+
+    def _revive(self, order: Revive, changes: Changes, now: float) -> int:
+        """Dead letters start over, at the end of their lanes."""
+        if self._closes:
+            raise _closed()
+        letters = self._store.dead_letters(order.job_id, order.kind)
+        if order.job_id is not None:
+            if not letters:
+                raise ValueError(f"Job {order.job_id} is not a dead letter (any more).")
+            if not self._handles(letters[0].kind):
+                raise ValueError(f"No handler for kind {letters[0].kind!r} of job {order.job_id}.")
+        changes.revived = [task for task in letters if self._handles(task.kind)]
+        for task in changes.revived:
+            task.attempts = 0
+            task.place = self._next_number()
+        self._commit_order(changes)
+        for task in changes.revived:
+            task.queued_at = now
+            self._lanes.append(task)
+        self._recorder.moved(changes.revived, Status.FAILED, Status.QUEUED)
+        return len(changes.revived)
+
+    def _purge(self, kind: str | None, changes: Changes) -> int:
+        letters = self._store.dead_letters(None, kind)
+        changes.forgotten = [task.seq for task in letters]
+        self._commit_order(changes)
+        self._recorder.purged(letters)
+        return len(letters)
+
+    def _make_room(self, wall: float) -> None:
+        """Drop the oldest jobs of full lanes for those that want to come in."""
+        changes = Changes(self._token, wall)
+        try:
+            for request in self._lines.without_room():
+                coming = request.tasks[request.planned :]
+                # Known ids are refused here already: no job may be dropped for their sake.
+                if taken := self._store.taken([task.id for task in coming]):
+                    self._lines.leave(request)
+                    clashing = [task.id for task in coming if task.id in taken]
+                    request.refuse(DuplicateJob(clashing, request.accepted()))
+                    continue
+                lane = request.next_task().priority
+                wanted = sum(task.priority is lane and task.due_at is None for task in coming)
+                changes.dropped += self._lanes.oldest(lane, wanted)
+            self._commit_order(changes)
+        except StorageError as error:
+            for request in self._lines.dissolve():
+                request.refuse(StorageError(str(error), request.accepted()))
+            return
+        for task in changes.dropped:
+            self._take_out(task)
+        self._recorder.moved(changes.dropped, Status.QUEUED, Status.DROPPED)
+
+    def _commit_order(self, changes: Changes) -> None:
+        if changes:
+            self._store.commit(changes)
+            self._announce(changes, [])
+
+    def _waiting(self) -> Iterator[tuple[Task, Status]]:
+        """Every job that waits, and what its status is."""
+        for task in itertools.chain(self._lanes, self._suspects, self._unhandled):
+            yield task, Status.QUEUED
+        for _, _, task in self._later:
+            yield task, Status.RETRYING if task.due_at is None else Status.SCHEDULED
+
+    def _take_out(self, task: Task) -> None:
+        """Forget a job that waits, wherever it does."""
+        for place in (self._suspects, self._unhandled):
+            if task in place:
+                place.remove(task)
+                return
+        for entry in self._later:
+            if entry[2] is task:
+                self._later.remove(entry)
+                heapq.heapify(self._later)
+                self._retrying -= task.due_at is None
+                return
+        self._lanes.remove(task)
+        if task is self._suspect:
+            self._suspect = None
+            self._release_suspect()
 
     # ---- answers out ---------------------------------------------------------------------
 
@@ -614,17 +799,24 @@ class Dispatcher:
         """Whether anything is queued, processing or retrying (of a kind that is handled)."""
         return bool(
             len(self._lanes)
-            or self._later
+            or self._retrying
             or self._suspects
             or self._batches.in_flight
             or self._outcomes
             or self._returned
         )
 
-    def _can_go_on(self) -> bool:
+    def _can_go_on(self, now: float) -> bool:
         """Whether another turn could do something without waiting for a message."""
-        could_claim = self._claiming and self._batches.idle > 0 and len(self._lanes) > 0
-        return could_claim or self._lines.can_admit()
+        if self._lines.can_admit():
+            return True
+        if self._rules.overflow == "drop-oldest" and len(self._lines):
+            return True
+        if len(self._ended) > self._rules.history:
+            return True
+        if not (self._claiming and self._batches.idle and len(self._lanes)):
+            return False
+        return (self._lanes.ready() > 0 and self._gate.is_open(now)) or self._next_token(now) <= now
 
     def _metrics(self, now: float) -> Metrics:
         oldest = max((now - task.queued_at for task in self._lanes.heads()), default=0.0)
@@ -634,11 +826,6 @@ class Dispatcher:
 def _attempted(changes: Changes) -> list[Task]:
     """The jobs of which an attempt has ended."""
     return [o.task for o in changes.completed] + [failed.task for failed in changes.failed]
-
-
-def _ended_ids(changes: Changes) -> list[str]:
-    dead = [failed.task.id for failed in changes.failed if failed.due_at is None]
-    return [outcome.task.id for outcome in changes.completed] + dead
 
 
 def _closed(accepted: list[str] | None = None) -> QueueClosed:

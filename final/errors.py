@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import queue
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from final.job import JobRecord
 
 
 class JobQueueError(Exception):
@@ -45,6 +49,14 @@ class DuplicateJob(EnqueueError, ValueError):
 
 class StorageError(EnqueueError, OSError):
     """The file could not be opened, read or written; the message says which and what to do."""
+
+
+class JobFailed(JobQueueError):
+    """A job whose result was asked for has none; ``record`` says what became of it."""
+
+    def __init__(self, record: JobRecord) -> None:
+        super().__init__(f"Job {record.id} is {record.status}: {record.error or 'no result'}")
+        self.record = record
 
 
 class UnknownJob(JobQueueError, KeyError):

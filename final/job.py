@@ -10,8 +10,13 @@ from __future__ import annotations
 
 import enum
 import os
+import random
 import time
 from dataclasses import dataclass, field
+from datetime import datetime
+
+from final.options import require_number
+from final.payload import Stored
 
 
 class Priority(enum.StrEnum):
@@ -26,15 +31,28 @@ class Status(enum.StrEnum):
     """Where a job is in its life. ``docs`` call FAILED a dead letter: no attempts are left."""
 
     QUEUED = "queued"
+    SCHEDULED = "scheduled"  # its run_at lies ahead
     PROCESSING = "processing"
     RETRYING = "retrying"  # an attempt failed; waits out its backoff, holds no worker
     COMPLETED = "completed"
     FAILED = "failed"
+    CANCELLED = "cancelled"
+    DROPPED = "dropped"  # by overflow="drop-newest" or "drop-oldest"
 
     @property
     def ended(self) -> bool:
         """Whether nothing more will happen to the job by itself."""
-        return self in (Status.COMPLETED, Status.FAILED)
+        return self in _ENDED
+
+
+_ENDED = frozenset({Status.COMPLETED, Status.FAILED, Status.CANCELLED, Status.DROPPED})
+
+
+# Ids are unique, not secret. Our own generator, so that random.seed() in a program does not
+# make it repeat them; and a forked child must not go on with the same numbers.
+_random = random.Random()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_random.seed)
 
 
 def new_id() -> str:
@@ -46,8 +64,8 @@ def new_id() -> str:
     """
     milliseconds, nanoseconds = divmod(time.time_ns(), 1_000_000)
     finer_clock = (nanoseconds << 12) // 1_000_000
-    random_bits = int.from_bytes(os.urandom(8), "big") >> 2
-    number = milliseconds << 80 | (0x7000 | finer_clock) << 64 | 0b10 << 62 | random_bits
+    number = milliseconds << 80 | (0x7000 | finer_clock) << 64 | 0b10 << 62
+    number |= _random.getrandbits(62)
     text = f"{number:032x}"
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
@@ -61,21 +79,30 @@ class Job:
     payload: bytes or any JSON value; what comes out equals what went in.
     priority: a Priority or its text ("high").
     kind: which handler runs it, where the queue has several.
+    run_at: not before then: an aware datetime, or a delay in seconds from when it is enqueued.
+    timeout: seconds that one attempt may take; None for the queue's own.
 
     Raises TypeError or ValueError, naming the field, for an id or kind that is not
-    text or is empty, and for an unknown priority.
+    text or is empty, an unknown priority, a datetime without a time zone, or a number
+    that makes no sense.
     """
 
     id: str = field(default_factory=new_id)
     payload: object = None
     priority: Priority = Priority.MEDIUM
     kind: str = "default"
+    run_at: datetime | float | None = None
+    timeout: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("id", "kind"):
-            require_text(f"Job.{name}", getattr(self, name))
+        require_text("Job.id", self.id)
+        require_text("Job.kind", self.kind)
         if type(self.priority) is not Priority:
             object.__setattr__(self, "priority", _priority(self.priority))
+        if self.timeout is not None:
+            require_number("Job.timeout", self.timeout, above=0)
+        if self.run_at is not None:
+            _require_run_at(self.run_at)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +110,8 @@ class JobRecord:
     """What the queue knows about a job. Times are Unix seconds (UTC), None where not reached.
 
     attempts: how many were started, the running one included.
-    due_at: when a retrying job runs again.
+    due_at: when a scheduled or retrying job runs.
+    run_at and timeout of its Job are due_at and timeout here.
     error: the last failure as one line; for a completed job, why its result was not kept.
     """
 
@@ -99,26 +127,49 @@ class JobRecord:
     due_at: float | None
     result: object
     error: str | None
+    timeout: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptRecord:
+    """An attempt that failed. Times are Unix seconds; ``traceback`` is text, maybe empty."""
+
+    number: int
+    started_at: float
+    ended_at: float
+    error: str
+    traceback: str
 
 
 @dataclass(slots=True, eq=False)
 class Task:
     """A job inside the engine: owned, read and changed by the dispatcher's thread alone.
 
-    payload is in stored form (see payload.py) until a worker needs it. token is the fencing
-    token of the latest attempt: it only grows, and an outcome that carries an older one is
-    dropped. queued_at is monotonic: when the job last became ready to run.
+    payload: in stored form (see payload.py) until a worker needs it.
+    seq: its number in order of acceptance.
+    place: its number in line, a new one each time that it goes to the back.
+    token: the fencing token of the latest attempt: it only grows, and an outcome that carries
+        an older one is dropped.
+    due_at: Unix seconds, of a scheduled job that waits for its time.
+    queued_at: monotonic; when it last became ready to run.
+    cancelled: while it ran; it is not tried again.
+    job: as it was enqueued, if its payload cannot change; else it is made from the above.
     """
 
     id: str
-    payload: str | bytes
+    payload: Stored
     priority: Priority
     kind: str
+    timeout: float | None = None
     seq: int = 0
+    place: int = 0
     attempts: int = 0
     token: int = 0
     enqueued_at: float = 0.0
+    due_at: float | None = None
     queued_at: float = 0.0
+    cancelled: bool = False
+    job: Job | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -131,7 +182,7 @@ class Outcome:
 
     task: Task
     seconds: float
-    result: str | bytes | None = None
+    result: Stored | None = None
     note: str | None = None
     error: str | None = None
     traceback: str = ""
@@ -150,6 +201,19 @@ def require_text(name: str, value: object) -> None:
             raise ValueError(f"{name} cannot be stored as UTF-8: {error.reason}.") from None
     if "\0" in value:
         raise ValueError(f"{name} must not contain a NUL character.")
+
+
+def _require_run_at(value: object) -> None:
+    if isinstance(value, datetime):
+        if value.tzinfo is None:
+            raise ValueError(
+                "Job.run_at must be an aware datetime: say which time zone, for example "
+                "datetime.now(timezone.utc) + timedelta(minutes=5)."
+            )
+    elif isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"Job.run_at must be a datetime or a delay in seconds, not {value!r}.")
+    else:
+        require_number("Job.run_at, a delay in seconds,", value)
 
 
 def _priority(value: object) -> Priority:

@@ -18,24 +18,45 @@ One process owns a file.
 
 from __future__ import annotations
 
+import atexit
+import itertools
 import os
 import threading
 import time
-from collections.abc import Iterable, Mapping
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import datetime
 from types import TracebackType
 from typing import Literal, TypeVar
 
-from final.dispatcher import Dispatcher
-from final.errors import DuplicateJob, QueueClosed, UnknownJob
-from final.job import Job, JobRecord, Status, Task
+from final.batches import BATCH_LIMIT, Batches
+from final.dispatcher import Dispatcher, Rules
+from final.errors import DuplicateJob, JobFailed, QueueClosed, UnknownJob
+from final.job import AttemptRecord, Job, JobRecord, Priority, Status, Task
 from final.lanes import Lanes
-from final.messages import Close, Enqueue, Inspect, Join, Question, Report, Retry, Watch, Withdraw
+from final.limits import Gate, Limit
+from final.messages import (
+    Cancel,
+    Close,
+    Enqueue,
+    Inspect,
+    Join,
+    Purge,
+    Question,
+    Report,
+    Revive,
+    Watch,
+    Withdraw,
+)
 from final.metrics import Metrics, Recorder
 from final.options import require_choice, require_int, require_number, require_timeout
-from final.payload import encode
+from final.payload import IMMUTABLE, encode
 from final.retry import Backoff
+from final.runners import Handler, Handlers
 from final.stores import SqliteStore
-from final.workers import Handler, Handlers, WorkerPool
+from final.transitions import Events, Subscriber
+from final.workers import WorkerPool
 
 Answer = TypeVar("Answer")
 
@@ -43,16 +64,26 @@ Answer = TypeVar("Answer")
 class JobQueue:
     """A durable job queue: bounded lanes by priority, retries with backoff, no starvation.
 
-    handler: ``handler(job)``, or a mapping of kinds to handlers. An exception fails the
-        attempt; a returned JSON value or bytes is kept as the job's result.
+    handler: ``handler(job)``, or a mapping of kinds to handlers; coroutine functions too. An
+        exception fails the attempt; a returned JSON value or bytes is kept as the result.
     path: the SQLite file; ":memory:" (the default) keeps nothing beyond this object.
-    workers: threads that run handlers.
+    workers: how many handlers run at a time.
     capacity: how many jobs may wait in each lane; retries and recovered jobs come on top.
     max_retries: further attempts after the first one fails, spaced by ``backoff``.
     fairness: how often in a row a waiting lane may be passed over (lanes.py); None for
         strict priority.
+    overflow: what a full lane does. "block": the producer waits. "reject": QueueFull at once.
+        "drop-newest" and "drop-oldest": a job of that lane is dropped, and its status says so.
+    rate_limit: a TokenBucket or LeakyBucket for the queue, or a mapping of kinds to such;
+        it bounds how fast jobs start, not how fast they are accepted.
+    timeout: seconds that an attempt may take, where the job names none; None for no limit.
+        A late attempt has failed. A thread that goes on all the same is abandoned.
+    executor: "thread", or "process" for handlers that compute: each worker then has a process
+        of its own, and a handler must be importable there.
     durability: "full": an accepted job survives a power cut. "normal": it survives the end
         of the process; a power cut may take the latest ones.
+    history: how many completed, cancelled and dropped jobs the file keeps; dead letters are
+        kept until they are retried or purged.
     max_payload: the most bytes a payload or a result may take, 16 MiB.
     shutdown_timeout: seconds that ``close`` waits by default; None for as long as it takes.
 
@@ -73,46 +104,66 @@ class JobQueue:
         max_retries: int = 3,
         backoff: Backoff = Backoff(),
         fairness: int | None = 10,
+        overflow: Literal["block", "reject", "drop-newest", "drop-oldest"] = "block",
+        rate_limit: Limit | Mapping[str, Limit] | None = None,
+        timeout: float | None = None,
+        executor: Literal["thread", "process"] = "thread",
         durability: Literal["full", "normal"] = "full",
+        history: int = 100_000,
         max_payload: int = 16 * 1024 * 1024,
         shutdown_timeout: float | None = 30.0,
     ) -> None:
-        self._handlers = Handlers(handler)
         require_int("workers", workers, 1)
         require_int("capacity", capacity, 1)
         require_int("max_retries", max_retries, 0)
+        require_int("history", history, 0)
         require_int("max_payload", max_payload, 1)
         if not isinstance(backoff, Backoff):
             raise TypeError(f"backoff must be a Backoff, not {backoff!r}.")
         if fairness is not None:
             require_int("fairness", fairness, 1)
+        require_choice("overflow", overflow, ("block", "reject", "drop-newest", "drop-oldest"))
+        require_choice("executor", executor, ("thread", "process"))
         require_choice("durability", durability, ("full", "normal"))
+        if timeout is not None:
+            require_number("timeout", timeout, above=0)
+        if not isinstance(path, (str, os.PathLike)):
+            raise TypeError(f"path must be text or a Path, not {path!r}.")
         if shutdown_timeout is not None:
             require_number("shutdown_timeout", shutdown_timeout)
+        now = time.monotonic()
+        gate = Gate(rate_limit, now)
+        self._handlers = Handlers(handler, executor, max_payload)
+        self._workers = workers
+        self._overflow = overflow
         self._max_payload = max_payload
         self._shutdown_timeout = shutdown_timeout
+        self._process = os.getpid()
 
-        store = SqliteStore(path, durability)
-        self._store = store
+        self._store = SqliteStore(path, durability)
         try:
-            self._pool = WorkerPool(workers, self._handlers, self._report, max_payload)
+            self._events = Events()
+            self._pool = WorkerPool(workers, self._handlers, self._report, timeout)
+            at_most = 1 if self._handlers.one_at_a_time else BATCH_LIMIT
             self._dispatcher = Dispatcher(
-                store,
+                self._store,
                 Lanes(capacity, fairness),
-                Recorder(workers, time.monotonic()),
-                workers=workers,
-                max_retries=max_retries,
-                backoff=backoff,
+                gate,
+                Batches(workers, gate, timeout, at_most),
+                Recorder(workers, now),
+                self._events,
+                rules=Rules(max_retries, backoff, overflow, history),
                 handles=self._handlers.handles,
-                deliver=self._pool.deliver,
+                workers=self._pool,
             )
-            self._dispatcher.recover(time.monotonic(), time.time())
+            self._dispatcher.recover(now, time.time())
         except BaseException:
-            store.close()
+            self._store.close()
             raise
         self._thread = threading.Thread(target=self._run, name="final-dispatcher", daemon=True)
         self._thread.start()
         self._pool.start()
+        _open.add(self)
 
     # ---- jobs in ---------------------------------------------------------------------------
 
@@ -140,7 +191,66 @@ class JobQueue:
             return []
         if len(tasks) > 1:
             _refuse_repeated_ids(tasks)
+        if self._overflow == "reject":
+            timeout = 0
+        elif self._overflow != "block":
+            timeout = None  # nobody waits for room, so nobody runs out of time
         return self._ask(Enqueue(tasks, self._pool.is_current_thread()), timeout)
+
+    def map(
+        self,
+        payloads: Iterable[object],
+        *,
+        kind: str = "default",
+        priority: Priority = Priority.MEDIUM,
+        timeout: float | None = None,
+    ) -> Iterator[object]:
+        """Run a job for each payload and yield the results in the order of the payloads.
+
+        The jobs run in any order and the results are put in order at the end ("reorder at the
+        sink"). A bounded window of jobs is under way at a time, so ``payloads`` may be endless.
+        Raises JobFailed at the first job that has no result, and TimeoutError if a result takes
+        longer than ``timeout`` seconds. Whoever stops early cancels the jobs that still wait.
+        """
+        window = 16 * self._workers
+        remaining = iter(payloads)
+        under_way: deque[str] = deque()
+        try:
+            while True:
+                if len(under_way) <= window // 2:  # refill by halves: one transaction each
+                    chunk = itertools.islice(remaining, window - len(under_way))
+                    jobs = [Job(payload=p, kind=kind, priority=priority) for p in chunk]
+                    under_way.extend(self.enqueue_many(jobs))
+                if not under_way:
+                    return
+                record = self.wait(under_way[0], timeout)
+                under_way.popleft()
+                if record.status is not Status.COMPLETED or record.error is not None:
+                    raise JobFailed(record)
+                yield record.result
+        finally:
+            for job_id in under_way:
+                self.cancel(job_id)
+
+    def cancel(self, job_id: str) -> bool:
+        """Keep a job from running, or tell its handler to stop (``current_job().cancelled``).
+
+        A waiting job is cancelled at once. A running one is cancelled if its handler then
+        raises, and completed if it returns; it is not tried again. Returns False for a job
+        that has already ended. Raises UnknownJob for an unknown id.
+        """
+        self.get(job_id)  # refuses what is no id
+        return self._ask(Cancel(job_id), None)
+
+    # ---- dead letters ----------------------------------------------------------------------
+
+    def dead_letters(self) -> list[JobRecord]:
+        """The jobs that have failed for good, newest first."""
+        return self._store.jobs(Status.FAILED, -1)
+
+    def attempts(self, job_id: str) -> list[AttemptRecord]:
+        """The failed attempts of a job, with their times and tracebacks."""
+        return self._store.attempts(job_id)
 
     def retry(self, job_id: str) -> None:
         """Put a dead letter back into its lane, with all its attempts.
@@ -150,7 +260,15 @@ class JobQueue:
         status = self.status(job_id)
         if status is not Status.FAILED:
             raise ValueError(f"Job {job_id} is {status}: only a failed job can be retried.")
-        self._ask(Retry(job_id), None)
+        self._ask(Revive(job_id=job_id), None)
+
+    def retry_all(self, kind: str | None = None) -> int:
+        """Put all dead letters, or all of a kind, back into their lanes; returns how many."""
+        return self._ask(Revive(kind=kind), None)
+
+    def purge(self, kind: str | None = None) -> int:
+        """Delete all dead letters, or all of a kind; returns how many."""
+        return self._ask(Purge(kind), None)
 
     # ---- looking at jobs -------------------------------------------------------------------
 
@@ -160,7 +278,12 @@ class JobQueue:
 
     def get(self, job_id: str) -> JobRecord:
         """All that is known about the job. Raises UnknownJob for an unknown id."""
-        record = self._store.get(job_id)
+        if not isinstance(job_id, str):
+            raise TypeError(f"A job's id is text (str), not {type(job_id).__name__}.")
+        try:
+            record = self._store.get(job_id)
+        except UnicodeEncodeError:  # no stored id has a lone surrogate
+            record = None
         if record is None:
             raise UnknownJob(job_id)
         return record
@@ -169,10 +292,6 @@ class JobQueue:
         """The newest jobs first, at most ``limit``; of one status, if given."""
         require_int("limit", limit, 1)
         return self._store.jobs(None if status is None else Status(status), limit)
-
-    def dead_letters(self) -> list[JobRecord]:
-        """The jobs that have failed for good, newest first; ``retry`` gives one another chance."""
-        return self._store.jobs(Status.FAILED, -1)
 
     def wait(self, job_id: str, timeout: float | None = None) -> JobRecord:
         """Wait until the job has completed or failed, and return its record.
@@ -203,6 +322,14 @@ class JobQueue:
         except QueueClosed:
             return self._dispatcher.last_metrics
 
+    def subscribe(self, subscriber: Subscriber) -> Callable[[], None]:
+        """Call ``subscriber(transition)`` for every change of a job's status.
+
+        In a thread of its own, after the change is durable: a slow or raising subscriber harms
+        nothing, but one that is too slow misses some. Returns a function that ends it.
+        """
+        return self._events.subscribe(subscriber)
+
     # ---- the end ---------------------------------------------------------------------------
 
     def close(self, drain: bool = True, timeout: float | None = None) -> bool:
@@ -222,10 +349,16 @@ class JobQueue:
         if self._pool.is_current_thread():
             self._dispatcher.ask(close)
             return False
-        complete = self._ask(close, self._shutdown_timeout if timeout is None else timeout)
+        try:
+            complete = self._ask(close, self._shutdown_timeout if timeout is None else timeout)
+        except QueueClosed:  # it was closed before
+            complete = self._dispatcher.complete
         self._thread.join()
         if complete:
             self._pool.join()
+        self._handlers.close()
+        self._events.close(timeout=1.0)
+        _open.discard(self)
         return complete
 
     def __enter__(self) -> JobQueue:
@@ -249,7 +382,12 @@ class JobQueue:
             known = ", ".join(self._handlers.kinds())
             raise ValueError(f"Job.kind {job.kind!r} has no handler here; there are: {known}.")
         payload = encode("Job.payload", job.payload, self._max_payload)
-        return Task(job.id, payload, job.priority, job.kind)
+        task = Task(job.id, payload, job.priority, job.kind, job.timeout)
+        if job.run_at is not None:
+            task.due_at = _due_at(job.run_at)
+        if type(job.payload) in IMMUTABLE:
+            task.job = job
+        return task
 
     def _ask(self, question: Question[Answer], timeout: float | None) -> Answer:
         """Send a question to the dispatcher and wait for the answer.
@@ -257,14 +395,27 @@ class JobQueue:
         The dispatcher owns the state, so it also decides a tie: whoever runs out of time asks
         it to withdraw the question, and takes whatever answer comes of that.
         """
-        self._dispatcher.ask(question)
+        if os.getpid() != self._process:
+            raise RuntimeError(
+                "This queue belongs to the process that opened it, and this is a fork of that: "
+                "its threads are not here. Open another file, or enqueue before forking."
+            )
+        dispatcher = self._dispatcher
+        dispatcher.ask(question)
         try:
+            if dispatcher.finished:
+                self._thread.join()  # it answers what it can before it ends
+                if not question.answered:
+                    question.refuse(QueueClosed("The queue is closed."))
             if not question.wait(timeout):
-                self._dispatcher.inbox.put(Withdraw(question))
+                dispatcher.inbox.put(Withdraw(question))
                 question.wait(None)
         except BaseException:  # Ctrl-C in the waiting thread
-            self._dispatcher.inbox.put(Withdraw(question))
+            if not isinstance(question, Close):  # a shutdown goes on; ask again to wait for it
+                dispatcher.inbox.put(Withdraw(question))
             raise
+        finally:
+            dispatcher.unanswered.discard(question)
         return question.result()
 
     def _report(self, report: Report) -> None:
@@ -276,6 +427,24 @@ class JobQueue:
             self._dispatcher.run()
         finally:
             self._pool.stop()
+
+
+def _due_at(run_at: datetime | float) -> float | None:
+    """Unix seconds; None for a time that has come."""
+    now = time.time()
+    due = run_at.timestamp() if isinstance(run_at, datetime) else now + run_at
+    return due if due > now else None
+
+
+_open: weakref.WeakSet[JobQueue] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_at_exit() -> None:
+    """The program ends without ``close``: give back what is in flight, uncharged, and go."""
+    for queue in list(_open):
+        if os.getpid() == queue._process:
+            queue.close(drain=False, timeout=1.0)
 
 
 def _refuse_repeated_ids(tasks: list[Task]) -> None:

@@ -10,13 +10,18 @@ within ``fairness + 2`` picks. The lane is passed over at most ``fairness`` time
 more urgent lanes before it is due, and then at most once more by the one other lane
 that can be due before it.
 
+A job that was picked but may not start yet (its kind has a rate limit) is held: it
+keeps its place at the front of its lane and its share of the capacity, and lets those
+behind it pass.
+
 But: a plain data structure. No threads, no I/O, no clock.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable
+from bisect import insort
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
 
 from final.job import Priority, Task
 
@@ -24,11 +29,15 @@ from final.job import Priority, Task
 class Lane:
     """The waiting jobs of one priority. ``passed_over`` counts since it was last served."""
 
-    __slots__ = ("passed_over", "tasks")
+    __slots__ = ("held", "passed_over", "tasks")
 
     def __init__(self) -> None:
         self.tasks: deque[Task] = deque()
+        self.held: list[Task] = []
         self.passed_over = 0
+
+    def __len__(self) -> int:
+        return len(self.tasks) + len(self.held)
 
 
 class Lanes:
@@ -43,17 +52,30 @@ class Lanes:
         self.fairness = fairness
         self._by_priority = {priority: Lane() for priority in Priority}
         self._lanes = list(self._by_priority.values())
+        self._picked: list[Task] = []  # since the latest ``begin``, in this order
+        self._passed_over: list[int] = []  # as they were then
 
     def __len__(self) -> int:
-        return sum(len(lane.tasks) for lane in self._lanes)
+        """How many jobs wait in all, held ones included."""
+        return sum([len(lane.tasks) + len(lane.held) for lane in self._lanes])
 
-    def has_room(self, priority: Priority) -> bool:
-        """Whether a producer may add a job. (Retries and recovered jobs need no room.)"""
-        return len(self._by_priority[priority].tasks) < self.capacity
+    def __iter__(self) -> Iterator[Task]:
+        """All waiting jobs, lane by lane."""
+        for lane in self._lanes:
+            yield from lane.held
+            yield from lane.tasks
+
+    def ready(self) -> int:
+        """How many jobs can be picked."""
+        return sum([len(lane.tasks) for lane in self._lanes])
+
+    def room(self, priority: Priority) -> int:
+        """How many jobs a producer may add. (Retries and recovered jobs need no room.)"""
+        return self.capacity - len(self._by_priority[priority])
 
     def heads(self) -> list[Task]:
         """The first job of each lane that has one."""
-        return [lane.tasks[0] for lane in self._lanes if lane.tasks]
+        return [(lane.held or lane.tasks)[0] for lane in self._lanes if len(lane)]
 
     def append(self, task: Task) -> None:
         """Add to the back of the job's lane."""
@@ -64,14 +86,39 @@ class Lanes:
         for task in reversed(list(tasks)):
             self._by_priority[task.priority].tasks.appendleft(task)
 
-    def take_off(self, tasks: Iterable[Task]) -> None:
-        """Undo ``append`` for these jobs, given in the order they were appended."""
-        for task in reversed(list(tasks)):
+    def remove(self, task: Task) -> None:
+        """Take a waiting job out, wherever it stands."""
+        lane = self._by_priority[task.priority]
+        (lane.held if task in lane.held else lane.tasks).remove(task)
+
+    def oldest(self, priority: Priority, count: int) -> list[Task]:
+        """The first ``count`` jobs of a lane; they stay where they are."""
+        lane = self._by_priority[priority]
+        return [*lane.held, *lane.tasks][:count]
+
+    # ---- picking, and undoing it -----------------------------------------------------------
+
+    def begin(self) -> None:
+        """Picks from here on can be undone."""
+        self._picked = []
+        self._passed_over = [lane.passed_over for lane in self._lanes]
+
+    def undo(self, appended: Iterable[Task]) -> None:
+        """Restore the lanes as they were at ``begin``; ``appended`` has come since, in order."""
+        for task in self._picked:
+            lane = self._by_priority[task.priority]
+            if task in lane.held:
+                lane.held.remove(task)
+        self.put_back(self._picked)
+        for task in reversed(list(appended)):
             removed = self._by_priority[task.priority].tasks.pop()
-            assert removed is task, "lanes changed between append and take_off"
+            assert removed is task, "the lanes were changed between begin and undo"
+        for lane, passed_over in zip(self._lanes, self._passed_over, strict=True):
+            lane.passed_over = passed_over
+        self._picked = []
 
     def pick(self) -> Task | None:
-        """Take the next job by the token rule; None when all lanes are empty."""
+        """Take the next job by the token rule; None when there is none that may start."""
         waiting = [lane for lane in self._lanes if lane.tasks]
         if not waiting:
             return None
@@ -83,7 +130,9 @@ class Lanes:
             for lane in waiting[waiting.index(chosen) + 1 :]:
                 lane.passed_over += 1
         chosen.passed_over = 0
-        return chosen.tasks.popleft()
+        task = chosen.tasks.popleft()
+        self._picked.append(task)
+        return task
 
     def _first_due(self, waiting: list[Lane]) -> Lane | None:
         if self.fairness is None:
@@ -93,10 +142,25 @@ class Lanes:
                 return lane
         return None
 
-    def tokens(self) -> list[int]:
-        """The state of the token rule, to be handed to ``restore_tokens`` after a failed turn."""
-        return [lane.passed_over for lane in self._lanes]
+    def hold(self, task: Task) -> None:
+        """A picked job may not start yet; it keeps its place in line."""
+        insort(self._by_priority[task.priority].held, task, key=_place)
 
-    def restore_tokens(self, tokens: list[int]) -> None:
-        for lane, passed_over in zip(self._lanes, tokens, strict=True):
-            lane.passed_over = passed_over
+    def held_kinds(self) -> Counter[str]:
+        """How many jobs of each kind are held."""
+        return Counter(task.kind for lane in self._lanes for task in lane.held)
+
+    def release(self, kind: str, at_most: int) -> None:
+        """Jobs of this kind may be picked again, before all others in their lanes.
+
+        at_most: for each lane. As many as may start, so that no newer one passes them.
+        """
+        for lane in self._lanes if at_most else ():
+            free = [task for task in lane.held if task.kind == kind][:at_most]
+            lane.tasks.extendleft(reversed(free))
+            freed = set(free)
+            lane.held = [task for task in lane.held if task not in freed]
+
+
+def _place(task: Task) -> int:
+    return task.place

@@ -2,7 +2,7 @@
 
 A request stands in the line of the lane that its next job needs. One request may carry
 jobs for several lanes; then it goes from line to line, so that its jobs are accepted in
-the order they were given.
+the order they were given. A scheduled job needs no room: it is not in a lane yet.
 
 But: a plain data structure, used by the dispatcher's thread alone. Who has waited for
 too long says so itself (``Withdraw``), so there are no timers here.
@@ -18,6 +18,8 @@ from final.job import Priority, Task
 from final.lanes import Lanes
 from final.messages import Enqueue
 
+Accept = Callable[[Task], None]
+
 
 class Lines:
     """One line in front of each of the ``lanes``."""
@@ -31,6 +33,9 @@ class Lines:
         for line in self._lines.values():
             yield from line
 
+    def __len__(self) -> int:
+        return sum([len(line) for line in self._lines.values()])
+
     def join(self, request: Enqueue) -> None:
         """Stand at the end of the line of its first job."""
         self._lines[request.tasks[0].priority].append(request)
@@ -43,43 +48,55 @@ class Lines:
 
     def can_admit(self) -> bool:
         """Whether somebody waits for a lane that has room."""
-        return any(line and self._lanes.has_room(p) for p, line in self._lines.items())
+        return any(line and self._fits(line[0].next_task()) for line in self._lines.values())
 
-    def admit(self, accept: Callable[[Task], None]) -> list[Enqueue]:
+    def without_room(self) -> list[Enqueue]:
+        """The first in line at each full lane."""
+        firsts = [line[0] for line in self._lines.values() if line]
+        return [request for request in firsts if not self._fits(request.next_task())]
+
+    def admit(self, accept: Accept, turn_away: Accept | None) -> list[Enqueue]:
         """Call ``accept`` for each job that has room; returns the requests that had any.
 
-        ``accept`` must append the job to its lane.
+        ``accept`` must append the job to its lane. With ``turn_away``, that is called for a
+        job without room, and nobody waits.
         """
         served = []
         for priority, line in self._lines.items():
-            while line and self._lanes.has_room(priority):
+            while line and (turn_away or self._fits(line[0].next_task())):
                 request = line.popleft()
                 served.append(request)
-                self._serve(request, priority, accept)
+                self._serve(request, priority, accept, turn_away)
         return served
 
-    def _serve(self, request: Enqueue, own: Priority, accept: Callable[[Task], None]) -> None:
+    def _serve(
+        self, request: Enqueue, own: Priority, accept: Accept, turn_away: Accept | None
+    ) -> None:
         """Accept what has room of the request that is first in the line of lane ``own``."""
-        tasks = request.tasks
-        while request.planned < len(tasks):
-            task = tasks[request.planned]
-            priority = task.priority
-            if priority is not own and self._lines[priority]:
-                self._lines[priority].append(request)  # others were there first
+        while request.planned < len(request.tasks):
+            task = request.next_task()
+            if task.priority is not own and self._lines[task.priority]:
+                self._lines[task.priority].append(request)  # others were there first
                 return
-            if not self._lanes.has_room(priority):
+            if self._fits(task):
+                accept(task)
+            elif turn_away:
+                turn_away(task)
+            else:
                 # In its own line it is still its turn; in another one it is the first.
-                self._lines[priority].appendleft(request)
+                self._lines[task.priority].appendleft(request)
                 return
             request.planned += 1
-            accept(task)
+
+    def _fits(self, task: Task) -> bool:
+        return task.due_at is not None or self._lanes.room(task.priority) > 0
 
     def step_back(self, served: Iterable[Enqueue]) -> None:
         """Undo ``admit``: everybody stands where they stood before."""
         for request in reversed(list(served)):
             self.leave(request)
             request.planned = request.durable
-            self._lines[request.tasks[request.planned].priority].appendleft(request)
+            self._lines[request.next_task().priority].appendleft(request)
 
     def dissolve(self) -> list[Enqueue]:
         """Send everybody away; returns who they were."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Callable
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from final.job import Outcome, Task
@@ -69,6 +70,9 @@ class Enqueue(Question[list[str]]):
         self.planned = 0
         self.durable = 0
 
+    def next_task(self) -> Task:
+        return self.tasks[self.planned]
+
     def accepted(self) -> list[str]:
         return [task.id for task in self.tasks[: self.durable]]
 
@@ -81,12 +85,32 @@ class Watch(Question[None]):
         self.job_id = job_id
 
 
-class Retry(Question[None]):
-    """Put a dead letter back into its lane, with all its attempts."""
+class Cancel(Question[bool]):
+    """Answered with whether the job is kept from running, or told to stop."""
 
     def __init__(self, job_id: str) -> None:
         super().__init__()
         self.job_id = job_id
+
+
+class Revive(Question[int]):
+    """Put dead letters back into their lanes with all their attempts; answered with how many.
+
+    job_id: this one. Otherwise all of a kind, or, with neither, all.
+    """
+
+    def __init__(self, job_id: str | None = None, kind: str | None = None) -> None:
+        super().__init__()
+        self.job_id = job_id
+        self.kind = kind
+
+
+class Purge(Question[int]):
+    """Delete dead letters, all or those of a kind; answered with how many."""
+
+    def __init__(self, kind: str | None) -> None:
+        super().__init__()
+        self.kind = kind
 
 
 class Join(Question[None]):
@@ -116,24 +140,56 @@ class Batch:
 
     It takes from the right: both ends of a deque may be popped from different threads at the
     same time, and each job is popped once.
-    token: the fencing token of these attempts. overdue_at: when the dispatcher takes back
-    what has not started (monotonic).
+    token: the fencing token of these attempts.
+    overdue_at: when the dispatcher takes back what has not started (monotonic).
+    check_at: when it looks whether a running job is out of time; infinity for never.
+    running, started: the job that the worker is on, and since when (monotonic).
+    outcomes: of the jobs that it is through with.
+    told: the job that was told to stop. stop: what wakes or ends its handler, where there is
+        a way. worker: the thread that has the batch.
     """
 
-    __slots__ = ("claimed", "overdue_at", "tasks", "token")
+    __slots__ = (
+        "_seized",
+        "check_at",
+        "claimed",
+        "outcomes",
+        "overdue_at",
+        "running",
+        "started",
+        "stop",
+        "tasks",
+        "token",
+        "told",
+        "worker",
+    )
 
-    def __init__(self, tasks: list[Task], token: int, overdue_at: float) -> None:
+    def __init__(self, tasks: list[Task], token: int, overdue_at: float, check_at: float) -> None:
         self.claimed = tasks
         self.tasks = deque(tasks)
         self.token = token
         self.overdue_at = overdue_at
+        self.check_at = check_at
+        self.running: Task | None = None
+        self.started = 0.0
+        self.outcomes: list[Outcome] = []
+        self.stop: Callable[[], object] | None = None
+        self.told: Task | None = None
+        self.worker: threading.Thread | None = None
+        self._seized = threading.Lock()
+
+    def seize(self) -> bool:
+        """Whoever calls first gets True: the worker that is through with the batch, to report it,
+
+        or the dispatcher, to give that worker up. So no batch ends both ways, or neither.
+        """
+        return self._seized.acquire(blocking=False)
 
 
 class Report(NamedTuple):
     """A worker is through with its batch and is idle again."""
 
     batch: Batch
-    outcomes: list[Outcome]
 
 
 Message = Question[Any] | Withdraw | Report

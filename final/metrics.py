@@ -2,7 +2,8 @@
 
 The invariant, in every ``Metrics`` and for every lane of it:
 
-    queued + processing + retrying + completed + failed = accepted
+    queued + scheduled + processing + retrying
+        + completed + failed + cancelled + dropped = accepted
 
 ``Recorder`` is fed by the dispatcher after each commit and read by it alone, so a
 ``Metrics`` is a picture of one instant without a lock.
@@ -12,8 +13,8 @@ But: percentiles come from the latest jobs (1,000 per lane), not from all of the
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict, deque
-from collections.abc import Iterable, Mapping
+from collections import Counter, deque
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from final.job import Outcome, Priority, Status, Task
@@ -47,15 +48,19 @@ class Counts:
     """Jobs by status, and how many were accepted in all.
 
     The counts cover what is in the file: jobs of earlier runs count as they stand there.
+    Ended jobs stay counted when ``history`` lets go of them; purged dead letters do not.
     wait: from being ready to run until started. run: how long the handler took.
     """
 
     accepted: int = 0
     queued: int = 0
+    scheduled: int = 0
     processing: int = 0
     retrying: int = 0
     completed: int = 0
     failed: int = 0
+    cancelled: int = 0
+    dropped: int = 0
     wait: Percentiles = Percentiles()
     run: Percentiles = Percentiles()
 
@@ -105,41 +110,36 @@ class Recorder:
         self._lanes[priority].accepted += count
         self._lanes[priority].by_status[status] += count
 
-    def accepted(self, tasks: Iterable[Task]) -> None:
-        """New jobs, queued."""
+    def accepted(self, tasks: Iterable[Task], status: Status) -> None:
+        """New jobs."""
         for priority, count in Counter([task.priority for task in tasks]).items():
-            self.found(priority, Status.QUEUED, count)
+            self.found(priority, status, count)
 
     def moved(self, tasks: Iterable[Task], source: Status, target: Status) -> None:
         """Jobs that went from one status to another: the sum stays what it was."""
         for priority, count in Counter([task.priority for task in tasks]).items():
-            self._move(self._lanes[priority], count, source, target)
+            by_status = self._lanes[priority].by_status
+            by_status[source] -= count
+            by_status[target] += count
+            if target.ended:
+                self._ended += count
 
-    def started(self, tasks: Iterable[Task], now: float) -> None:
+    def purged(self, tasks: Iterable[Task]) -> None:
+        """Dead letters that were deleted."""
+        for priority, count in Counter([task.priority for task in tasks]).items():
+            self.found(priority, Status.FAILED, -count)
+
+    def started(self, tasks: Sequence[Task], now: float) -> None:
         """Queued jobs that were claimed."""
-        waits: defaultdict[Priority, list[float]] = defaultdict(list)
-        for task in tasks:
-            waits[task.priority].append(now - task.queued_at)
-        for priority, samples in waits.items():
-            lane = self._lanes[priority]
-            lane.waits.extend(samples)
-            self._move(lane, len(samples), Status.QUEUED, Status.PROCESSING)
+        self.moved(tasks, Status.QUEUED, Status.PROCESSING)
+        for task in tasks[:: _step(tasks)]:
+            self._lanes[task.priority].waits.append(now - task.queued_at)
 
-    def ended(self, outcomes: Iterable[Outcome], target: Status) -> None:
+    def ended(self, outcomes: Sequence[Outcome], target: Status) -> None:
         """Attempts that ended, and with what status for their jobs."""
-        runs: defaultdict[Priority, list[float]] = defaultdict(list)
-        for outcome in outcomes:
-            runs[outcome.task.priority].append(outcome.seconds)
-        for priority, samples in runs.items():
-            lane = self._lanes[priority]
-            lane.runs.extend(samples)
-            self._move(lane, len(samples), Status.PROCESSING, target)
-
-    def _move(self, lane: Lane, count: int, source: Status, target: Status) -> None:
-        lane.by_status[source] -= count
-        lane.by_status[target] += count
-        if target.ended:
-            self._ended += count
+        self.moved([outcome.task for outcome in outcomes], Status.PROCESSING, target)
+        for outcome in outcomes[:: _step(outcomes)]:
+            self._lanes[outcome.task.priority].runs.append(outcome.seconds)
 
     def busy(self, workers: int, now: float) -> None:
         """How many workers have jobs from ``now`` on."""
@@ -167,17 +167,19 @@ class Recorder:
         )
 
 
+def _step(events: Sequence[object]) -> int:
+    """Of many events in one turn only every so manieth is a sample: 16 to 31 of them."""
+    return max(1, len(events) // 16)
+
+
 def _counts(lanes: list[Lane]) -> Counts:
     def total(status: Status) -> int:
         return sum(lane.by_status[status] for lane in lanes)
 
+    counts = {status.value: total(status) for status in Status}
     return Counts(
         accepted=sum(lane.accepted for lane in lanes),
-        queued=total(Status.QUEUED),
-        processing=total(Status.PROCESSING),
-        retrying=total(Status.RETRYING),
-        completed=total(Status.COMPLETED),
-        failed=total(Status.FAILED),
+        **counts,
         wait=Percentiles.of(sample for lane in lanes for sample in lane.waits),
         run=Percentiles.of(sample for lane in lanes for sample in lane.runs),
     )

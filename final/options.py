@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import threading
 
 
 def require_int(name: str, value: object, least: int) -> None:
@@ -12,12 +12,24 @@ def require_int(name: str, value: object, least: int) -> None:
         raise ValueError(f"{name} must be at least {least}, not {value}.")
 
 
-def require_number(name: str, value: object, least: float = 0, most: float = math.inf) -> None:
+def require_number(
+    name: str,
+    value: object,
+    least: float = 0,
+    most: float = threading.TIMEOUT_MAX,
+    above: float | None = None,
+) -> None:
+    """From ``least`` to ``most`` (by default what a lock can wait), or above ``above``."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be a number, not {value!r}.")
-    if not math.isfinite(value) or not least <= value <= most:
-        bounds = f"from {least} to {most}" if most < math.inf else f"of at least {least}"
-        raise ValueError(f"{name} must be a number {bounds}, not {value!r}.")
+    if not least <= value <= most or (above is not None and value <= above):  # also for NaN
+        bounds = f"from {least} to {most:g}" if above is None else f"above {above}"
+        raise ValueError(f"{name} must be a number {bounds}, not {_short(value)}.")
+
+
+def _short(value: float) -> str:
+    """Some integers are too long to be written."""
+    return repr(value) if isinstance(value, float) or abs(value) < 10**18 else "one so large"
 
 
 def require_timeout(value: object) -> None:

@@ -41,7 +41,7 @@ def _encode_json(name: str, value: object) -> str:
         text.isascii() or text.encode()
         # json.dumps is forgiving: (1, 2) becomes [1, 2] and {1: 2} becomes {"1": 2}. The
         # round trip is the contract, so it is the check. Plain scalars cannot differ.
-        if type(value) not in _SCALARS and json.loads(text) != value:
+        if type(value) not in IMMUTABLE and json.loads(text) != value:
             raise TypeError(f"{name} {_what_json_changes(value)}")
     except UnicodeEncodeError:
         raise ValueError(f"{name} has text with a lone surrogate: no UTF-8 for it.") from None
@@ -54,10 +54,12 @@ def _encode_json(name: str, value: object) -> str:
         raise TypeError(reason) from None
     except ValueError as error:  # NaN and infinities, a circle, an integer of 5,000 digits
         raise ValueError(f"{name} must be bytes or a JSON value: {error}.") from None
+    except Exception as error:  # raised by the value itself, when it was looked at
+        raise TypeError(f"{name} must be bytes or a JSON value: {error!r}.") from None
     return text
 
 
-_SCALARS = frozenset({str, int, float, bool, type(None)})
+IMMUTABLE = frozenset({bytes, str, int, float, bool, type(None)})
 _dumps = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
 

@@ -1,31 +1,32 @@
-"""The pool: threads that take batches of jobs, run their handlers and report the outcomes.
+"""The pool: threads that take batches of jobs, have them run, and report the outcomes.
 
-But: a thread cannot be killed. A handler that never returns keeps its worker, and a
-queue that closes without waiting for it leaves it behind as a daemon thread.
+How an attempt is made is the business of ``runners.py``.
+
+But: a thread cannot be killed. One that ignores its time-out is abandoned: a fresh worker
+takes its place, and what it returns in the end is dropped.
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
 import queue
 import threading
 import time
-import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
-from final.job import Job, Outcome, Task
+from final.current import enter_batch
+from final.job import Outcome, Task
 from final.messages import Batch, Report
-from final.payload import decode, encode
+from final.runners import NOTHING_TO_KEEP, Handlers
 
 log = logging.getLogger("final")
 
-Handler = Callable[[Job], object]
-
 
 class WorkerPool:
-    """``count`` threads. ``handler_of(kind)`` finds the handler, ``report`` takes what came of it.
+    """``count`` threads that run jobs; ``report`` takes what came of them.
 
-    max_result: the most bytes that a handler's return value may take in stored form.
+    timeout: seconds for an attempt of a job that names none itself; None for no limit.
     """
 
     def __init__(
@@ -33,25 +34,48 @@ class WorkerPool:
         count: int,
         handlers: Handlers,
         report: Callable[[Report], None],
-        max_result: int,
+        timeout: float | None,
     ) -> None:
         self._handlers = handlers
         self._report = report
-        self._max_result = max_result
+        self._timeout = timeout
         # Waited on by idle workers: a batch, or None to leave.
         self._batches: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
-        self._threads = [
-            threading.Thread(target=self._work, name=f"final-worker-{n}", daemon=True)
-            for n in range(count)
-        ]
+        self._numbers = itertools.count()
+        # An abandoned worker is taken out: nobody waits for it any more.
+        self._threads = [self._new_thread() for _ in range(count)]
+
+    def _new_thread(self) -> threading.Thread:
+        name = f"final-worker-{next(self._numbers)}"
+        return threading.Thread(target=self._work, name=name, daemon=True)
 
     def start(self) -> None:
         for thread in self._threads:
             thread.start()
 
+    # ---- for the dispatcher ----------------------------------------------------------------
+
     def deliver(self, batch: Batch) -> None:
         """Hand a batch to an idle worker. The dispatcher knows that there is one."""
         self._batches.put(batch)
+
+    def tell(self, batch: Batch, task: Task) -> None:
+        """Tell the handler of a running job to stop. It may listen or not."""
+        batch.told = task
+        if batch.running is task and batch.stop is not None:
+            batch.stop()
+
+    def obeys(self, task: Task) -> bool:
+        """Whether ``tell`` frees the worker in any case: a coroutine, or a process."""
+        return self._handlers.of(task.kind).can_stop
+
+    def replace(self, batch: Batch) -> None:
+        """Put a fresh worker in the place of the one that has this batch."""
+        fresh = self._new_thread()
+        self._threads = [t for t in self._threads if t is not batch.worker] + [fresh]
+        fresh.start()
+
+    # ---- for the queue ---------------------------------------------------------------------
 
     def stop(self) -> None:
         """Let every worker leave when it is through with its batch."""
@@ -69,72 +93,29 @@ class WorkerPool:
 
     def _work(self) -> None:
         while (batch := self._batches.get()) is not None:
-            outcomes = []
+            batch.worker = threading.current_thread()
+            enter_batch(batch, self._timeout)
             while batch.tasks:
                 try:
                     task = batch.tasks.popleft()
                 except IndexError:
                     break  # the dispatcher has just taken back the rest
-                outcomes.append(self._attempt(task))
-            self._report(Report(batch, outcomes))
+                batch.outcomes.append(self._attempt(batch, task))
+            batch.running = None
+            if not batch.seize():
+                return  # given up, and replaced
+            self._report(Report(batch))
 
-    def _attempt(self, task: Task) -> Outcome:
-        started = time.perf_counter()
-        try:
-            job = Job(task.id, decode(task.payload), task.priority, task.kind)
-            value = self._handlers.of(task.kind)(job)
-        except BaseException as error:
-            # Also SystemExit and KeyboardInterrupt: a handler ends its attempt, not its worker.
-            seconds = time.perf_counter() - started
-            return Outcome(task, seconds, error=_line(error), traceback=_full(error))
-        seconds = time.perf_counter() - started
-        if value is None:
-            return Outcome(task, seconds)
-        try:
-            return Outcome(task, seconds, result=encode("The result", value, self._max_result))
-        except (TypeError, ValueError) as error:
-            # The work is done and must not be done again, so the job completes without it.
-            note = f"{error} The job completed; its result is not kept."
-            log.warning("job %s: %s", task.id, note)
-            return Outcome(task, seconds, note=note)
-
-
-class Handlers:
-    """Which handler runs which kind of job: one for all kinds, or one for each.
-
-    Raises TypeError or ValueError for what cannot be called.
-    """
-
-    def __init__(self, handler: Handler | Mapping[str, Handler]) -> None:
-        self._for_all = None if isinstance(handler, Mapping) else handler
-        self._by_kind = dict(handler) if isinstance(handler, Mapping) else {}
-        if self._for_all is None and not self._by_kind:
-            raise ValueError("handler is an empty mapping: give at least one kind a handler.")
-        if self._for_all is not None and not callable(self._for_all):
-            raise TypeError(
-                f"handler must be callable as handler(job), or a mapping of kinds to such, "
-                f"not {handler!r}."
-            )
-        for kind, one in self._by_kind.items():
-            if not isinstance(kind, str) or not kind:
-                raise TypeError(f"The kinds of handlers are non-empty text, not {kind!r}.")
-            if not callable(one):
-                raise TypeError(f"The handler of kind {kind!r} must be callable, not {one!r}.")
-
-    def handles(self, kind: str) -> bool:
-        return self._for_all is not None or kind in self._by_kind
-
-    def of(self, kind: str) -> Handler:
-        return self._for_all or self._by_kind[kind]
-
-    def kinds(self) -> list[str]:
-        return sorted(self._by_kind)
-
-
-def _line(error: BaseException) -> str:
-    """``ValueError: no such address``, also for an exception whose text cannot be had."""
-    return traceback.format_exception_only(error)[-1].strip()
-
-
-def _full(error: BaseException) -> str:
-    return "".join(traceback.format_exception(error))
+    def _attempt(self, batch: Batch, task: Task) -> Outcome:
+        # In this order: who reads `running` first never sees a job with an older start.
+        batch.started = started = time.monotonic()
+        batch.running = task
+        if task.cancelled:  # while it waited in the batch
+            return Outcome(task, 0.0, error="Cancelled before it started.")
+        ending = self._handlers.of(task.kind).run(batch, task)
+        if ending.note is not None:
+            log.warning("job %s: %s", task.id, ending.note)
+        seconds = time.monotonic() - started
+        return (
+            Outcome(task, seconds) if ending is NOTHING_TO_KEEP else Outcome(task, seconds, *ending)
+        )

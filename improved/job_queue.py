@@ -18,7 +18,6 @@ import enum
 import heapq
 import itertools
 import logging
-import math
 import queue
 import random
 import threading
@@ -69,8 +68,8 @@ def _require_int(name: str, value: object, least: int) -> None:
 def _require_number(name: str, value: object, least: float) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be a number, not {value!r}.")
-    if not least <= value < math.inf:
-        raise ValueError(f"{name} must be a number of at least {least}, not {value}.")
+    if not least <= value <= threading.TIMEOUT_MAX:  # what a lock can wait; NaN fails too
+        raise ValueError(f"{name} must be a number of at least {least}, and not endless.")
 
 
 def _require_timeout(timeout: object) -> None:

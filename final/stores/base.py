@@ -13,7 +13,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-from final.job import JobRecord, Outcome, Priority, Status, Task
+from final.job import AttemptRecord, JobRecord, Outcome, Priority, Status, Task
 
 
 class FailedAttempt(NamedTuple):
@@ -25,13 +25,6 @@ class FailedAttempt(NamedTuple):
     @property
     def task(self) -> Task:
         return self.outcome.task
-
-
-class Requeued(NamedTuple):
-    """A job that goes to the back of its lane; ``place`` is its new number in line."""
-
-    task: Task
-    place: int
 
 
 @dataclass(slots=True)
@@ -46,50 +39,53 @@ class Changes:
     now: float
     completed: list[Outcome] = field(default_factory=list)
     failed: list[FailedAttempt] = field(default_factory=list)
+    # Processing when the last process ended: back at their places, the attempt charged.
+    interrupted: list[Task] = field(default_factory=list)
     # Claimed, but never started: back to the front of the lane, the attempt not charged.
     returned: list[Task] = field(default_factory=list)
-    requeued: list[Requeued] = field(default_factory=list)
+    # Back into line, at the place that the job has now.
+    requeued: list[Task] = field(default_factory=list)
     # Dead letters that start over: back to the end of the lane with all their attempts.
-    revived: list[Requeued] = field(default_factory=list)
-    # New jobs are written as they stand: one that is claimed in the same turn is
-    # `processing` at its first attempt from the start, and not in `claimed`.
+    revived: list[Task] = field(default_factory=list)
     inserted: list[Task] = field(default_factory=list)
+    # New jobs that find no room and are written as dropped (overflow="drop-newest").
+    turned_away: list[Task] = field(default_factory=list)
     claimed: list[Task] = field(default_factory=list)
+    cancelled: list[Task] = field(default_factory=list)
+    dropped: list[Task] = field(default_factory=list)  # to make room for newer ones
+    forgotten: list[int] = field(default_factory=list)  # ended jobs beyond the history, by seq
 
     def __bool__(self) -> bool:
-        return bool(
-            self.completed
-            or self.failed
-            or self.returned
-            or self.requeued
-            or self.revived
-            or self.inserted
-            or self.claimed
-        )
+        """Whether there is anything to write."""
+        lists = (getattr(self, name) for name in self.__slots__ if name not in ("token", "now"))
+        return any(lists)
 
 
 class Unfinished(NamedTuple):
     """A job that has not ended. Status PROCESSING: the last process ended while it ran.
 
-    place: its number in line. due_at: Unix seconds, for one that waits for a retry.
+    due_at: Unix seconds, for one that is scheduled or waits for a retry.
+    interrupted: how many times in a row a process had ended while it ran, before that.
     """
 
     task: Task
     status: Status
-    place: int
     due_at: float | None
+    interrupted: int
 
 
 class Recovered(NamedTuple):
     """What a store holds when it is opened.
 
     unfinished: every job that has not ended, in the order of its lane.
+    ended: the numbers of completed, cancelled and dropped jobs, oldest first.
     counts: how many jobs of each priority are in each status.
     last_number: the highest number given to a job or a place in line.
     last_token: the highest fencing token.
     """
 
     unfinished: list[Unfinished]
+    ended: list[int]
     counts: dict[tuple[Priority, Status], int]
     last_number: int
     last_token: int
@@ -115,14 +111,20 @@ class Store(Protocol):
         Raises DuplicateIds for ids that are taken, StorageError for a full or broken disk.
         """
 
-    def dead_letter(self, job_id: str) -> Task | None:
-        """A job whose status is FAILED, ready to start over; None when there is none."""
+    def taken(self, job_ids: list[str]) -> set[str]:
+        """Which of these ids are there already."""
+
+    def dead_letters(self, job_id: str | None, kind: str | None) -> list[Task]:
+        """Jobs whose status is FAILED: the one, those of a kind, or all. Oldest first."""
 
     def get(self, job_id: str) -> JobRecord | None:
         """One job by its id. From any thread, also after ``close``."""
 
     def jobs(self, status: Status | None, limit: int) -> list[JobRecord]:
         """The newest jobs, newest first. From any thread, also after ``close``."""
+
+    def attempts(self, job_id: str) -> list[AttemptRecord]:
+        """The failed attempts of a job, in order. From any thread, also after ``close``."""
 
     def close(self) -> None:
         """Let go of the file; another process may open it now."""

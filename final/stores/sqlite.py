@@ -19,6 +19,7 @@ WAL-reset bug that SQLite has documented for releases before 3.51.3.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import sqlite3
@@ -31,7 +32,7 @@ from typing import Any
 import filelock
 
 from final.errors import StorageError
-from final.job import JobRecord, Priority, Status, Task
+from final.job import AttemptRecord, JobRecord, Outcome, Priority, Status, Task
 from final.payload import Stored, decode
 from final.stores.base import Changes, DuplicateIds, Recovered, Unfinished
 
@@ -39,7 +40,8 @@ APPLICATION_ID = 0x4A4F4251  # "JOBQ": tells our files from other SQLite databas
 SCHEMA_VERSION = 1
 
 # Columns without a type keep what they are given: BLOB for bytes, TEXT for JSON.
-SCHEMA = """
+SCHEMA = (
+    """
 CREATE TABLE job (
     seq         INTEGER PRIMARY KEY,   -- the order of acceptance
     id          TEXT NOT NULL UNIQUE,
@@ -50,20 +52,39 @@ CREATE TABLE job (
     attempts    INTEGER NOT NULL,      -- started so far, the running one included
     token       INTEGER NOT NULL,      -- fencing token of the latest attempt
     place       INTEGER,               -- number in line of a job that came back; else seq
+    interrupted INTEGER NOT NULL,      -- times in a row that the process ended while it ran
     enqueued_at REAL NOT NULL,         -- all times are Unix seconds
     started_at  REAL,
     ended_at    REAL,
     due_at      REAL,
+    timeout     REAL,                  -- seconds per attempt
     result,
     error       TEXT
 )
-"""
+""",
+    """
+-- Attempts that failed: the price of the details is paid by those jobs alone.
+CREATE TABLE failure (
+    seq         INTEGER NOT NULL,      -- of the job
+    token       INTEGER NOT NULL,
+    number      INTEGER NOT NULL,
+    started_at  REAL NOT NULL,
+    ended_at    REAL NOT NULL,
+    error       TEXT NOT NULL,
+    traceback   TEXT NOT NULL,
+    PRIMARY KEY (seq, token)
+) WITHOUT ROWID
+""",
+)
 
 RECORD_COLUMNS = (
     "id, payload, priority, kind, status, attempts, "
-    "enqueued_at, started_at, ended_at, due_at, result, error"
+    "enqueued_at, started_at, ended_at, due_at, result, error, timeout"
 )
-TASK_COLUMNS = "id, payload, priority, kind, seq, attempts, token, enqueued_at"
+TASK_COLUMNS = (
+    "id, payload, priority, kind, timeout, seq, coalesce(place, seq) AS line, "
+    "attempts, token, enqueued_at"
+)
 UNFINISHED = ", ".join(f"'{status}'" for status in Status if not status.ended)
 
 
@@ -97,12 +118,12 @@ class SqliteStore:
     def recover(self) -> Recovered:
         with _translated(f"Cannot read {self._path}"):
             rows = self._writer.execute(
-                f"SELECT {TASK_COLUMNS}, status, coalesce(place, seq) AS line, due_at"
+                f"SELECT {TASK_COLUMNS}, status, due_at, interrupted"
                 f" FROM job WHERE status IN ({UNFINISHED}) ORDER BY line"
             )
             unfinished = [
-                Unfinished(_task(*columns), Status(status), place, due_at)
-                for *columns, status, place, due_at in rows
+                Unfinished(_task(*columns), Status(status), due_at, interrupted)
+                for *columns, status, due_at, interrupted in rows
             ]
             counts = {
                 (Priority(priority), Status(status)): count
@@ -110,11 +131,17 @@ class SqliteStore:
                     "SELECT priority, status, count(*) FROM job GROUP BY priority, status"
                 )
             }
+            ended = [
+                seq
+                for (seq,) in self._writer.execute(
+                    "SELECT seq FROM job WHERE status IN ('completed', 'cancelled', 'dropped')"
+                )
+            ]
             last_number, last_token = self._writer.execute(
                 "SELECT coalesce(max(max(seq, coalesce(place, 0))), 0), coalesce(max(token), 0)"
                 " FROM job"
             ).fetchone()
-        return Recovered(unfinished, counts, last_number, last_token)
+        return Recovered(unfinished, ended, counts, last_number, last_token)
 
     def commit(self, changes: Changes) -> None:
         with self._mutex if self._in_memory else contextlib.nullcontext():
@@ -152,13 +179,24 @@ class SqliteStore:
                 )
         if changes.failed:
             executemany(
-                "UPDATE job SET status = ?, ended_at = ?, due_at = ?, error = ? WHERE seq = ?",
+                "UPDATE job SET status = ?, ended_at = ?, due_at = ?, error = ?, interrupted = 0"
+                " WHERE seq = ?",
                 [
                     ("failed", now, None, outcome.error, outcome.task.seq)
                     if due_at is None
                     else ("retrying", None, due_at, outcome.error, outcome.task.seq)
                     for outcome, due_at in changes.failed
                 ],
+            )
+            executemany(
+                "INSERT OR REPLACE INTO failure VALUES (?, ?, ?, ?, ?, ?, ?)",
+                [_failure_row(outcome, now) for outcome, _ in changes.failed],
+            )
+        if changes.interrupted:
+            execute(
+                "UPDATE job SET status = 'queued', interrupted = interrupted + 1"
+                " WHERE seq IN (SELECT value FROM json_each(?))",
+                (_seqs(changes.interrupted),),
             )
         if changes.returned:
             execute(
@@ -169,59 +207,76 @@ class SqliteStore:
         if changes.requeued:
             executemany(
                 "UPDATE job SET status = 'queued', due_at = NULL, place = ? WHERE seq = ?",
-                [(place, task.seq) for task, place in changes.requeued],
+                [(task.place, task.seq) for task in changes.requeued],
             )
         if changes.revived:
             executemany(
                 "UPDATE job SET status = 'queued', attempts = 0, ended_at = NULL, place = ?"
                 " WHERE seq = ?",
-                [(place, task.seq) for task, place in changes.revived],
+                [(task.place, task.seq) for task in changes.revived],
             )
         if changes.inserted:
-            self._insert(changes)
+            self._insert(changes.inserted, now)
+        if changes.turned_away:
+            self._insert(changes.turned_away, now)
+            self._end_as("dropped", changes.turned_away, now)
         if changes.claimed:
             execute(
                 "UPDATE job SET status = 'processing', attempts = attempts + 1, token = ?,"
                 " started_at = ? WHERE seq IN (SELECT value FROM json_each(?))",
                 (changes.token, now, _seqs(changes.claimed)),
             )
+        if changes.cancelled:
+            self._end_as("cancelled", changes.cancelled, now)
+        if changes.dropped:
+            self._end_as("dropped", changes.dropped, now)
+        if changes.forgotten:
+            for table in ("job", "failure"):
+                execute(
+                    f"DELETE FROM {table} WHERE seq IN (SELECT value FROM json_each(?))",
+                    (str(changes.forgotten),),
+                )
 
-    def _insert(self, changes: Changes) -> None:
-        tasks, now, start = changes.inserted, changes.now, 0
+    def _end_as(self, status: str, tasks: list[Task], now: float) -> None:
+        self._writer.execute(
+            "UPDATE job SET status = ?, ended_at = ?, due_at = NULL"
+            " WHERE seq IN (SELECT value FROM json_each(?))",
+            (status, now, _seqs(tasks)),
+        )
+
+    def _insert(self, tasks: list[Task], now: float) -> None:
+        """New rows. Few values each: what all of them share is bound once, as ?1."""
+        start = 0
         try:
             # Sizes are powers of two, so that a handful of prepared statements is enough.
             while start < len(tasks):
                 size = min(512, 1 << (len(tasks) - start).bit_length() - 1)
-                row_by_row: list[object] = []
+                values: list[object] = [now]
                 for task in tasks[start : start + size]:
-                    row_by_row += (
-                        task.seq,
-                        task.id,
-                        task.kind,
-                        _PLAIN[task.priority],
-                        task.payload,
-                        "processing" if task.attempts else "queued",
-                        task.attempts,
-                        task.token,
-                        task.enqueued_at,
-                        now if task.attempts else None,
-                    )
-                self._writer.execute(_insert_statement(size), row_by_row)
+                    values += (task.seq, task.id, task.kind, _PLAIN[task.priority], task.payload)
+                    values += (task.due_at, task.timeout)
+                self._writer.execute(_insert_statement(size), values)
                 start += size
         except sqlite3.IntegrityError:
             self._writer.execute("ROLLBACK")
-            taken = self._writer.execute(
-                "SELECT id FROM job WHERE id IN (SELECT value FROM json_each(?))",
-                (json.dumps([task.id for task in changes.inserted]),),
-            )
-            raise DuplicateIds([job_id for (job_id,) in taken]) from None
+            raise DuplicateIds(self.taken([task.id for task in tasks])) from None
 
-    def dead_letter(self, job_id: str) -> Task | None:
+    def taken(self, job_ids: list[str]) -> set[str]:
         with _translated(f"Cannot read {self._path}"):
-            row = self._writer.execute(
-                f"SELECT {TASK_COLUMNS} FROM job WHERE id = ? AND status = 'failed'", (job_id,)
-            ).fetchone()
-        return None if row is None else _task(*row)
+            rows = self._writer.execute(
+                "SELECT id FROM job WHERE id IN (SELECT value FROM json_each(?))",
+                (json.dumps(job_ids),),
+            )
+            return {job_id for (job_id,) in rows}
+
+    def dead_letters(self, job_id: str | None, kind: str | None) -> list[Task]:
+        with _translated(f"Cannot read {self._path}"):
+            rows = self._writer.execute(
+                f"SELECT {TASK_COLUMNS} FROM job WHERE status = 'failed'"
+                " AND id = coalesce(?, id) AND kind = coalesce(?, kind) ORDER BY seq",
+                (job_id, kind),
+            )
+            return [_task(*row) for row in rows]
 
     def get(self, job_id: str) -> JobRecord | None:
         records = self._look_up("WHERE id = ?", (job_id,))
@@ -231,6 +286,15 @@ class SqliteStore:
         if status is None:
             return self._look_up("ORDER BY seq DESC LIMIT ?", (limit,))
         return self._look_up("WHERE status = ? ORDER BY seq DESC LIMIT ?", (status, limit))
+
+    def attempts(self, job_id: str) -> list[AttemptRecord]:
+        with self._mutex, _translated(f"Cannot read {self._path}"), self._reading() as reader:
+            rows = reader.execute(
+                "SELECT number, failure.started_at, failure.ended_at, failure.error, traceback"
+                " FROM failure JOIN job USING (seq) WHERE job.id = ? ORDER BY failure.token",
+                (job_id,),
+            ).fetchall()
+        return [AttemptRecord(*row) for row in rows]
 
     def _look_up(self, clause: str, values: Sequence[object]) -> list[JobRecord]:
         with self._mutex, _translated(f"Cannot read {self._path}"), self._reading() as reader:
@@ -290,19 +354,26 @@ class SqliteStore:
             )
         if not tables:
             pragma("BEGIN EXCLUSIVE")
-            pragma(SCHEMA)
+            for statement in SCHEMA:
+                pragma(statement)
             pragma(f"PRAGMA application_id = {APPLICATION_ID}")
-            pragma(f"PRAGMA user_version = {SCHEMA_VERSION}")
             pragma("COMMIT")
         (verdict,) = pragma("PRAGMA quick_check(1)").fetchone()
         if verdict != "ok":
-            raise StorageError(_DAMAGED.format(self._path, verdict))
+            raise StorageError(_DAMAGED.format(self._path, " ".join(verdict.split())))
         pragma("PRAGMA journal_mode = WAL")
         pragma(f"PRAGMA synchronous = {durability}")
+        # On macOS a plain fsync stops at the drive's cache; this one goes through. (No other
+        # system knows the difference.)
+        pragma(f"PRAGMA fullfsync = {int(durability == 'full')}")
+        # Nothing new, but it is written: a file that may only be read is found out here.
+        pragma(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
 
 def _own(path: str) -> filelock.BaseFileLock:
     """Take the lock file next to the database, or say who has it."""
+    if "\0" in path:
+        raise StorageError(f"{path!r} has a null character: no file can have that name.")
     place = Path(path)
     if place.is_dir():
         raise StorageError(f"{path} is a folder: give the path of a file in it.")
@@ -315,20 +386,24 @@ def _own(path: str) -> filelock.BaseFileLock:
         lock.acquire(blocking=False)
         Path(lock_path).write_text(str(os.getpid()), encoding="ascii")
     except filelock.Timeout:
-        with contextlib.suppress(OSError):
-            pid = Path(lock_path).read_text(encoding="ascii")
-            owner = f"process {pid}" + (" (this one)" if pid == str(os.getpid()) else "")
-            raise StorageError(
-                f"{path} is in use by {owner}: one process owns a file. Close it there first, "
-                f"or choose another path."
-            ) from None
-        raise StorageError(f"{path} is in use by another process: close it there first.") from None
+        raise StorageError(
+            f"{path} is in use by {_owner(lock_path)}: one process owns a file. Close it there "
+            "first, or choose another path."
+        ) from None
     except OSError as error:
         lock.release()
         raise StorageError(
             f"Cannot write next to {path}: {error.strerror}. Choose a path you may write to."
         ) from None
     return lock
+
+
+def _owner(lock_path: str) -> str:
+    try:
+        pid = Path(lock_path).read_text(encoding="ascii")
+    except OSError:  # Windows does not let us read what another process has locked
+        return "another process"
+    return f"process {pid}" + (" (this one)" if pid == str(os.getpid()) else "")
 
 
 @contextlib.contextmanager
@@ -362,16 +437,30 @@ _ADVICE = {
 _PLAIN = {priority: str(priority.value) for priority in Priority}
 
 
+@functools.cache
 def _insert_statement(rows: int) -> str:
+    def row(n: int) -> str:
+        seq, job_id, kind, priority, payload, due_at, timeout = (f"?{n + i}" for i in range(7))
+        status = f"iif({due_at} IS NULL, 'queued', 'scheduled')"
+        return f"({seq},{job_id},{kind},{priority},{payload},{status},0,0,0,?1,{due_at},{timeout})"
+
+    rows_text = ", ".join(row(2 + 7 * n) for n in range(rows))
     return (
-        "INSERT INTO job (seq, id, kind, priority, payload, status, attempts, token,"
-        " enqueued_at, started_at) VALUES " + ", ".join(["(?,?,?,?,?,?,?,?,?,?)"] * rows)
+        "INSERT INTO job (seq, id, kind, priority, payload, status, attempts, token, interrupted,"
+        f" enqueued_at, due_at, timeout) VALUES {rows_text}"
     )
 
 
 def _seqs(tasks: Sequence[Task]) -> str:
     """The numbers of these jobs as the JSON text that ``json_each`` takes apart."""
     return str([task.seq for task in tasks])  # a list of integers reads the same in both
+
+
+def _failure_row(outcome: Outcome, now: float) -> tuple[object, ...]:
+    task = outcome.task
+    started_at = now - outcome.seconds
+    error, trace = outcome.error, outcome.traceback
+    return task.seq, task.token, task.attempts, started_at, now, error, trace
 
 
 def _task(job_id: str, payload: Stored, priority: str, *rest: Any) -> Task:
@@ -392,6 +481,7 @@ def _record(
     due_at: float | None,
     result: Any,
     error: str | None,
+    timeout: float | None,
 ) -> JobRecord:
     return JobRecord(
         job_id,
@@ -406,4 +496,5 @@ def _record(
         due_at,
         None if result is None else decode(result),
         error,
+        timeout,
     )

@@ -1,0 +1,79 @@
+"""``current_job()``: what a handler may ask about the job that it runs.
+
+A handler that takes its time should look at ``cancelled`` now and then and use ``sleep``
+instead of ``time.sleep``: then ``cancel``, a time-out and a shutdown reach it.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from contextvars import ContextVar
+
+from final.job import Task
+from final.messages import Batch
+
+
+class CurrentJob:
+    """The job that runs in this thread, coroutine or process.
+
+    id, attempt (from 1): which one. token: its fencing token, a number that only grows; hand
+        it to another system that should refuse what an older attempt sends late.
+    deadline: in the seconds of time.monotonic(); None without a time-out.
+    """
+
+    def __init__(self, task: Task, deadline: float | None, batch: Batch | None) -> None:
+        self.id = task.id
+        self.attempt = task.attempts
+        self.token = task.token
+        self.deadline = deadline
+        self._task = task
+        self._batch = batch
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether to stop: the job was cancelled, or its time is up."""
+        late = self.deadline is not None and time.monotonic() >= self.deadline
+        return late or (self._batch is not None and self._batch.told is self._task)
+
+    def sleep(self, seconds: float) -> bool:
+        """Sleep, but no longer than until ``cancelled``. Returns whether to go on."""
+        until = time.monotonic() + seconds
+        if self.deadline is not None:
+            until = min(until, self.deadline)
+        wake = threading.Event()
+        if self._batch is not None:
+            self._batch.stop = wake.set  # first this, then the look at `cancelled`
+        while not self.cancelled and (remaining := until - time.monotonic()) > 0:
+            wake.wait(remaining)
+        return not self.cancelled
+
+
+# What the worker of this context is on. A coroutine inherits it from the worker that waits
+# for it; in a process of its own it is set there.
+_running: ContextVar[CurrentJob | tuple[Batch, float | None]] = ContextVar("final.current_job")
+
+
+def current_job() -> CurrentJob:
+    """The job that the calling handler runs. Raises RuntimeError outside of a handler."""
+    running = _running.get(None)
+    if running is None:
+        raise RuntimeError("current_job() is for handlers: no job runs in this thread.")
+    if isinstance(running, CurrentJob):
+        return running
+    batch, default_timeout = running
+    task = batch.running
+    if task is None:
+        raise RuntimeError("current_job() is for handlers: no job runs in this thread.")
+    timeout = default_timeout if task.timeout is None else task.timeout
+    return CurrentJob(task, None if timeout is None else batch.started + timeout, batch)
+
+
+def enter_batch(batch: Batch, default_timeout: float | None) -> None:
+    """This thread works on ``batch`` now. Once a batch, so that quick jobs pay nothing."""
+    _running.set((batch, default_timeout))
+
+
+def enter_job(job: CurrentJob) -> None:
+    """This process runs ``job`` now."""
+    _running.set(job)

@@ -1,0 +1,423 @@
+"""Rate limits: exact over time, in order, and without keeping anybody awake."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from final import Job, JobQueue, LeakyBucket, Priority, QueueFull, Status, TokenBucket
+from final.batches import Batches
+from final.job import Task
+from final.lanes import Lanes
+from final.limits import Gate, Limit
+from tests.final.helpers import AT_ONCE, OpenQueue, nothing
+from tests.helpers import DEADLINE, Background, Journal
+from tests.helpers import Gate as Door
+
+HIGH, MEDIUM, LOW = Priority
+MINUTE = 60.0
+EVER = 86_400.0  # virtual seconds
+
+
+def starts(limit: Limit, until: float, late: Callable[[int], float] = lambda n: 0.0) -> list[float]:
+    """When jobs start if there are always some waiting; look n comes ``late(n)`` seconds late."""
+    meter = limit.meter(0.0)
+    times: list[float] = []
+    now = 0.0
+    while (now := max(now, meter.next_at(now))) <= until:
+        now += late(len(times))
+        meter.take(now)
+        times.append(now)
+    return times
+
+
+def most_beyond_rate(times: list[float], rate: float) -> float:
+    """By how many starts any stretch of time had more than its share, both ends included."""
+    worst = lowest = -math.inf
+    for n, at in enumerate(times):
+        lowest = max(lowest, rate * at - n)
+        worst = max(worst, n + 1 - rate * at + lowest)
+    return worst
+
+
+class TestTokenBucket:
+    @pytest.mark.parametrize("rate", [0.5, 7, 100 / 3, 100, 999.9])
+    @pytest.mark.parametrize("burst", [1, 10])
+    def test_over_a_minute_it_is_exact(self, rate: float, burst: int) -> None:
+        times = starts(TokenBucket(rate, burst), MINUTE)
+        assert rate * MINUTE - 1e-6 <= len(times) <= rate * MINUTE + burst + 1e-6
+        assert most_beyond_rate(times, rate) <= burst + 1e-6  # that is: in every window
+
+    def test_a_late_look_loses_nothing(self) -> None:
+        times = starts(TokenBucket(100, 10), MINUTE, late=lambda n: (n % 10) * 0.0009)
+        assert len(times) >= 100 * MINUTE
+        assert most_beyond_rate(times, 100) <= 10 + 1e-6
+
+    def test_after_a_pause_there_is_one_burst_and_no_more(self) -> None:
+        meter = TokenBucket(rate=2, burst=3).meter(0.0)
+        for pause_ends in (0.0, 1000.0, 2000.0):
+            for _ in range(3):
+                assert meter.next_at(pause_ends) <= pause_ends
+                meter.take(pause_ends)
+            assert meter.next_at(pause_ends) == pytest.approx(pause_ends + 0.5)
+
+    @given(
+        rate=st.floats(0.01, 1000),
+        burst=st.integers(1, 50),
+        looks=st.lists(st.floats(0, 3), min_size=1, max_size=200),
+    )
+    def test_no_window_has_more_than_its_share(
+        self, rate: float, burst: int, looks: list[float]
+    ) -> None:
+        assert most_beyond_rate(greedy(TokenBucket(rate, burst), looks), rate) <= burst + 1e-3
+
+
+class TestLeakyBucket:
+    @pytest.mark.parametrize("rate", [0.5, 7, 100 / 3, 100, 999.9])
+    def test_over_a_minute_it_is_exact_and_even(self, rate: float) -> None:
+        times = starts(LeakyBucket(rate), MINUTE)
+        assert abs(len(times) - rate * MINUTE) <= 1 + 1e-6
+        gaps = [b - a for a, b in itertools.pairwise(times)]
+        assert gaps == pytest.approx([1 / rate] * len(gaps))
+
+    def test_it_stays_so_when_each_look_is_a_little_late(self) -> None:
+        """The dispatcher never wakes at the very moment; that must not add up."""
+        times = starts(LeakyBucket(100), MINUTE, late=lambda n: (n % 10) * 0.0009)
+        assert abs(len(times) - 100 * MINUTE) <= 1
+        for n, at in enumerate(times):
+            assert -1e-9 <= at - n / 100 < 0.01
+
+    def test_after_a_pause_there_is_no_burst(self) -> None:
+        meter = LeakyBucket(rate=10).meter(0.0)
+        meter.take(0.0)
+        meter.take(1000.0)
+        assert meter.next_at(1000.0) == pytest.approx(1000.1)
+
+    @pytest.mark.parametrize("late", [0.25, 0.5, 0.75, 1.0, 1.5])
+    def test_two_never_start_at_once(self, late: float) -> None:
+        meter = LeakyBucket(rate=1).meter(0.0)
+        meter.take(late)
+        assert meter.next_at(late) > late
+
+    @given(rate=st.floats(0.01, 1000), looks=st.lists(st.floats(0, 3), min_size=1, max_size=200))
+    def test_no_window_has_more_than_its_share(self, rate: float, looks: list[float]) -> None:
+        # One for the window's edge, and one because a start may be late and the next in time.
+        assert most_beyond_rate(greedy(LeakyBucket(rate), looks), rate) <= 2 + 1e-3
+
+
+def greedy(limit: Limit, pauses: list[float]) -> list[float]:
+    """Start as many as allowed at each look; the looks are ``pauses`` apart."""
+    meter, now, times = limit.meter(0.0), 0.0, []
+    for pause in pauses:
+        now += pause
+        while meter.next_at(now) <= now:
+            meter.take(now)
+            times.append(now)
+    return times
+
+
+class TestGate:
+    @given(
+        limit=st.one_of(
+            st.builds(TokenBucket, st.floats(0.1, 100), st.integers(1, 9)),
+            st.builds(LeakyBucket, st.floats(0.1, 100)),
+        ),
+        by_kind=st.booleans(),
+        before=st.lists(st.floats(0, 1), max_size=20),
+        undone=st.integers(1, 9),
+    )
+    def test_restore_undoes_what_was_taken(
+        self, limit: Limit, by_kind: bool, before: list[float], undone: int
+    ) -> None:
+        gate = Gate({"mail": limit} if by_kind else limit, 0.0)
+        now = 0.0
+
+        def take() -> bool:
+            return gate.is_open(now) and gate.admits("mail", now)
+
+        for pause in before:
+            now += pause
+            take()
+        state, due = gate.state(), gate.next_at(["mail"] if by_kind else [], True, now)
+        for _ in range(undone):
+            take()
+        gate.restore(state)
+        assert gate.state() == state
+        assert gate.next_at(["mail"] if by_kind else [], True, now) == due
+
+    def test_a_kind_without_a_limit_passes(self) -> None:
+        gate = Gate({"mail": LeakyBucket(1)}, 0.0)
+        assert gate.admits("mail", 0.0)
+        assert not gate.admits("mail", 0.0)
+        assert gate.admits("other", 0.0)
+
+    def test_it_says_when_to_look_again(self) -> None:
+        gate = Gate({"mail": LeakyBucket(2), "sms": TokenBucket(10)}, 0.0)
+        assert gate.next_at([], True, 0.0) == math.inf
+        assert gate.admits("mail", 0.0)
+        assert gate.admits("sms", 0.0)
+        assert gate.next_at(["mail"], True, 0.0) == pytest.approx(0.5)
+        assert gate.next_at(["mail", "sms"], True, 0.0) == pytest.approx(0.1)
+
+    def test_a_limit_for_all_counts_only_while_jobs_wait(self) -> None:
+        gate = Gate(LeakyBucket(2), 0.0)
+        assert gate.admits("mail", 0.0)
+        assert gate.next_at([], True, 0.0) == pytest.approx(0.5)
+        assert gate.next_at([], False, 0.0) == math.inf
+
+
+class TestBadValues:
+    @pytest.mark.parametrize("bucket", [TokenBucket, LeakyBucket])
+    @pytest.mark.parametrize("rate", [0, -1, math.nan, math.inf])
+    def test_a_rate_must_be_above_0(self, bucket: Callable[[float], Limit], rate: float) -> None:
+        with pytest.raises(ValueError, match=r"Bucket.rate must be a number .*, not "):
+            bucket(rate)
+
+    @pytest.mark.parametrize("bucket", [TokenBucket, LeakyBucket])
+    @pytest.mark.parametrize("rate", ["10/s", None, True])
+    def test_a_rate_must_be_a_number(self, bucket: Callable[[object], Limit], rate: object) -> None:
+        with pytest.raises(TypeError, match=r"Bucket.rate must be a number, not "):
+            bucket(rate)
+
+    @pytest.mark.parametrize(("burst", "error"), [(0, ValueError), (1.5, TypeError)])
+    def test_a_burst_must_be_a_whole_number(self, burst: int, error: type[Exception]) -> None:
+        with pytest.raises(error, match=r"TokenBucket.burst must be "):
+            TokenBucket(10, burst)
+
+    @pytest.mark.parametrize("limit", [10, "10/s", {"mail": 10}, [LeakyBucket(1)]])
+    def test_a_limit_must_be_one(self, limit: object) -> None:
+        with pytest.raises(TypeError, match="rate_limit must be a TokenBucket, a LeakyBucket, or"):
+            JobQueue(nothing, rate_limit=limit)  # type: ignore[arg-type]
+
+
+class TestOrder:
+    """Held jobs keep their places. Here without threads, in virtual time."""
+
+    def test_jobs_of_a_kind_start_in_their_order_over_many_holds(self) -> None:
+        lanes, gate = Lanes(1000, fairness=10), Gate({"limited": TokenBucket(10, burst=3)}, 0.0)
+        batches = Batches(4, gate, None)
+        jobs = [
+            Task(
+                str(n), "null", list(Priority)[n % 3], kind="limited" if n % 2 else "free", place=n
+            )
+            for n in range(600)
+        ]
+        started: list[Task] = []
+        for turn in range(2000):
+            for job in jobs[turn * 7 : turn * 7 + 7]:  # they come in while others are held
+                lanes.append(job)
+            started += plan(batches, lanes, now=turn / 50)
+        assert len(started) == len(jobs)
+        for lane in Priority:
+            for kind in ("limited", "free"):
+                ran = [task.place for task in started if (task.priority, task.kind) == (lane, kind)]
+                assert ran == sorted(ran)
+
+    def test_a_newer_job_does_not_pass_many_held_ones(self) -> None:
+        """All workers come free at once after a pause: then more may start than ever before."""
+        lanes, gate = Lanes(1000, fairness=10), Gate({"limited": TokenBucket(1, burst=200)}, 0.0)
+        batches = Batches(4, gate, None)
+        batches._cost["limited"] = 1e-6  # so that a worker gets many
+        while gate.admits("limited", 0.0):
+            pass
+        for n in range(150):
+            lanes.append(Task(str(n), "null", MEDIUM, "limited", place=n))
+        assert plan(batches, lanes, now=0.0) == []
+        for n in range(150, 200):
+            lanes.append(Task(str(n), "null", MEDIUM, "limited", place=n))
+        started = [task.place for task in plan(batches, lanes, now=EVER)]
+        assert started == list(range(len(started)))
+        assert len(started) > 150
+
+    def test_a_failed_commit_leaves_everybody_in_place(self) -> None:
+        lanes, gate = Lanes(1000, fairness=10), Gate({"limited": TokenBucket(1, burst=2)}, 0.0)
+        batches = Batches(2, gate, None)
+        for n in range(20):
+            kind = "limited" if n % 2 else "free"
+            lanes.append(Task(str(n), "null", MEDIUM, kind, place=n))
+        for now in (0.0, 10.0):
+            before = [task.place for task in lanes]
+            state = gate.state()
+            lanes.begin()
+            assert batches.plan(lanes, 1, now) != []
+            lanes.undo([])
+            gate.restore(state)
+            assert sorted(task.place for task in lanes) == sorted(before)
+            started = plan(batches, lanes, now)
+            for kind in ("limited", "free"):
+                left = [task.place for task in (*started, *lanes) if task.kind == kind]
+                assert left == sorted(left)
+
+
+def plan(batches: Batches, lanes: Lanes, now: float) -> Iterable[Task]:
+    """One turn: what starts. All workers are idle again afterwards."""
+    lanes.begin()
+    return [task for batch in batches.plan(lanes, 1, now) for task in batch.claimed]
+
+
+class TestInAQueue:
+    @pytest.mark.parametrize(
+        # A leaky bucket's first start may be late, and the second in time.
+        ("limit", "burst"),
+        [(TokenBucket(100, burst=10), 10), (LeakyBucket(100), 2)],
+    )
+    def test_jobs_take_the_time_that_they_must(
+        self, open_queue: OpenQueue, limit: Limit, burst: int
+    ) -> None:
+        times: list[float] = []
+        queue = open_queue(lambda job: times.append(time.monotonic()), rate_limit=limit)
+        began = time.monotonic()
+        queue.enqueue_many([Job() for _ in range(50)])
+        queue.join(DEADLINE)
+        assert len(times) == 50
+        assert max(times) - began >= (50 - burst) / 100 - 0.001
+
+    def test_a_limited_kind_does_not_hold_up_the_others(self, open_queue: OpenQueue) -> None:
+        ran = Journal()
+        handlers = {"limited": lambda job: ran.write("limited"), "free": nothing}
+        queue = open_queue(
+            handlers, workers=1, rate_limit={"limited": TokenBucket(1 / EVER, burst=1)}
+        )
+        queue.enqueue_many([Job(kind="limited") for _ in range(10)])
+        free = queue.enqueue_many([Job(kind="free") for _ in range(100)])
+        assert queue.wait(free[-1], DEADLINE).status is Status.COMPLETED
+        counts = queue.metrics()
+        assert (counts.completed, counts.queued) == (101, 9)
+        assert ran.entries == ["limited"]
+
+    def test_a_limit_for_all_counts_every_kind_and_every_attempt(
+        self, open_queue: OpenQueue
+    ) -> None:
+        ran = Journal()
+
+        def fails(job: Job) -> None:
+            ran.write(job.kind)
+            raise ValueError("no")
+
+        queue = open_queue(
+            {"a": fails, "b": lambda job: ran.write(job.kind)},
+            workers=1,
+            backoff=AT_ONCE,
+            max_retries=1,
+            rate_limit=TokenBucket(1 / EVER, burst=4),
+        )
+        queue.enqueue_many([Job(kind="a"), Job(kind="b"), Job(kind="b"), Job(kind="b")])
+        ran.wait_for_count(4)
+        eventual = queue.metrics()
+        assert eventual.completed + eventual.failed + eventual.queued + eventual.processing == 4
+        assert sorted(ran.entries) in (["a", "b", "b", "b"], ["a", "a", "b", "b"])
+
+    def test_order_within_a_limited_kind_is_kept(self, open_queue: OpenQueue) -> None:
+        ran: list[tuple[Priority, int]] = []
+        queue = open_queue(
+            {"limited": lambda job: ran.append((job.priority, job.payload)), "free": nothing},
+            workers=1,
+            rate_limit={"limited": TokenBucket(400, burst=5)},
+        )
+        jobs = [
+            Job(payload=n, priority=list(Priority)[n % 3], kind="free" if n % 4 == 3 else "limited")
+            for n in range(200)
+        ]
+        for start in range(0, 200, 20):
+            queue.enqueue_many(jobs[start : start + 20])
+        queue.join(DEADLINE)
+        assert len(ran) == 150
+        for lane in Priority:
+            numbers = [n for priority, n in ran if priority is lane]
+            assert numbers == sorted(numbers)
+
+    def test_held_jobs_count_for_the_capacity(self, open_queue: OpenQueue) -> None:
+        queue = open_queue(
+            {"limited": nothing, "free": nothing},
+            capacity=5,
+            overflow="reject",
+            rate_limit={"limited": TokenBucket(1 / EVER, burst=1)},
+        )
+        queue.wait(queue.enqueue(Job(kind="limited")), DEADLINE)
+        queue.enqueue_many([Job(kind="limited") for _ in range(5)])
+        with pytest.raises(QueueFull, match=r"medium lane had no room .*\(capacity 5\)"):
+            queue.enqueue(Job(kind="free"))
+        assert queue.enqueue(Job("urgent", kind="free", priority=HIGH)) == "urgent"
+        assert queue.metrics().queued >= 5
+
+    def test_load_is_shed_at_once_when_it_comes_faster_than_it_may_run(
+        self, open_queue: OpenQueue
+    ) -> None:
+        queue = open_queue(
+            nothing, capacity=10, overflow="reject", rate_limit=TokenBucket(1 / EVER, burst=5)
+        )
+        shed = 0
+        for _ in range(100):
+            try:
+                queue.enqueue(Job())
+            except QueueFull:
+                shed += 1
+        assert shed == 100 - 10 - 5
+        assert queue.metrics().accepted == 15
+
+    def test_the_dispatcher_sleeps_between_the_starts(
+        self, open_queue: OpenQueue, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        queue = open_queue(
+            {"limited": nothing, "free": nothing}, rate_limit={"limited": LeakyBucket(100)}
+        )
+        turns = count_turns(queue, monkeypatch)
+        queue.enqueue_many([Job(kind="limited") for _ in range(30)])
+        queue.join(DEADLINE)
+        # A turn for each start and for each outcome, and some for what the test itself asks.
+        assert 30 <= len(turns) <= 30 * 3 + 10
+
+    def test_nothing_turns_while_the_workers_are_busy(
+        self, open_queue: OpenQueue, gate: Door, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        started = Journal()
+
+        def handler(job: Job) -> None:
+            started.write(job.id)
+            gate.wait()
+
+        queue = open_queue(handler, workers=1, rate_limit=LeakyBucket(1000))
+        queue.enqueue_many([Job("first"), *(Job() for _ in range(20))])
+        started.wait_for("first")
+        turns = count_turns(queue, monkeypatch)
+        for _ in range(20):
+            queue.metrics()  # by now, tokens have come many times over
+            time.sleep(0.001)  # (a token's time: it is what must not wake the dispatcher)
+        assert len(turns) <= 20 + 1
+
+    def test_closing_runs_what_is_held(self, open_queue: OpenQueue) -> None:
+        queue = open_queue(nothing, rate_limit=LeakyBucket(200))
+        queue.enqueue_many([Job() for _ in range(20)])
+        assert Background(queue.close).result() is True
+        assert queue.metrics().completed == 20
+
+    def test_closing_without_drain_leaves_held_jobs_in_the_file(
+        self, open_queue: OpenQueue, path: str
+    ) -> None:
+        limits = {"default": TokenBucket(1 / EVER, burst=1)}
+        queue = open_queue(nothing, path=path, rate_limit=limits)
+        ids = queue.enqueue_many([Job() for _ in range(5)])
+        queue.wait(ids[0], DEADLINE)
+        assert Background(queue.close, False).result() is True
+        queue = open_queue(nothing, path=path)
+        queue.join(DEADLINE)
+        assert [queue.get(job_id).attempts for job_id in ids] == [1] * 5
+
+
+def count_turns(queue: JobQueue, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """A list that gets an entry for every turn of the dispatcher from now on."""
+    turns: list[float] = []
+    turn = queue._dispatcher.turn
+
+    def counted(*arguments: object) -> None:
+        turns.append(time.monotonic())
+        turn(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(queue._dispatcher, "turn", counted)
+    return turns
