@@ -98,7 +98,17 @@ class Batches:
         self.in_flight.discard(batch)
         self.idle += 1
         self._learn(batch.outcomes)
-        return _current(batch, batch.outcomes)
+        outcomes = _current(batch, batch.outcomes)
+        if batch.check_at < math.inf:
+            for outcome in outcomes:
+                self._fail_if_late(outcome)
+        return outcomes
+
+    def _fail_if_late(self, outcome: Outcome) -> None:
+        """It may come in just before ``out_of_time`` looks; its time was up all the same."""
+        timeout = self._timeout_of(outcome.task)
+        if outcome.seconds >= timeout:
+            outcome.error, outcome.result = too_late(timeout), None
 
     def _learn(self, outcomes: list[Outcome]) -> None:
         """Update the running averages.
@@ -178,6 +188,10 @@ class Batches:
     def _timeout_of(self, task: Task) -> float:
         timeout = self._timeout if task.timeout is None else task.timeout
         return math.inf if timeout is None else timeout
+
+
+def too_late(timeout: float) -> str:
+    return f"TimeoutError: the attempt took longer than {timeout:g} s."
 
 
 def _current(batch: Batch, outcomes: list[Outcome]) -> list[Outcome]:

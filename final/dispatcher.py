@@ -33,7 +33,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from final.batches import Batches
+from final.batches import Batches, too_late
 from final.errors import (
     DuplicateJob,
     EnqueueError,
@@ -367,8 +367,7 @@ class Dispatcher:
             obeys = self._pool.obeys(task)
             if not obeys and not batch.seize():
                 continue  # it ended at this very moment: its report is on the way
-            error = f"TimeoutError: the attempt took longer than {timeout:g} s."
-            self._outcomes.append(Outcome(task, now - batch.started, error=error))
+            self._outcomes.append(Outcome(task, now - batch.started, error=too_late(timeout)))
             task.token += 1
             self._pool.tell(batch, task)
             if not obeys:
@@ -786,6 +785,9 @@ class Dispatcher:
             interrupted,
             waiting,
         )
+        for batch in self._batches.in_flight:
+            if batch.running is not None:
+                self._pool.tell(batch, batch.running)
         self.done = True
 
     # ---- state -----------------------------------------------------------------------------
@@ -825,7 +827,8 @@ class Dispatcher:
 
 def _attempted(changes: Changes) -> list[Task]:
     """The jobs of which an attempt has ended."""
-    return [o.task for o in changes.completed] + [failed.task for failed in changes.failed]
+    ended = [o.task for o in changes.completed] + [failed.task for failed in changes.failed]
+    return ended + changes.cancelled
 
 
 def _closed(accepted: list[str] | None = None) -> QueueClosed:

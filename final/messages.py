@@ -143,7 +143,8 @@ class Batch:
     token: the fencing token of these attempts.
     overdue_at: when the dispatcher takes back what has not started (monotonic).
     check_at: when it looks whether a running job is out of time; infinity for never.
-    running, started: the job that the worker is on, and since when (monotonic).
+    running, attempt, started: the job that the worker is on, its how manyth attempt that is,
+        and since when (monotonic).
     outcomes: of the jobs that it is through with.
     told: the job that was told to stop. stop: what wakes or ends its handler, where there is
         a way. worker: the thread that has the batch.
@@ -151,6 +152,7 @@ class Batch:
 
     __slots__ = (
         "_seized",
+        "attempt",
         "check_at",
         "claimed",
         "outcomes",
@@ -171,6 +173,7 @@ class Batch:
         self.overdue_at = overdue_at
         self.check_at = check_at
         self.running: Task | None = None
+        self.attempt = 0
         self.started = 0.0
         self.outcomes: list[Outcome] = []
         self.stop: Callable[[], object] | None = None

@@ -107,8 +107,9 @@ class ProcessRunner(Runner):
             if batch.told is task:
                 kill()
             current = current_job()
+            job = CurrentJob(task, current.attempt, current.token, current.deadline, None)
             future = executor.submit(
-                _attempt_in_process, self._handler, task, current.deadline, self._max_result
+                _attempt_in_process, self._handler, task, job, self._max_result
             )
             return future.result()
         except BrokenProcessPool:
@@ -142,10 +143,8 @@ def attempt(handler: Handler, task: Task, max_result: int) -> Ending:
 NOTHING_TO_KEEP = Ending()
 
 
-def _attempt_in_process(
-    handler: Handler, task: Task, deadline: float | None, max_result: int
-) -> Ending:
-    enter_job(CurrentJob(task, deadline, None))
+def _attempt_in_process(handler: Handler, task: Task, job: CurrentJob, max_result: int) -> Ending:
+    enter_job(job)
     return attempt(handler, task, max_result)
 
 

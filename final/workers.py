@@ -61,8 +61,10 @@ class WorkerPool:
 
     def tell(self, batch: Batch, task: Task) -> None:
         """Tell the handler of a running job to stop. It may listen or not."""
+        if batch.running is not task:
+            return  # the worker will see that it is cancelled, or is through with it
         batch.told = task
-        if batch.running is task and batch.stop is not None:
+        if batch.stop is not None:
             batch.stop()
 
     def obeys(self, task: Task) -> bool:
@@ -109,6 +111,7 @@ class WorkerPool:
     def _attempt(self, batch: Batch, task: Task) -> Outcome:
         # In this order: who reads `running` first never sees a job with an older start.
         batch.started = started = time.monotonic()
+        batch.attempt = task.attempts
         batch.running = task
         if task.cancelled:  # while it waited in the batch
             return Outcome(task, 0.0, error="Cancelled before it started.")
