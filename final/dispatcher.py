@@ -156,7 +156,8 @@ class Dispatcher:
         self._later: list[tuple[float, int, Task]] = []
         self._retrying = 0
         self._tie_breaker = itertools.count()
-        self._unhandled: list[Task] = []  # recovered jobs of kinds that nobody handles
+        # Recovered jobs of kinds that nobody handles stay what they are.
+        self._unhandled: dict[Task, Status] = {}
         self._suspects: deque[Task] = deque()  # see _release_suspect
         self._suspect: Task | None = None  # the one that is on its way now
 
@@ -263,7 +264,8 @@ class Dispatcher:
                 changes.interrupted.append(task)
                 interrupted += 1
             if not self._handles(task.kind):
-                self._unhandled.append(task)
+                waits = status is not Status.PROCESSING
+                self._unhandled[task] = status if waits else Status.QUEUED
             elif status in (Status.SCHEDULED, Status.RETRYING) and due_at is not None:
                 task.due_at = due_at if status is Status.SCHEDULED else None
                 self._add_later(now + (due_at - wall), task)
@@ -682,17 +684,20 @@ class Dispatcher:
 
     def _waiting(self) -> Iterator[tuple[Task, Status]]:
         """Every job that waits, and what its status is."""
-        for task in itertools.chain(self._lanes, self._suspects, self._unhandled):
+        for task in itertools.chain(self._lanes, self._suspects):
             yield task, Status.QUEUED
+        yield from self._unhandled.items()
         for _, _, task in self._later:
             yield task, Status.RETRYING if task.due_at is None else Status.SCHEDULED
 
     def _take_out(self, task: Task) -> None:
         """Forget a job that waits, wherever it does."""
-        for place in (self._suspects, self._unhandled):
-            if task in place:
-                place.remove(task)
-                return
+        if task in self._unhandled:
+            del self._unhandled[task]
+            return
+        if task in self._suspects:
+            self._suspects.remove(task)
+            return
         for entry in self._later:
             if entry[2] is task:
                 self._later.remove(entry)
