@@ -791,8 +791,9 @@ class Dispatcher:
             waiting,
         )
         for batch in self._batches.in_flight:
-            if batch.running is not None:
-                self._pool.tell(batch, batch.running)
+            for task in batch.claimed:
+                task.cancelled = True  # so that one which has not begun does not begin any more
+                self._pool.tell(batch, task)
         self.done = True
 
     # ---- state -----------------------------------------------------------------------------

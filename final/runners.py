@@ -56,6 +56,9 @@ class Runner:
         self._handler = handler
         self._max_result = max_result
 
+    def prepare(self) -> None:
+        """Get ready: the attempt's time has not begun."""
+
     def run(self, batch: Batch, task: Task) -> Ending:
         return attempt(self._handler, task, self._max_result)
 
@@ -99,6 +102,10 @@ class ProcessRunner(Runner):
     def __init__(self, handler: Handler, max_result: int, processes: Processes) -> None:
         super().__init__(handler, max_result)
         self._processes = processes
+
+    def prepare(self) -> None:
+        with contextlib.suppress(Exception):  # `run` meets it again, and reports it
+            self._processes.mine()
 
     def run(self, batch: Batch, task: Task) -> Ending:
         try:
@@ -203,11 +210,13 @@ async def _cancel_all() -> None:
 
 
 class Processes:
-    """A process for each worker thread, as executors of one."""
+    """A process for each worker thread, as executors of one. They know the ``handlers``."""
 
-    def __init__(self) -> None:
+    def __init__(self, handlers: list[Handler]) -> None:
+        self._handlers = handlers
         self._mine = threading.local()
-        self._mutex = threading.Lock()  # guards _all
+        self._mutex = threading.Lock()  # guards _all and _closed
+        self._closed = False
         self._all: dict[ProcessPoolExecutor, Callable[[], None]] = {}
 
     def mine(self) -> tuple[ProcessPoolExecutor, Callable[[], None]]:
@@ -215,10 +224,13 @@ class Processes:
         executor: ProcessPoolExecutor | None = getattr(self._mine, "executor", None)
         if executor is None:
             executor = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
-            kill = partial(_kill, executor.submit(os.getpid).result())
-            self._mine.executor = executor
+            kill = partial(_kill, executor.submit(_meet, self._handlers).result())
             with self._mutex:
+                if self._closed:  # while it started
+                    kill()
+                    raise RuntimeError("The queue is closed.")
                 self._all[executor] = kill
+            self._mine.executor = executor
         with self._mutex:
             return executor, self._all[executor]
 
@@ -234,10 +246,15 @@ class Processes:
     def close(self) -> None:
         """End all processes, busy ones too. May be called again."""
         with self._mutex:
-            executors, self._all = self._all, {}
+            executors, self._all, self._closed = self._all, {}, True
         for executor, kill in executors.items():
             kill()
             executor.shutdown(wait=True)
+
+
+def _meet(handlers: list[Handler]) -> int:
+    """Called in a new process. To get there, the handlers' modules have been imported."""
+    return os.getpid()
 
 
 def _kill(pid: int) -> None:
@@ -271,7 +288,7 @@ class Handlers:
             _check(kind, one, executor)
         self._runners: dict[str, Runner] = {}
         loop: EventLoop | None = None
-        processes = Processes()
+        processes = Processes(list(by_kind.values()))
         for kind, one in by_kind.items():
             if executor == "process":
                 self._runners[kind] = ProcessRunner(one, max_result, processes)

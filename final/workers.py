@@ -109,13 +109,15 @@ class WorkerPool:
             self._report(Report(batch))
 
     def _attempt(self, batch: Batch, task: Task) -> Outcome:
+        runner = self._handlers.of(task.kind)
+        runner.prepare()
         # In this order: who reads `running` first never sees a job with an older start.
         batch.started = started = time.monotonic()
         batch.attempt = task.attempts
         batch.running = task
         if task.cancelled:  # while it waited in the batch
             return Outcome(task, 0.0, error="Cancelled before it started.")
-        ending = self._handlers.of(task.kind).run(batch, task)
+        ending = runner.run(batch, task)
         if ending.note is not None:
             log.warning("job %s: %s", task.id, ending.note)
         seconds = time.monotonic() - started
