@@ -16,7 +16,7 @@ import tempfile
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -187,7 +187,7 @@ def _try(measure: Callable[[], float], series: Series) -> bool:
     return not series.failure
 
 
-def by_turns(measures: dict[str, Callable[[], float]], rounds: int) -> dict[str, Series]:
+def by_turns(measures: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, Series]:
     """As ``compare``, for measures of any kind. What fails here is ours, so it raises."""
     results = {name: Series() for name in measures}
     for _ in range(rounds):

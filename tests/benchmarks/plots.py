@@ -65,19 +65,23 @@ def history(path: Path, lines: Lines) -> None:
         axes.set_ylim(bottom=0)
 
 
-def workers(path: Path, waiting: Lines, computing: Lines) -> None:
-    with _picture(path, panels=2) as (left, right):
-        _draw(left, waiting)
-        left.set(title="Handler waits 10 ms", xscale="log", yscale="log")
-        left.set(xlabel="workers", ylabel="jobs per second")
-        _draw(right, computing)
-        right.set(title="Handler computes", xlabel="workers")
-        right.set_xticks(sorted({x for line in computing.values() for x, _ in line}))
-        right.set_ylim(bottom=0)
+def waiting(path: Path, lines: Lines) -> None:
+    with _picture(path) as axes:
+        _draw(axes, lines)
+        axes.set(title="Handlers that wait 10 ms", xscale="log", yscale="log")
+        axes.set(xlabel="workers", ylabel="jobs per second")
+
+
+def computing(path: Path, lines: Lines) -> None:
+    with _picture(path) as axes:
+        _draw(axes, lines)
+        axes.set(title="Handlers that compute", xlabel="workers", ylabel="jobs per second")
+        axes.set_xticks(sorted({x for line in lines.values() for x, _ in line}))
+        axes.set_ylim(bottom=0)
 
 
 @contextmanager
-def _picture(path: Path, panels: int = 1) -> Iterator[Any]:
+def _picture(path: Path) -> Iterator[Any]:
     import matplotlib
 
     matplotlib.use("svg")  # draws into files, also where there is no screen
@@ -85,7 +89,7 @@ def _picture(path: Path, panels: int = 1) -> Iterator[Any]:
 
     path.parent.mkdir(parents=True, exist_ok=True)
     with pyplot.rc_context(STYLE):
-        figure, axes = pyplot.subplots(ncols=panels, figsize=(4.2 + 2.8 * panels, 3.8))
+        figure, axes = pyplot.subplots(figsize=(7, 3.8))
         yield axes
         figure.tight_layout()
         figure.savefig(path, metadata={"Date": None})

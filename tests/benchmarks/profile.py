@@ -132,7 +132,7 @@ def doors_watched(watch: Stopwatch) -> Iterator[None]:
         prepare(store, durability)
         store._writer = cast(sqlite3.Connection, TimedConnection(store._writer, watch))
 
-    SqliteStore._prepare = prepare_and_watch  # type: ignore[method-assign]
+    SqliteStore._prepare = prepare_and_watch  # type: ignore[assignment, method-assign]
     try:
         yield
     finally:

@@ -6,7 +6,7 @@ Ratios come first, since they are what carries over to another machine.
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -134,16 +134,19 @@ def show_goals(console: Console, goals: list[Goal]) -> None:
     console.print()
     console.print(Text("Goals", "bold"))
     colours = {True: "green", False: "red", None: "dim"}
-    rows = [[Text(g.verdict, colours[g.met]), g.measured, g.goal, g.what] for g in goals]
+    rows: list[list[str | Text]] = [
+        [Text(goal.verdict, colours[goal.met]), goal.measured, goal.goal, goal.what]
+        for goal in goals
+    ]
     console.print(_rich(["", "measured", "goal", ""], rows))
     judged = [goal for goal in goals if goal.met is not None]
     console.print(f"  {sum(bool(goal.met) for goal in judged)} of {len(judged)} goals met.")
 
 
-def _rich(columns: list[str], rows: Iterable[Iterable[str | Text]]) -> RichTable:
+def _rich(columns: list[str], rows: Sequence[Sequence[str | Text]]) -> RichTable:
     table = RichTable(box=box.SIMPLE_HEAD, pad_edge=True)
     for index, column in enumerate(columns):
-        numeric = index == 0 or column == "jobs/s"
+        numeric = index == 0 or "jobs/s" in column
         style = "bold" if index == 0 else ""
         table.add_column(column, justify="right" if numeric else "left", style=style)
     for row in rows:
