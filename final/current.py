@@ -79,5 +79,5 @@ def enter_batch(batch: Batch, default_timeout: float | None) -> None:
 
 
 def enter_job(job: CurrentJob) -> None:
-    """This process runs ``job`` now."""
+    """This context (of a process, or of a coroutine) runs ``job`` now."""
     _running.set(job)

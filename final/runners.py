@@ -77,6 +77,8 @@ class CoroutineRunner(Runner):
 
     def run(self, batch: Batch, task: Task) -> Ending:
         def call(job: Job) -> object:
+            # The coroutine inherits it, and may outlast this batch: a `finally:` takes its time.
+            enter_job(current_job())
             coroutine: Any = self._handler(job)
             future = self._loop.submit(coroutine)
             batch.stop = future.cancel
@@ -185,6 +187,9 @@ class EventLoop:
         self._thread.daemon = True
         self._thread.start()
 
+    def is_current_thread(self) -> bool:
+        return threading.current_thread() is self._thread
+
     def submit(self, coroutine: Any) -> concurrent.futures.Future[object]:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
@@ -287,19 +292,23 @@ class Handlers:
         for kind, one in by_kind.items():
             _check(kind, one, executor)
         self._runners: dict[str, Runner] = {}
-        loop: EventLoop | None = None
+        self._loop: EventLoop | None = None
         processes = Processes(list(by_kind.values()))
         for kind, one in by_kind.items():
             if executor == "process":
                 self._runners[kind] = ProcessRunner(one, max_result, processes)
             elif _is_coroutine_function(one):
-                loop = loop or EventLoop()
-                self._runners[kind] = CoroutineRunner(one, max_result, loop)
+                self._loop = self._loop or EventLoop()
+                self._runners[kind] = CoroutineRunner(one, max_result, self._loop)
             else:
                 self._runners[kind] = Runner(one, max_result)
         self._for_all = self._runners.get(FOR_ALL)
         # A batch is told to stop as a whole, so where that ends a handler it holds one job.
         self.one_at_a_time = any(runner.can_stop for runner in self._runners.values())
+
+    def is_current_thread(self) -> bool:
+        """Whether the caller is a coroutine of these."""
+        return self._loop is not None and self._loop.is_current_thread()
 
     def handles(self, kind: str) -> bool:
         return self._for_all is not None or kind in self._runners

@@ -91,7 +91,8 @@ class WorkerPool:
 
     def is_current_thread(self) -> bool:
         """Whether the caller is one of the workers, that is, inside a handler."""
-        return threading.current_thread() in self._threads
+        here = threading.current_thread()
+        return here in self._threads or self._handlers.is_current_thread()
 
     def _work(self) -> None:
         while (batch := self._batches.get()) is not None:
