@@ -163,6 +163,7 @@ class Dispatcher:
 
         self._outcomes: list[Outcome] = []  # reported, to be recorded
         self._returned: list[Task] = []  # taken back from batches, to be recorded
+        self._cancelled: list[Task] = []  # the same, but nobody wants them any more
         self._ended: deque[int] = deque()  # the history: ended jobs by number, oldest first
         self._orders: list[Cancel | Revive | Purge] = []
         self._inspections: list[Inspect] = []
@@ -325,9 +326,11 @@ class Dispatcher:
                 case Close():
                     self._start_closing(message)
         self._stop_late_jobs(now)
-        self._returned += self._batches.take_back_overdue(now)
-        self._carry_out_orders(now, wall)
+        outcomes, unstarted = self._batches.look_after(now)
+        self._outcomes += outcomes
+        self._take_back(unstarted)
         self._plan_and_commit(now, wall)
+        self._carry_out_orders(now, wall)
         self._answer_questions(now)
         self._finish_if_done()
         # Last, so that a timeout of 0 still gets what this turn had to give.
@@ -344,9 +347,13 @@ class Dispatcher:
             try:
                 self._store.commit(plan.changes)
             except DuplicateIds as clash:
+                clashes = _clashes(plan, clash.ids)
                 self._undo(plan)
-                if not self._refuse_duplicates(plan, clash.ids):
+                if not clashes:
                     raise  # or this would go round for ever
+                for request, ids in clashes:
+                    self._lines.leave(request)
+                    request.refuse(DuplicateJob(ids, request.accepted()))
             except StorageError as error:
                 self._undo(plan)
                 self._refuse_unwritten(plan, error)
@@ -376,7 +383,15 @@ class Dispatcher:
                 self._pool.replace(batch)
                 outcomes, unstarted = self._batches.abandon(batch)
                 self._outcomes += outcomes
-                self._returned += unstarted
+                self._take_back(unstarted)
+
+    def _take_back(self, tasks: list[Task]) -> None:
+        """Jobs that were claimed and have not started: not charged, and first in their lanes."""
+        for task in tasks:
+            task.attempts -= 1
+        self._returned += [task for task in tasks if not task.cancelled]
+        self._cancelled += [task for task in tasks if task.cancelled]
+        self._lanes.put_back(task for task in tasks if not task.cancelled)
 
     def _start_closing(self, close: Close) -> None:
         """No more jobs come in; without drain none starts any more, either."""
@@ -385,7 +400,7 @@ class Dispatcher:
         for request in self._lines.dissolve():
             request.refuse(_closed(request.accepted()))
         if not self._drain:
-            self._returned += self._batches.take_back_unstarted()
+            self._take_back(self._batches.take_back_unstarted())
 
     # ---- the plan ------------------------------------------------------------------------
 
@@ -393,11 +408,11 @@ class Dispatcher:
         plan = Plan(Changes(self._token + 1, wall), self._number, self._gate.state())
         self._lanes.begin()
         self._plan_outcomes(plan, now)
-        plan.changes.returned = [task for task in self._returned if not task.cancelled]
-        plan.changes.cancelled += [task for task in self._returned if task.cancelled]
+        plan.changes.returned = list(self._returned)
+        plan.changes.cancelled += self._cancelled
         plan.changes.forgotten = self._beyond_history()
-        self._plan_due_jobs(plan, now)
         self._plan_admissions(plan, now)
+        self._plan_due_jobs(plan, now)
         if self._claiming:
             self._plan_claims(plan, now)
         return plan
@@ -472,7 +487,7 @@ class Dispatcher:
         """The plan is durable: make it so in memory, and tell everybody."""
         changes = plan.changes
         self._token = changes.token
-        self._outcomes, self._returned = [], []
+        self._outcomes, self._returned, self._cancelled = [], [], []
         if self._storage_error is not None:
             log.warning("The storage works again; nothing that was accepted is lost.")
             self._storage_error = None
@@ -488,9 +503,6 @@ class Dispatcher:
             task.due_at = None
             task.queued_at = now
             self._lanes.append(task)
-        for task in changes.returned:
-            task.attempts -= 1
-        self._lanes.put_back(changes.returned)
         if self._suspect is not None and self._suspect in _attempted(changes):
             self._suspect = None
             self._release_suspect()
@@ -558,23 +570,6 @@ class Dispatcher:
             heapq.heappush(self._later, entry)
         self._number = plan.number
 
-    def _refuse_duplicates(self, plan: Plan, taken: set[str]) -> bool:
-        """Turn away the requests of a failed plan whose ids are in the store, or twice in it.
-
-        Whether there were any: then the rest is planned again.
-        """
-        refused = False
-        for request in plan.admitted:
-            ids = [task.id for task in request.tasks[request.durable :]]
-            clashing = [job_id for job_id in ids if job_id in taken]
-            if clashing:
-                self._lines.leave(request)
-                request.refuse(DuplicateJob(clashing, request.accepted()))
-                refused = True
-            else:
-                taken.update(ids)
-        return refused
-
     def _refuse_unwritten(self, plan: Plan, error: StorageError) -> None:
         """Tell those whose jobs were not written; keep outcomes and claims for another try."""
         for request in plan.admitted:
@@ -587,10 +582,14 @@ class Dispatcher:
     # ---- orders: cancel, revive, purge, drop the oldest ------------------------------------
 
     # These change jobs that wait. They are rare, so each is a transaction of its own, done
-    # before the plan of the turn, which then never has to undo them.
+    # after the plan of the turn, which then never has to undo them.
 
     def _carry_out_orders(self, now: float, wall: float) -> None:
         orders, self._orders = self._orders, []
+        if self._returned or self._cancelled:  # the plan failed: the lanes are ahead of the store
+            for order in orders:
+                order.refuse(StorageError(str(self._storage_error)))
+            return
         for order in orders:
             changes = Changes(self._token, wall)
             try:
@@ -774,20 +773,21 @@ class Dispatcher:
                 self._end_now(now, wall)
 
     def _finish_if_done(self) -> None:
-        unrecorded = self._batches.in_flight or self._outcomes or self._returned
-        self.done = bool(self._closes and not unrecorded and not (self._drain and self._busy()))
+        busy = self._busy() if self._drain else self._unrecorded()
+        self.done = bool(self._closes) and not busy
 
     def _end_now(self, now: float, wall: float) -> None:
         """Close ran out of time: what runs goes back to the queue uncharged, for the next start."""
         self._cut_off = True
         self._drain = False
-        self._returned += self._batches.give_up()
-        interrupted = len(self._returned)
         waiting = len(self._lanes) + len(self._later) + len(self._suspects)
+        outcomes, interrupted = self._batches.give_up()
+        self._outcomes += outcomes
+        self._take_back(interrupted)
         self._plan_and_commit(now, wall)
         log.warning(
             "Closed with %d jobs interrupted and %d waiting: they run at the next start.",
-            interrupted,
+            len(interrupted),
             waiting,
         )
         for batch in self._batches.in_flight:
@@ -805,14 +805,11 @@ class Dispatcher:
 
     def _busy(self) -> bool:
         """Whether anything is queued, processing or retrying (of a kind that is handled)."""
-        return bool(
-            len(self._lanes)
-            or self._retrying
-            or self._suspects
-            or self._batches.in_flight
-            or self._outcomes
-            or self._returned
-        )
+        return bool(len(self._lanes) or self._retrying or self._suspects or self._unrecorded())
+
+    def _unrecorded(self) -> bool:
+        """Whether anything is with a worker, or has come back and is not written yet."""
+        return bool(self._batches.in_flight or self._outcomes or self._returned or self._cancelled)
 
     def _can_go_on(self, now: float) -> bool:
         """Whether another turn could do something without waiting for a message."""
@@ -829,6 +826,19 @@ class Dispatcher:
     def _metrics(self, now: float) -> Metrics:
         oldest = max((now - task.queued_at for task in self._lanes.heads()), default=0.0)
         return self._recorder.snapshot(now, oldest, self._storage_error)
+
+
+def _clashes(plan: Plan, taken: set[str]) -> list[tuple[Enqueue, list[str]]]:
+    """The requests of a plan with ids that are in the store, or twice in the plan."""
+    clashes = []
+    for request in plan.admitted:
+        ids = [task.id for task in request.tasks[request.durable : request.planned]]
+        clashing = [job_id for job_id in ids if job_id in taken]
+        if clashing:
+            clashes.append((request, clashing))
+        else:
+            taken.update(ids)
+    return clashes
 
 
 def _attempted(changes: Changes) -> list[Task]:
