@@ -22,8 +22,9 @@ from final.messages import Batch
 
 BATCH_SECONDS = 0.001
 BATCH_LIMIT = 64
-# A batch that was misjudged (63 quick jobs behind one slow one) is not waited for: after
-# this time, if a worker is idle, what has not started goes back to the front of its lanes.
+# A batch that was misjudged (a slow job among quick ones) is not waited for: after this time
+# its outcomes are collected, and if a worker is idle, what has not started goes back to the
+# front of its lanes.
 OVERDUE_SECONDS = 0.01
 # Weight of the newest batch in the running average of a kind's handler time.
 COST_WEIGHT = 0.05
@@ -41,7 +42,7 @@ class Batches:
     ) -> None:
         self.workers = workers
         self.idle = workers
-        self.in_flight: set[Batch] = set()
+        self.in_flight: dict[Batch, None] = {}  # in the order of handing out
         self._gate = gate
         self._timeout = timeout
         self._at_most = at_most
@@ -61,7 +62,8 @@ class Batches:
             if not tasks:
                 break
             check_at = now + min(self._timeout_of(task) for task in tasks)
-            batches.append(Batch(tasks, token, now + OVERDUE_SECONDS, check_at))
+            overdue_at = now + OVERDUE_SECONDS if len(tasks) > 1 else math.inf
+            batches.append(Batch(tasks, token, overdue_at, check_at))
         return batches
 
     def _pick(self, lanes: Lanes, limit: int, now: float) -> list[Task]:
@@ -84,21 +86,36 @@ class Batches:
 
     def hand_out(self, batch: Batch) -> None:
         """A worker has it now."""
-        self.in_flight.add(batch)
+        self.in_flight[batch] = None
         self.idle -= 1
 
     # ---- handing in ------------------------------------------------------------------------
 
     def hand_in(self, batch: Batch) -> list[Outcome]:
-        """A worker is through; returns the outcomes that count.
+        """A worker is through; returns the outcomes that count."""
+        self.in_flight.pop(batch, None)
+        self.idle += 1
+        return self._collect(batch)
+
+    def _collect(self, batch: Batch) -> list[Outcome]:
+        """The outcomes that have come in and count.
 
         The fence: an outcome whose token is not the job's latest belongs to an attempt that
         was given up, and is dropped.
         """
-        self.in_flight.discard(batch)
-        self.idle += 1
-        self._learn(batch.outcomes)
-        return _current(batch, batch.outcomes)
+        outcomes = [batch.outcomes.popleft() for _ in range(len(batch.outcomes))]
+        self._learn(outcomes)
+        outcomes = [outcome for outcome in outcomes if outcome.task.token == batch.token]
+        if batch.check_at < math.inf:
+            for outcome in outcomes:
+                self._fail_if_late(outcome)
+        return outcomes
+
+    def _fail_if_late(self, outcome: Outcome) -> None:
+        """It may come in just before ``out_of_time`` looks; its time was up all the same."""
+        timeout = self._timeout_of(outcome.task)
+        if outcome.seconds >= timeout:
+            outcome.error, outcome.result = too_late(timeout), None
 
     def _learn(self, outcomes: list[Outcome]) -> None:
         """Update the running averages.
@@ -119,10 +136,9 @@ class Batches:
 
         Returns the outcomes that it had ready and the jobs that it had not started.
         """
-        unstarted = self._take_back([batch])
-        self.in_flight.discard(batch)
+        self.in_flight.pop(batch, None)
         self.idle += 1
-        return _current(batch, list(batch.outcomes)), unstarted
+        return self._collect(batch), self._take_back([batch])
 
     # ---- time ------------------------------------------------------------------------------
 
@@ -141,27 +157,43 @@ class Batches:
                 batch.check_at = min(due, now + shortest)
 
     def next_check(self) -> float:
-        """When ``out_of_time`` or ``take_back_overdue`` may have something; infinity for never."""
-        times = [batch.check_at for batch in self.in_flight]
-        if self.idle:
-            times += [batch.overdue_at for batch in self.in_flight if batch.tasks]
+        """When ``out_of_time`` or ``look_after`` may have something; infinity for never."""
+        times = [min(batch.check_at, batch.overdue_at) for batch in self.in_flight]
         return min(times, default=math.inf)
 
-    def take_back_overdue(self, now: float) -> list[Task]:
-        """Jobs that wait in a batch behind a slow one, if somebody has time for them."""
-        if not self.idle:
-            return []
-        return self._take_back(batch for batch in self.in_flight if batch.overdue_at <= now)
+    def look_after(self, now: float) -> tuple[list[Outcome], list[Task]]:
+        """Batches that take longer than they should: their worker has met a slow job.
+
+        Returns the outcomes of the jobs before it, which must not wait for it, and the jobs
+        behind it, if a worker is idle that can take them over.
+        """
+        outcomes: list[Outcome] = []
+        unstarted: list[Task] = []
+        for batch in self.in_flight:
+            if batch.overdue_at <= now:
+                if self.idle:
+                    unstarted += self._take_back([batch])
+                collected = self._collect(batch)
+                ended = [outcome.task for outcome in collected]
+                batch.claimed = [task for task in batch.claimed if task not in ended]
+                outcomes += collected
+                batch.overdue_at = now + OVERDUE_SECONDS if batch.tasks else math.inf
+        return outcomes, unstarted
 
     def take_back_unstarted(self) -> list[Task]:
         """All jobs that are with a worker and have not started."""
         return self._take_back(self.in_flight)
 
-    def give_up(self) -> list[Task]:
-        """All jobs that are with a worker, started or not."""
-        unstarted = self.take_back_unstarted()  # which also takes them out of `claimed`
-        started = [t for b in self.in_flight for t in b.claimed if t.token == b.token]
-        return unstarted + started
+    def give_up(self) -> tuple[list[Outcome], list[Task]]:
+        """The outcomes that have come in, and all jobs that are with a worker, started or not."""
+        outcomes: list[Outcome] = []
+        unfinished = self.take_back_unstarted()
+        for batch in self.in_flight:
+            collected = self._collect(batch)
+            ended = [outcome.task for outcome in collected]
+            unfinished += [t for t in batch.claimed if t.token == batch.token and t not in ended]
+            outcomes += collected
+        return outcomes, unfinished
 
     def _take_back(self, batches: Iterable[Batch]) -> list[Task]:
         back: list[Task] = []
@@ -180,5 +212,5 @@ class Batches:
         return math.inf if timeout is None else timeout
 
 
-def _current(batch: Batch, outcomes: list[Outcome]) -> list[Outcome]:
-    return [outcome for outcome in outcomes if outcome.task.token == batch.token]
+def too_late(timeout: float) -> str:
+    return f"TimeoutError: the attempt took longer than {timeout:g} s."

@@ -22,10 +22,13 @@ class CurrentJob:
     deadline: in the seconds of time.monotonic(); None without a time-out.
     """
 
-    def __init__(self, task: Task, deadline: float | None, batch: Batch | None) -> None:
+    def __init__(
+        self, task: Task, attempt: int, token: int, deadline: float | None, batch: Batch | None
+    ) -> None:
         self.id = task.id
-        self.attempt = task.attempts
-        self.token = task.token
+        # Not the task's own, which are those of the latest attempt: this may be an older one.
+        self.attempt = attempt
+        self.token = token
         self.deadline = deadline
         self._task = task
         self._batch = batch
@@ -66,7 +69,8 @@ def current_job() -> CurrentJob:
     if task is None:
         raise RuntimeError("current_job() is for handlers: no job runs in this thread.")
     timeout = default_timeout if task.timeout is None else task.timeout
-    return CurrentJob(task, None if timeout is None else batch.started + timeout, batch)
+    deadline = None if timeout is None else batch.started + timeout
+    return CurrentJob(task, batch.attempt, batch.token, deadline, batch)
 
 
 def enter_batch(batch: Batch, default_timeout: float | None) -> None:
@@ -75,5 +79,5 @@ def enter_batch(batch: Batch, default_timeout: float | None) -> None:
 
 
 def enter_job(job: CurrentJob) -> None:
-    """This process runs ``job`` now."""
+    """This context (of a process, or of a coroutine) runs ``job`` now."""
     _running.set(job)

@@ -33,7 +33,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from final.batches import Batches
+from final.batches import Batches, too_late
 from final.errors import (
     DuplicateJob,
     EnqueueError,
@@ -156,12 +156,14 @@ class Dispatcher:
         self._later: list[tuple[float, int, Task]] = []
         self._retrying = 0
         self._tie_breaker = itertools.count()
-        self._unhandled: list[Task] = []  # recovered jobs of kinds that nobody handles
+        # Recovered jobs of kinds that nobody handles stay what they are.
+        self._unhandled: dict[Task, Status] = {}
         self._suspects: deque[Task] = deque()  # see _release_suspect
         self._suspect: Task | None = None  # the one that is on its way now
 
         self._outcomes: list[Outcome] = []  # reported, to be recorded
         self._returned: list[Task] = []  # taken back from batches, to be recorded
+        self._cancelled: list[Task] = []  # the same, but nobody wants them any more
         self._ended: deque[int] = deque()  # the history: ended jobs by number, oldest first
         self._orders: list[Cancel | Revive | Purge] = []
         self._inspections: list[Inspect] = []
@@ -263,7 +265,8 @@ class Dispatcher:
                 changes.interrupted.append(task)
                 interrupted += 1
             if not self._handles(task.kind):
-                self._unhandled.append(task)
+                waits = status is not Status.PROCESSING
+                self._unhandled[task] = status if waits else Status.QUEUED
             elif status in (Status.SCHEDULED, Status.RETRYING) and due_at is not None:
                 task.due_at = due_at if status is Status.SCHEDULED else None
                 self._add_later(now + (due_at - wall), task)
@@ -323,9 +326,11 @@ class Dispatcher:
                 case Close():
                     self._start_closing(message)
         self._stop_late_jobs(now)
-        self._returned += self._batches.take_back_overdue(now)
-        self._carry_out_orders(now, wall)
+        outcomes, unstarted = self._batches.look_after(now)
+        self._outcomes += outcomes
+        self._take_back(unstarted)
         self._plan_and_commit(now, wall)
+        self._carry_out_orders(now, wall)
         self._answer_questions(now)
         self._finish_if_done()
         # Last, so that a timeout of 0 still gets what this turn had to give.
@@ -342,9 +347,13 @@ class Dispatcher:
             try:
                 self._store.commit(plan.changes)
             except DuplicateIds as clash:
+                clashes = _clashes(plan, clash.ids)
                 self._undo(plan)
-                if not self._refuse_duplicates(plan, clash.ids):
+                if not clashes:
                     raise  # or this would go round for ever
+                for request, ids in clashes:
+                    self._lines.leave(request)
+                    request.refuse(DuplicateJob(ids, request.accepted()))
             except StorageError as error:
                 self._undo(plan)
                 self._refuse_unwritten(plan, error)
@@ -367,15 +376,22 @@ class Dispatcher:
             obeys = self._pool.obeys(task)
             if not obeys and not batch.seize():
                 continue  # it ended at this very moment: its report is on the way
-            error = f"TimeoutError: the attempt took longer than {timeout:g} s."
-            self._outcomes.append(Outcome(task, now - batch.started, error=error))
+            self._outcomes.append(Outcome(task, now - batch.started, error=too_late(timeout)))
             task.token += 1
             self._pool.tell(batch, task)
             if not obeys:
                 self._pool.replace(batch)
                 outcomes, unstarted = self._batches.abandon(batch)
                 self._outcomes += outcomes
-                self._returned += unstarted
+                self._take_back(unstarted)
+
+    def _take_back(self, tasks: list[Task]) -> None:
+        """Jobs that were claimed and have not started: not charged, and first in their lanes."""
+        for task in tasks:
+            task.attempts -= 1
+        self._returned += [task for task in tasks if not task.cancelled]
+        self._cancelled += [task for task in tasks if task.cancelled]
+        self._lanes.put_back(task for task in tasks if not task.cancelled)
 
     def _start_closing(self, close: Close) -> None:
         """No more jobs come in; without drain none starts any more, either."""
@@ -384,7 +400,7 @@ class Dispatcher:
         for request in self._lines.dissolve():
             request.refuse(_closed(request.accepted()))
         if not self._drain:
-            self._returned += self._batches.take_back_unstarted()
+            self._take_back(self._batches.take_back_unstarted())
 
     # ---- the plan ------------------------------------------------------------------------
 
@@ -392,11 +408,11 @@ class Dispatcher:
         plan = Plan(Changes(self._token + 1, wall), self._number, self._gate.state())
         self._lanes.begin()
         self._plan_outcomes(plan, now)
-        plan.changes.returned = [task for task in self._returned if not task.cancelled]
-        plan.changes.cancelled += [task for task in self._returned if task.cancelled]
+        plan.changes.returned = list(self._returned)
+        plan.changes.cancelled += self._cancelled
         plan.changes.forgotten = self._beyond_history()
-        self._plan_due_jobs(plan, now)
         self._plan_admissions(plan, now)
+        self._plan_due_jobs(plan, now)
         if self._claiming:
             self._plan_claims(plan, now)
         return plan
@@ -471,7 +487,7 @@ class Dispatcher:
         """The plan is durable: make it so in memory, and tell everybody."""
         changes = plan.changes
         self._token = changes.token
-        self._outcomes, self._returned = [], []
+        self._outcomes, self._returned, self._cancelled = [], [], []
         if self._storage_error is not None:
             log.warning("The storage works again; nothing that was accepted is lost.")
             self._storage_error = None
@@ -487,9 +503,6 @@ class Dispatcher:
             task.due_at = None
             task.queued_at = now
             self._lanes.append(task)
-        for task in changes.returned:
-            task.attempts -= 1
-        self._lanes.put_back(changes.returned)
         if self._suspect is not None and self._suspect in _attempted(changes):
             self._suspect = None
             self._release_suspect()
@@ -557,23 +570,6 @@ class Dispatcher:
             heapq.heappush(self._later, entry)
         self._number = plan.number
 
-    def _refuse_duplicates(self, plan: Plan, taken: set[str]) -> bool:
-        """Turn away the requests of a failed plan whose ids are in the store, or twice in it.
-
-        Whether there were any: then the rest is planned again.
-        """
-        refused = False
-        for request in plan.admitted:
-            ids = [task.id for task in request.tasks[request.durable :]]
-            clashing = [job_id for job_id in ids if job_id in taken]
-            if clashing:
-                self._lines.leave(request)
-                request.refuse(DuplicateJob(clashing, request.accepted()))
-                refused = True
-            else:
-                taken.update(ids)
-        return refused
-
     def _refuse_unwritten(self, plan: Plan, error: StorageError) -> None:
         """Tell those whose jobs were not written; keep outcomes and claims for another try."""
         for request in plan.admitted:
@@ -586,10 +582,14 @@ class Dispatcher:
     # ---- orders: cancel, revive, purge, drop the oldest ------------------------------------
 
     # These change jobs that wait. They are rare, so each is a transaction of its own, done
-    # before the plan of the turn, which then never has to undo them.
+    # after the plan of the turn, which then never has to undo them.
 
     def _carry_out_orders(self, now: float, wall: float) -> None:
         orders, self._orders = self._orders, []
+        if self._returned or self._cancelled:  # the plan failed: the lanes are ahead of the store
+            for order in orders:
+                order.refuse(StorageError(str(self._storage_error)))
+            return
         for order in orders:
             changes = Changes(self._token, wall)
             try:
@@ -683,17 +683,20 @@ class Dispatcher:
 
     def _waiting(self) -> Iterator[tuple[Task, Status]]:
         """Every job that waits, and what its status is."""
-        for task in itertools.chain(self._lanes, self._suspects, self._unhandled):
+        for task in itertools.chain(self._lanes, self._suspects):
             yield task, Status.QUEUED
+        yield from self._unhandled.items()
         for _, _, task in self._later:
             yield task, Status.RETRYING if task.due_at is None else Status.SCHEDULED
 
     def _take_out(self, task: Task) -> None:
         """Forget a job that waits, wherever it does."""
-        for place in (self._suspects, self._unhandled):
-            if task in place:
-                place.remove(task)
-                return
+        if task in self._unhandled:
+            del self._unhandled[task]
+            return
+        if task in self._suspects:
+            self._suspects.remove(task)
+            return
         for entry in self._later:
             if entry[2] is task:
                 self._later.remove(entry)
@@ -770,22 +773,27 @@ class Dispatcher:
                 self._end_now(now, wall)
 
     def _finish_if_done(self) -> None:
-        unrecorded = self._batches.in_flight or self._outcomes or self._returned
-        self.done = bool(self._closes and not unrecorded and not (self._drain and self._busy()))
+        busy = self._busy() if self._drain else self._unrecorded()
+        self.done = bool(self._closes) and not busy
 
     def _end_now(self, now: float, wall: float) -> None:
         """Close ran out of time: what runs goes back to the queue uncharged, for the next start."""
         self._cut_off = True
         self._drain = False
-        self._returned += self._batches.give_up()
-        interrupted = len(self._returned)
         waiting = len(self._lanes) + len(self._later) + len(self._suspects)
+        outcomes, interrupted = self._batches.give_up()
+        self._outcomes += outcomes
+        self._take_back(interrupted)
         self._plan_and_commit(now, wall)
         log.warning(
             "Closed with %d jobs interrupted and %d waiting: they run at the next start.",
-            interrupted,
+            len(interrupted),
             waiting,
         )
+        for batch in self._batches.in_flight:
+            for task in batch.claimed:
+                task.cancelled = True  # so that one which has not begun does not begin any more
+                self._pool.tell(batch, task)
         self.done = True
 
     # ---- state -----------------------------------------------------------------------------
@@ -797,14 +805,11 @@ class Dispatcher:
 
     def _busy(self) -> bool:
         """Whether anything is queued, processing or retrying (of a kind that is handled)."""
-        return bool(
-            len(self._lanes)
-            or self._retrying
-            or self._suspects
-            or self._batches.in_flight
-            or self._outcomes
-            or self._returned
-        )
+        return bool(len(self._lanes) or self._retrying or self._suspects or self._unrecorded())
+
+    def _unrecorded(self) -> bool:
+        """Whether anything is with a worker, or has come back and is not written yet."""
+        return bool(self._batches.in_flight or self._outcomes or self._returned or self._cancelled)
 
     def _can_go_on(self, now: float) -> bool:
         """Whether another turn could do something without waiting for a message."""
@@ -823,9 +828,23 @@ class Dispatcher:
         return self._recorder.snapshot(now, oldest, self._storage_error)
 
 
+def _clashes(plan: Plan, taken: set[str]) -> list[tuple[Enqueue, list[str]]]:
+    """The requests of a plan with ids that are in the store, or twice in the plan."""
+    clashes = []
+    for request in plan.admitted:
+        ids = [task.id for task in request.tasks[request.durable : request.planned]]
+        clashing = [job_id for job_id in ids if job_id in taken]
+        if clashing:
+            clashes.append((request, clashing))
+        else:
+            taken.update(ids)
+    return clashes
+
+
 def _attempted(changes: Changes) -> list[Task]:
     """The jobs of which an attempt has ended."""
-    return [o.task for o in changes.completed] + [failed.task for failed in changes.failed]
+    ended = [o.task for o in changes.completed] + [failed.task for failed in changes.failed]
+    return ended + changes.cancelled
 
 
 def _closed(accepted: list[str] | None = None) -> QueueClosed:

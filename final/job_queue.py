@@ -140,7 +140,11 @@ class JobQueue:
         self._shutdown_timeout = shutdown_timeout
         self._process = os.getpid()
 
-        self._store = SqliteStore(path, durability)
+        try:
+            self._store = SqliteStore(path, durability)
+        except BaseException:
+            self._handlers.close()
+            raise
         try:
             self._events = Events()
             self._pool = WorkerPool(workers, self._handlers, self._report, timeout)
@@ -159,6 +163,7 @@ class JobQueue:
             self._dispatcher.recover(now, time.time())
         except BaseException:
             self._store.close()
+            self._handlers.close()
             raise
         self._thread = threading.Thread(target=self._run, name="final-dispatcher", daemon=True)
         self._thread.start()

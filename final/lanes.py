@@ -82,9 +82,18 @@ class Lanes:
         self._by_priority[task.priority].tasks.append(task)
 
     def put_back(self, tasks: Iterable[Task]) -> None:
-        """Return jobs that were picked, in the order of picking, to the front of their lanes."""
-        for task in reversed(list(tasks)):
-            self._by_priority[task.priority].tasks.appendleft(task)
+        """Return jobs that were picked to the front of their lanes.
+
+        A lane is always in the order of ``place``. If a job that stood further in front came
+        back earlier, the front is not where this one belongs, and the lane is put in order.
+        """
+        for task in sorted(tasks, key=_place, reverse=True):
+            waiting = self._by_priority[task.priority].tasks
+            waiting.appendleft(task)
+            if len(waiting) > 1 and waiting[1].place < task.place:
+                ordered = sorted(waiting, key=_place)
+                waiting.clear()
+                waiting.extend(ordered)
 
     def remove(self, task: Task) -> None:
         """Take a waiting job out, wherever it stands."""

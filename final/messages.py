@@ -141,16 +141,19 @@ class Batch:
     It takes from the right: both ends of a deque may be popped from different threads at the
     same time, and each job is popped once.
     token: the fencing token of these attempts.
-    overdue_at: when the dispatcher takes back what has not started (monotonic).
+    overdue_at: when the dispatcher looks after a batch of several jobs that is still out
+        (monotonic); infinity for never.
     check_at: when it looks whether a running job is out of time; infinity for never.
-    running, started: the job that the worker is on, and since when (monotonic).
-    outcomes: of the jobs that it is through with.
+    running, attempt, started: the job that the worker is on, its how manyth attempt that is,
+        and since when (monotonic).
+    outcomes: of the jobs that it is through with, until somebody collects them.
     told: the job that was told to stop. stop: what wakes or ends its handler, where there is
         a way. worker: the thread that has the batch.
     """
 
     __slots__ = (
         "_seized",
+        "attempt",
         "check_at",
         "claimed",
         "outcomes",
@@ -171,8 +174,9 @@ class Batch:
         self.overdue_at = overdue_at
         self.check_at = check_at
         self.running: Task | None = None
+        self.attempt = 0
         self.started = 0.0
-        self.outcomes: list[Outcome] = []
+        self.outcomes: deque[Outcome] = deque()
         self.stop: Callable[[], object] | None = None
         self.told: Task | None = None
         self.worker: threading.Thread | None = None

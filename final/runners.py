@@ -56,6 +56,9 @@ class Runner:
         self._handler = handler
         self._max_result = max_result
 
+    def prepare(self) -> None:
+        """Get ready: the attempt's time has not begun."""
+
     def run(self, batch: Batch, task: Task) -> Ending:
         return attempt(self._handler, task, self._max_result)
 
@@ -74,6 +77,8 @@ class CoroutineRunner(Runner):
 
     def run(self, batch: Batch, task: Task) -> Ending:
         def call(job: Job) -> object:
+            # The coroutine inherits it, and may outlast this batch: a `finally:` takes its time.
+            enter_job(current_job())
             coroutine: Any = self._handler(job)
             future = self._loop.submit(coroutine)
             batch.stop = future.cancel
@@ -100,6 +105,10 @@ class ProcessRunner(Runner):
         super().__init__(handler, max_result)
         self._processes = processes
 
+    def prepare(self) -> None:
+        with contextlib.suppress(Exception):  # `run` meets it again, and reports it
+            self._processes.mine()
+
     def run(self, batch: Batch, task: Task) -> Ending:
         try:
             executor, kill = self._processes.mine()
@@ -107,8 +116,9 @@ class ProcessRunner(Runner):
             if batch.told is task:
                 kill()
             current = current_job()
+            job = CurrentJob(task, current.attempt, current.token, current.deadline, None)
             future = executor.submit(
-                _attempt_in_process, self._handler, task, current.deadline, self._max_result
+                _attempt_in_process, self._handler, task, job, self._max_result
             )
             return future.result()
         except BrokenProcessPool:
@@ -142,10 +152,8 @@ def attempt(handler: Handler, task: Task, max_result: int) -> Ending:
 NOTHING_TO_KEEP = Ending()
 
 
-def _attempt_in_process(
-    handler: Handler, task: Task, deadline: float | None, max_result: int
-) -> Ending:
-    enter_job(CurrentJob(task, deadline, None))
+def _attempt_in_process(handler: Handler, task: Task, job: CurrentJob, max_result: int) -> Ending:
+    enter_job(job)
     return attempt(handler, task, max_result)
 
 
@@ -179,6 +187,9 @@ class EventLoop:
         self._thread.daemon = True
         self._thread.start()
 
+    def is_current_thread(self) -> bool:
+        return threading.current_thread() is self._thread
+
     def submit(self, coroutine: Any) -> concurrent.futures.Future[object]:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
@@ -204,11 +215,13 @@ async def _cancel_all() -> None:
 
 
 class Processes:
-    """A process for each worker thread, as executors of one."""
+    """A process for each worker thread, as executors of one. They know the ``handlers``."""
 
-    def __init__(self) -> None:
+    def __init__(self, handlers: list[Handler]) -> None:
+        self._handlers = handlers
         self._mine = threading.local()
-        self._mutex = threading.Lock()  # guards _all
+        self._mutex = threading.Lock()  # guards _all and _closed
+        self._closed = False
         self._all: dict[ProcessPoolExecutor, Callable[[], None]] = {}
 
     def mine(self) -> tuple[ProcessPoolExecutor, Callable[[], None]]:
@@ -216,10 +229,13 @@ class Processes:
         executor: ProcessPoolExecutor | None = getattr(self._mine, "executor", None)
         if executor is None:
             executor = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
-            kill = partial(_kill, executor.submit(os.getpid).result())
-            self._mine.executor = executor
+            kill = partial(_kill, executor.submit(_meet, self._handlers).result())
             with self._mutex:
+                if self._closed:  # while it started
+                    kill()
+                    raise RuntimeError("The queue is closed.")
                 self._all[executor] = kill
+            self._mine.executor = executor
         with self._mutex:
             return executor, self._all[executor]
 
@@ -235,10 +251,15 @@ class Processes:
     def close(self) -> None:
         """End all processes, busy ones too. May be called again."""
         with self._mutex:
-            executors, self._all = self._all, {}
+            executors, self._all, self._closed = self._all, {}, True
         for executor, kill in executors.items():
             kill()
             executor.shutdown(wait=True)
+
+
+def _meet(handlers: list[Handler]) -> int:
+    """Called in a new process. To get there, the handlers' modules have been imported."""
+    return os.getpid()
 
 
 def _kill(pid: int) -> None:
@@ -271,19 +292,23 @@ class Handlers:
         for kind, one in by_kind.items():
             _check(kind, one, executor)
         self._runners: dict[str, Runner] = {}
-        loop: EventLoop | None = None
-        processes = Processes()
+        self._loop: EventLoop | None = None
+        processes = Processes(list(by_kind.values()))
         for kind, one in by_kind.items():
             if executor == "process":
                 self._runners[kind] = ProcessRunner(one, max_result, processes)
             elif _is_coroutine_function(one):
-                loop = loop or EventLoop()
-                self._runners[kind] = CoroutineRunner(one, max_result, loop)
+                self._loop = self._loop or EventLoop()
+                self._runners[kind] = CoroutineRunner(one, max_result, self._loop)
             else:
                 self._runners[kind] = Runner(one, max_result)
         self._for_all = self._runners.get(FOR_ALL)
         # A batch is told to stop as a whole, so where that ends a handler it holds one job.
         self.one_at_a_time = any(runner.can_stop for runner in self._runners.values())
+
+    def is_current_thread(self) -> bool:
+        """Whether the caller is a coroutine of these."""
+        return self._loop is not None and self._loop.is_current_thread()
 
     def handles(self, kind: str) -> bool:
         return self._for_all is not None or kind in self._runners

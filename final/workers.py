@@ -61,8 +61,10 @@ class WorkerPool:
 
     def tell(self, batch: Batch, task: Task) -> None:
         """Tell the handler of a running job to stop. It may listen or not."""
+        if batch.running is not task:
+            return  # the worker will see that it is cancelled, or is through with it
         batch.told = task
-        if batch.running is task and batch.stop is not None:
+        if batch.stop is not None:
             batch.stop()
 
     def obeys(self, task: Task) -> bool:
@@ -89,7 +91,8 @@ class WorkerPool:
 
     def is_current_thread(self) -> bool:
         """Whether the caller is one of the workers, that is, inside a handler."""
-        return threading.current_thread() in self._threads
+        here = threading.current_thread()
+        return here in self._threads or self._handlers.is_current_thread()
 
     def _work(self) -> None:
         while (batch := self._batches.get()) is not None:
@@ -107,12 +110,15 @@ class WorkerPool:
             self._report(Report(batch))
 
     def _attempt(self, batch: Batch, task: Task) -> Outcome:
+        runner = self._handlers.of(task.kind)
+        runner.prepare()
         # In this order: who reads `running` first never sees a job with an older start.
         batch.started = started = time.monotonic()
+        batch.attempt = task.attempts
         batch.running = task
         if task.cancelled:  # while it waited in the batch
             return Outcome(task, 0.0, error="Cancelled before it started.")
-        ending = self._handlers.of(task.kind).run(batch, task)
+        ending = runner.run(batch, task)
         if ending.note is not None:
             log.warning("job %s: %s", task.id, ending.note)
         seconds = time.monotonic() - started

@@ -1,0 +1,244 @@
+"""Coroutine handlers: one event loop for all of them, ``workers`` at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import threading
+from pathlib import Path
+
+import pytest
+
+from final import Job, JobQueue, Status, StorageError, current_job
+from tests.final.helpers import AT_ONCE, OpenQueue, completes, nothing
+from tests.helpers import DEADLINE, Background, Gate, Journal
+
+SOON = 0.03  # seconds; a time-out that is meant to strike
+EVER = 3600.0
+
+
+async def echo(job: Job) -> object:
+    await asyncio.sleep(0)
+    return job.payload
+
+
+class Client:
+    """An object with an async ``__call__``, as one writes it to keep a connection."""
+
+    async def __call__(self, job: Job) -> str:
+        await asyncio.sleep(0)
+        return f"sent {job.payload}"
+
+
+class TestRunning:
+    def test_a_coroutine_function_is_a_handler(self, open_queue: OpenQueue) -> None:
+        queue = open_queue(echo)
+        assert list(queue.map(range(50), timeout=DEADLINE)) == list(range(50))
+
+    def test_so_is_an_object_with_an_async_call(self, open_queue: OpenQueue) -> None:
+        queue = open_queue(Client())
+        assert list(queue.map("ab", timeout=DEADLINE)) == ["sent a", "sent b"]
+
+    def test_and_a_partial_of_one(self, open_queue: OpenQueue) -> None:
+        async def greet(greeting: str, job: Job) -> str:
+            return f"{greeting}, {job.payload}"
+
+        queue = open_queue(functools.partial(greet, "Hello"))
+        assert list(queue.map(["Ada"], timeout=DEADLINE)) == ["Hello, Ada"]
+
+    def test_all_run_on_one_loop_in_one_thread(self, open_queue: OpenQueue) -> None:
+        seen: set[tuple[int, int]] = set()
+
+        async def handler(job: Job) -> None:
+            seen.add((threading.get_ident(), id(asyncio.get_running_loop())))
+
+        queue = open_queue({"a": handler, "b": handler}, workers=8)
+        queue.enqueue_many([Job(kind="ab"[n % 2]) for n in range(100)])
+        queue.join(DEADLINE)
+        assert len(seen) == 1
+        assert threading.get_ident() not in {thread for thread, _ in seen}
+
+    def test_two_hundred_are_under_way_at_once(self, open_queue: OpenQueue) -> None:
+        under_way = 0
+        everybody: list[asyncio.Event] = []
+
+        async def handler(job: Job) -> int:
+            nonlocal under_way
+            if not everybody:
+                everybody.append(asyncio.Event())
+            under_way += 1
+            if under_way == 200:
+                everybody[0].set()
+            await asyncio.wait_for(everybody[0].wait(), DEADLINE)  # for all of them to be here
+            await asyncio.sleep(0.001)
+            return under_way
+
+        queue = open_queue(handler, workers=200, max_retries=0)
+        queue.enqueue_many([Job() for _ in range(200)])
+        queue.join(DEADLINE)
+        assert queue.metrics().completed == 200
+        assert {record.result for record in queue.jobs(limit=200)} == {200}
+
+    def test_never_more_than_workers(self, open_queue: OpenQueue) -> None:
+        under_way, most = 0, 0
+
+        async def handler(job: Job) -> None:
+            nonlocal under_way, most
+            under_way += 1
+            most = max(most, under_way)
+            for _ in range(3):
+                await asyncio.sleep(0)
+            under_way -= 1
+
+        queue = open_queue(handler, workers=3)
+        queue.enqueue_many([Job() for _ in range(100)])
+        queue.join(DEADLINE)
+        assert most <= 3
+
+    def test_an_exception_fails_the_attempt(self, open_queue: OpenQueue) -> None:
+        async def handler(job: Job) -> str:
+            if current_job().attempt < 3:
+                raise ValueError("not yet")
+            return "third"
+
+        queue = open_queue(handler, backoff=AT_ONCE)
+        record = queue.wait(queue.enqueue(Job("x")), DEADLINE)
+        assert (record.status, record.result) == (Status.COMPLETED, "third")
+        assert [a.error for a in queue.attempts("x")] == ["ValueError: not yet"] * 2
+        assert "in handler" in queue.attempts("x")[0].traceback
+
+    def test_plain_and_coroutine_kinds_run_side_by_side(
+        self, open_queue: OpenQueue, gate: Gate
+    ) -> None:
+        started = Journal()
+
+        def plain(job: Job) -> str:
+            started.write("plain")
+            gate.wait()
+            return threading.current_thread().name
+
+        async def coroutine(job: Job) -> str:
+            return threading.current_thread().name
+
+        queue = open_queue({"plain": plain, "coroutine": coroutine}, workers=2)
+        queue.enqueue(Job("p", kind="plain"))
+        started.wait_for("plain")
+        queue.enqueue(Job("c", kind="coroutine"))
+        assert queue.wait("c", DEADLINE).result == "final-asyncio"
+        gate.open()
+        assert str(queue.wait("p", DEADLINE).result).startswith("final-worker-")
+
+
+class TestStopping:
+    @pytest.fixture
+    def seen(self) -> Journal:
+        return Journal()
+
+    @pytest.fixture
+    def waiting(self, open_queue: OpenQueue, seen: Journal, path: str) -> JobQueue:
+        """A queue whose handler waits for ever, and notes how it is stopped."""
+
+        async def handler(job: Job) -> None:
+            seen.write("started")
+            try:
+                await asyncio.sleep(EVER)
+            except asyncio.CancelledError:
+                seen.write("cancelled")
+                raise
+            finally:
+                seen.write(("at the end of", current_job().id, current_job().cancelled))
+
+        return open_queue(handler, path=path, workers=1, max_retries=0)
+
+    def test_a_timeout_cancels_the_task(self, waiting: JobQueue, seen: Journal) -> None:
+        record = waiting.wait(waiting.enqueue(Job("x", timeout=SOON)), DEADLINE)
+        assert record.status is Status.FAILED
+        assert record.error == "TimeoutError: the attempt took longer than 0.03 s."
+        seen.wait_for_count(3)
+        assert seen.entries == ["started", "cancelled", ("at the end of", "x", True)]
+
+    def test_no_worker_is_lost_to_timeouts(self, waiting: JobQueue) -> None:
+        before = threading.active_count()
+        ids = waiting.enqueue_many([Job(timeout=SOON) for _ in range(5)])
+        assert {waiting.wait(job_id, DEADLINE).status for job_id in ids} == {Status.FAILED}
+        assert threading.active_count() == before
+
+    def test_cancel_cancels_the_task(self, waiting: JobQueue, seen: Journal) -> None:
+        waiting.enqueue(Job("x"))
+        seen.wait_for("started")
+        assert waiting.cancel("x") is True
+        assert waiting.wait("x", DEADLINE).status is Status.CANCELLED
+        seen.wait_for_count(3)
+        assert seen.entries == ["started", "cancelled", ("at the end of", "x", True)]
+
+    def test_closing_late_cancels_the_task_and_ends_the_loop(
+        self, waiting: JobQueue, seen: Journal
+    ) -> None:
+        waiting.enqueue(Job("x"))
+        seen.wait_for("started")
+        assert Background(waiting.close, True, 0).result() is False
+        assert "cancelled" in seen.entries
+        assert waiting.get("x").attempts == 0
+        assert "final-asyncio" not in {thread.name for thread in threading.enumerate()}
+
+    def test_a_task_that_will_not_be_cancelled_does_not_end_its_successor(
+        self, open_queue: OpenQueue
+    ) -> None:
+        """A coroutine can refuse to be cancelled; what it returns then is void."""
+        ended = Journal()
+
+        async def handler(job: Job) -> str:
+            attempt = current_job().attempt
+            if attempt == 1:
+                try:
+                    await asyncio.sleep(EVER)
+                except asyncio.CancelledError:
+                    for _ in range(10):
+                        await asyncio.sleep(0.001)
+                    ended.write(current_job().attempt)
+                    return "late"
+            return f"attempt {attempt}"
+
+        queue = open_queue(handler, backoff=AT_ONCE)
+        queue.enqueue(Job("x", timeout=SOON))
+        assert queue.wait("x", DEADLINE).result == "attempt 2"
+        ended.wait_for_count(1)
+        assert ended.entries == [1]
+        assert completes(queue)
+        assert queue.get("x").result == "attempt 2"
+
+
+class TestTheEnd:
+    def test_closing_runs_what_was_accepted_and_ends_the_loop(self, open_queue: OpenQueue) -> None:
+        before = set(threading.enumerate())
+        queue = open_queue(echo)
+        queue.enqueue_many([Job() for _ in range(50)])
+        assert Background(queue.close).result() is True
+        assert queue.metrics().completed == 50
+        assert set(threading.enumerate()) <= before
+
+    def test_a_queue_that_could_not_open_leaves_no_loop(
+        self, open_queue: OpenQueue, path: str
+    ) -> None:
+        before = set(threading.enumerate())
+        with pytest.raises(StorageError, match="is a folder"):
+            open_queue(echo, path=Path(path).parent)
+        with pytest.raises(TypeError, match="must be callable"):
+            open_queue({"a": echo, "b": 5})
+        assert set(threading.enumerate()) <= before
+
+    def test_a_handler_may_close_its_queue(self, open_queue: OpenQueue) -> None:
+        """It would wait for itself, so it is told at once that the closing goes on."""
+        said = Journal()
+
+        async def handler(job: Job) -> None:
+            said.write(queue.close(timeout=DEADLINE))
+
+        queue = open_queue(handler)
+        queue.enqueue(Job())
+        said.wait_for(False)
+        assert Background(queue.close).result() is True
+
+    def test_a_plain_queue_has_no_loop(self, open_queue: OpenQueue) -> None:
+        assert completes(open_queue(nothing))
+        assert "final-asyncio" not in {thread.name for thread in threading.enumerate()}
