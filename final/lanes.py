@@ -87,7 +87,7 @@ class Lanes:
         A lane is always in the order of ``place``. If a job that stood further in front came
         back earlier, the front is not where this one belongs, and the lane is put in order.
         """
-        for task in reversed(sorted(tasks, key=_place)):
+        for task in sorted(tasks, key=_place)[::-1]:  # those at the same place keep their order
             waiting = self._by_priority[task.priority].tasks
             waiting.appendleft(task)
             if len(waiting) > 1 and waiting[1].place < task.place:

@@ -43,6 +43,12 @@ def eventually(condition: Callable[[], bool], what: str) -> None:
         assert time.monotonic() < deadline, f"Waited {DEADLINE:.0f} s for {what}."
 
 
+def learn_that_jobs_are_quick(queue: JobQueue) -> None:
+    """Run jobs that take no time, until ``queue`` hands out many of them at a time."""
+    costs = queue._dispatcher._batches._cost
+    eventually(lambda: completes(queue) and costs["default"] < 1e-4, "the queue to learn that")
+
+
 def in_file(path: str, columns: str) -> list[Any]:
     """What the file of a closed queue says of its jobs, in the order they were accepted."""
     with contextlib.closing(sqlite3.connect(path)) as connection:
