@@ -1,0 +1,262 @@
+"""A file that cannot be used is refused in a sentence, and left as it is.
+
+Without that a wrong path is a traceback from deep inside at best, and at worst somebody
+else's database with a new table in it, or two processes that run every job twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sqlite3
+import stat
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from final import Job, StorageError
+from tests.final.helpers import OpenQueue, child, completes, next_line, nothing, run_child
+from tests.helpers import Background
+
+POSIX = os.name == "posix"
+
+
+class TestPlaces:
+    def test_a_folder_is_refused(self, open_queue: OpenQueue, tmp_path: Path) -> None:
+        with pytest.raises(StorageError, match=r"is a folder: give the path of a file in it\."):
+            open_queue(nothing, path=tmp_path)
+        assert list(tmp_path.iterdir()) == []
+
+    def test_a_folder_that_is_missing_is_named(self, open_queue: OpenQueue, tmp_path: Path) -> None:
+        with pytest.raises(StorageError, match=r"The folder of .*jobs\.db does not exist"):
+            open_queue(nothing, path=tmp_path / "missing" / "jobs.db")
+        assert list(tmp_path.iterdir()) == []
+
+    def test_a_file_is_no_folder(self, open_queue: OpenQueue, tmp_path: Path) -> None:
+        (tmp_path / "file").touch()
+        with pytest.raises(StorageError, match=r"The folder of .*jobs\.db does not exist"):
+            open_queue(nothing, path=tmp_path / "file" / "jobs.db")
+
+    def test_an_empty_path_is_refused(self, open_queue: OpenQueue) -> None:
+        with pytest.raises(StorageError, match=r"is a folder: give the path of a file in it\."):
+            open_queue(nothing, path="")
+
+    def test_a_path_that_no_file_can_have_is_refused(
+        self, open_queue: OpenQueue, tmp_path: Path
+    ) -> None:
+        with pytest.raises((StorageError, ValueError), match=r"jobs.* null"):
+            open_queue(nothing, path=f"{tmp_path}/jobs\0.db")
+
+    @pytest.fixture
+    def open_folder(self) -> Iterator[Path]:
+        """A folder that an unprivileged process may enter: pytest's own are private."""
+        folder = Path(tempfile.mkdtemp())
+        folder.chmod(0o777)
+        yield folder
+        folder.chmod(0o777)
+        shutil.rmtree(folder)
+
+    def test_a_file_that_may_not_be_written_is_refused(
+        self, open_folder: Path, open_queue: OpenQueue
+    ) -> None:
+        path = open_folder / "jobs.db"
+        with open_queue(nothing, path=path) as queue:
+            queue.enqueue(Job("kept"))
+        for file in open_folder.iterdir():
+            file.chmod(0o666)
+        path.chmod(stat.S_IREAD | stat.S_IRGRP | stat.S_IROTH)
+        _, [error] = run_child("unprivileged", path)
+        assert error.startswith(f"Cannot open {path}: ")
+        assert error.endswith("Make the file and its folder writable.")
+        path.chmod(0o666)
+        assert completes(open_queue(nothing, path=path))
+
+    # Windows has no read-only folders: there anybody may write into one that is marked so.
+    @pytest.mark.parametrize("mode", [0o555] if POSIX else [])
+    def test_a_folder_that_may_not_be_written_is_refused(
+        self, open_folder: Path, mode: int
+    ) -> None:
+        open_folder.chmod(mode)
+        _, [error] = run_child("unprivileged", open_folder / "jobs.db")
+        assert error.startswith(f"Cannot write next to {open_folder / 'jobs.db'}: ")
+        assert error.endswith("Choose a path you may write to.")
+        assert list(open_folder.iterdir()) == []
+
+
+def make_text(path: Path) -> None:
+    path.write_text("This is a letter, not a database.\n" * 100)
+
+
+def make_short_text(path: Path) -> None:
+    path.write_text("letter")
+
+
+def make_other_database(path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE job (id TEXT, salary INTEGER)")
+        connection.execute("INSERT INTO job VALUES ('plumber', 5000)")
+        connection.commit()
+
+
+def make_other_application(path: Path) -> None:
+    make_other_database(path)
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA application_id = 42")
+        connection.execute("PRAGMA user_version = 7")
+
+
+class TestContents:
+    @pytest.mark.parametrize(
+        ("make", "words"),
+        [
+            (make_text, r"is no SQLite database: choose another path\."),
+            (make_short_text, r"is no SQLite database: choose another path\."),
+            (make_other_database, r"is a SQLite database of something else: choose another path\."),
+            (make_other_application, "is a SQLite database of something else"),
+        ],
+    )
+    def test_somebody_elses_file_is_refused_and_left_as_it_is(
+        self, open_queue: OpenQueue, path: str, make: Callable[[Path], None], words: str
+    ) -> None:
+        make(Path(path))
+        before = Path(path).read_bytes()
+        with pytest.raises(StorageError, match=words):
+            open_queue(nothing, path=path)
+        assert Path(path).read_bytes() == before
+
+    def test_an_empty_file_becomes_a_queue(self, open_queue: OpenQueue, path: str) -> None:
+        Path(path).touch()
+        assert completes(open_queue(nothing, path=path))
+
+    def test_a_file_of_a_newer_release_is_refused(self, open_queue: OpenQueue, path: str) -> None:
+        with open_queue(nothing, path=path) as queue:
+            queue.enqueue(Job("kept"))
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            connection.execute("PRAGMA user_version = 99")
+        before = Path(path).read_bytes()
+        with pytest.raises(StorageError, match=r"newer release \(schema 99, .*: upgrade"):
+            open_queue(nothing, path=path)
+        assert Path(path).read_bytes() == before
+
+    def test_what_was_refused_can_be_opened_once_it_is_put_right(
+        self, open_queue: OpenQueue, path: str
+    ) -> None:
+        make_text(Path(path))
+        with pytest.raises(StorageError) as refused:
+            open_queue(nothing, path=path)
+        Path(path).unlink()
+        assert completes(open_queue(nothing, path=path))  # the lock was released
+        assert refused.tb  # what the error holds on to is still alive: that is not what released it
+
+
+class TestDamage:
+    PAGE = 4096
+
+    @pytest.fixture
+    def pages(self, open_queue: OpenQueue, path: str) -> int:
+        """Makes a file of many pages at ``path``; says how many."""
+        with open_queue(nothing, path=path, durability="normal") as queue:
+            queue.enqueue_many([Job(payload="x" * 200) for _ in range(1_000)])
+        pages = os.path.getsize(path) // self.PAGE
+        assert pages > 50
+        return pages
+
+    @pytest.mark.parametrize("share", [0.9, 0.5, 0.1])
+    def test_a_truncated_file_is_refused(
+        self, open_queue: OpenQueue, path: str, pages: int, share: float
+    ) -> None:
+        os.truncate(path, int(pages * share) * self.PAGE)
+        with pytest.raises(StorageError, match=r"damaged.* restore a copy, or save what is left"):
+            open_queue(nothing, path=path)
+
+    def test_half_a_page_is_refused(self, open_queue: OpenQueue, path: str, pages: int) -> None:
+        os.truncate(path, self.PAGE // 2)
+        with pytest.raises(StorageError, match="damaged"):
+            open_queue(nothing, path=path)
+
+    @pytest.mark.parametrize("share", [0.05, 0.3, 0.5, 0.7, 0.99])
+    def test_a_file_with_a_broken_page_is_refused(
+        self, open_queue: OpenQueue, path: str, pages: int, share: float
+    ) -> None:
+        with open(path, "r+b") as file:
+            file.seek(int(pages * share) * self.PAGE)
+            file.write(b"\xff" * self.PAGE)
+        before = Path(path).read_bytes()
+        with pytest.raises(StorageError, match=r"damaged.* restore a copy, or save what is left"):
+            open_queue(nothing, path=path)
+        assert Path(path).read_bytes() == before
+
+
+class TestOwners:
+    def test_a_file_that_a_process_owns_is_refused_with_its_pid(
+        self, open_queue: OpenQueue, path: str
+    ) -> None:
+        with child("own", path) as owner:
+            assert next_line(owner) == "open"
+            with pytest.raises(StorageError, match=rf"in use by process {owner.pid}: one process"):
+                open_queue(nothing, path=path)
+            assert owner.stdin
+            owner.stdin.write("enough\n")
+            owner.stdin.flush()
+            assert Background(owner.wait).result() == 0
+        queue = open_queue(nothing, path=path)
+        assert queue.metrics().completed == 1
+
+    def test_a_file_that_this_process_owns_is_refused_too(
+        self, open_queue: OpenQueue, path: str
+    ) -> None:
+        first = open_queue(nothing, path=path)
+        with pytest.raises(StorageError, match=rf"in use by process {os.getpid()} \(this one\)"):
+            open_queue(nothing, path=path)
+        assert completes(first)  # the attempt has not disturbed it
+        with pytest.raises(StorageError):  # nor taken the lock from it
+            open_queue(nothing, path=path)
+
+    def test_the_file_is_free_when_its_owner_has_been_killed(
+        self, open_queue: OpenQueue, path: str
+    ) -> None:
+        with child("own", path) as owner:
+            assert next_line(owner) == "open"
+            owner.kill()
+            Background(owner.wait).result()
+        queue = open_queue(nothing, path=path)
+        assert queue.metrics().completed == 1
+
+    def test_a_lock_file_that_a_killed_owner_left_is_no_lock(
+        self, open_queue: OpenQueue, path: str
+    ) -> None:
+        Path(path + ".lock").write_text("1")
+        assert completes(open_queue(nothing, path=path))
+
+    # Making a symbolic link takes a privilege on Windows.
+    SPELLINGS = ("relative", "roundabout", *(("link", "linked folder") if POSIX else ()))
+
+    @pytest.mark.parametrize("spelling", SPELLINGS)
+    def test_another_spelling_of_the_path_does_not_lead_around_the_lock(
+        self, open_queue: OpenQueue, tmp_path: Path, spelling: str
+    ) -> None:
+        folder = tmp_path / "folder"
+        folder.mkdir()
+        path = folder / "jobs.db"
+        other = {
+            "relative": Path(os.path.relpath(path)),
+            "roundabout": folder / ".." / "folder" / "jobs.db",
+            "link": tmp_path / "link.db",
+            "linked folder": tmp_path / "linked" / "jobs.db",
+        }[spelling]
+        open_queue(nothing, path=path)
+        if spelling == "link":
+            other.symlink_to(path)
+        if spelling == "linked folder":
+            other.parent.symlink_to(folder)
+        with pytest.raises(StorageError, match="is in use by"):
+            open_queue(nothing, path=other)
+
+    def test_queues_in_memory_do_not_know_each_other(self, open_queue: OpenQueue) -> None:
+        first, second = open_queue(nothing), open_queue(nothing)
+        first.enqueue(Job("same id"))
+        second.enqueue(Job("same id"))
+        assert first.metrics().accepted == second.metrics().accepted == 1

@@ -1,0 +1,279 @@
+"""Metrics: percentiles as one would work them out by hand, and counts that always add up."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import threading
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from final import Counts, Job, Metrics, Percentiles, Priority, Status
+from final.job import Outcome, Task
+from final.metrics import RATE_WINDOW, SAMPLES, Recorder
+from tests.final.helpers import AT_ONCE, OpenQueue, eventually
+from tests.helpers import DEADLINE, Background, Broken, Gate, Journal
+
+HIGH, MEDIUM, LOW = Priority
+
+
+def adds_up(counts: Counts) -> bool:
+    of_each: list[int] = [getattr(counts, status) for status in Status]
+    return min(of_each) >= 0 and sum(of_each) == counts.accepted
+
+
+class TestPercentiles:
+    @pytest.mark.parametrize(
+        ("samples", "expected"),
+        [
+            ([], (0.0, 0.0, 0.0)),
+            ([7.0], (7, 7, 7)),
+            ([2.0, 1.0], (1, 2, 2)),
+            ([3.0, 1.0, 2.0], (2, 3, 3)),
+            ([1.0, 2.0, 3.0, 4.0], (2, 4, 4)),
+            ([15.0, 20.0, 35.0, 40.0, 50.0], (35, 50, 50)),
+            ([float(n) for n in range(1, 21)], (10, 19, 20)),
+            ([float(n) for n in range(100, 0, -1)], (50, 95, 99)),
+            ([float(n) for n in range(1, 102)], (51, 96, 100)),
+            ([float(n) for n in range(1, 1_001)], (500, 950, 990)),
+        ],
+        ids=lambda value: f"{len(value)} samples" if isinstance(value, list) else "",
+    )
+    def test_by_nearest_rank(
+        self, samples: list[float], expected: tuple[float, float, float]
+    ) -> None:
+        found = Percentiles.of(samples)
+        assert (found.p50, found.p95, found.p99) == expected
+
+    @given(st.lists(st.floats(0, 1e6), min_size=1, max_size=300))
+    def test_each_is_the_smallest_sample_with_its_share_at_or_below(
+        self, samples: list[float]
+    ) -> None:
+        found = Percentiles.of(samples)
+        for percent, value in ((50, found.p50), (95, found.p95), (99, found.p99)):
+            assert value in samples
+            assert 100 * sum(s <= value for s in samples) >= percent * len(samples)
+            assert 100 * sum(s < value for s in samples) < percent * len(samples)
+
+
+def task(priority: Priority, queued_at: float = 0.0) -> Task:
+    return Task("x", "null", priority, "default", queued_at=queued_at)
+
+
+class TestRecorder:
+    """The arithmetic, with a clock of its own."""
+
+    @pytest.fixture
+    def recorder(self) -> Recorder:
+        return Recorder(workers=2, now=0.0)
+
+    @staticmethod
+    def look(recorder: Recorder, now: float = 1.0) -> Metrics:
+        metrics = recorder.snapshot(now, 0.0, None)
+        assert adds_up(metrics)
+        assert all(adds_up(lane) for lane in metrics.by_priority.values())
+        return metrics
+
+    def test_nothing_has_happened_yet(self, recorder: Recorder) -> None:
+        metrics = self.look(recorder, now=0.0)
+        assert metrics == Metrics(by_priority={priority: Counts() for priority in Priority})
+
+    def test_a_job_is_counted_in_its_lane_and_in_the_total(self, recorder: Recorder) -> None:
+        recorder.accepted([task(LOW), task(LOW), task(HIGH)], Status.QUEUED)
+        metrics = self.look(recorder)
+        assert (metrics.accepted, metrics.queued) == (3, 3)
+        assert [metrics.by_priority[p].queued for p in Priority] == [1, 0, 2]
+
+    def test_a_job_moves_from_one_status_to_the_next(self, recorder: Recorder) -> None:
+        recorder.accepted([task(LOW)], Status.QUEUED)
+        recorder.started([task(LOW)], 1.0)
+        assert self.look(recorder).processing == 1
+        recorder.ended([Outcome(task(LOW), 0.5, error="no")], Status.RETRYING)
+        assert self.look(recorder).retrying == 1
+        recorder.moved([task(LOW)], Status.RETRYING, Status.QUEUED)
+        assert self.look(recorder).queued == 1
+        recorder.started([task(LOW)], 1.0)
+        recorder.ended([Outcome(task(LOW), 0.5)], Status.COMPLETED)
+        metrics = self.look(recorder)
+        assert (metrics.accepted, metrics.completed, metrics.queued) == (1, 1, 0)
+        assert metrics.by_priority[LOW].completed == 1
+
+    def test_what_was_found_in_the_file_counts_as_it_stands(self, recorder: Recorder) -> None:
+        recorder.found(HIGH, Status.COMPLETED, 5)
+        recorder.found(LOW, Status.QUEUED, 2)
+        metrics = self.look(recorder)
+        assert (metrics.accepted, metrics.completed, metrics.queued) == (7, 5, 2)
+        assert metrics.throughput == 0  # they did not end now
+
+    def test_waits_and_runs_are_kept_by_lane(self, recorder: Recorder) -> None:
+        recorder.accepted([task(HIGH), task(LOW)], Status.QUEUED)
+        recorder.started([task(HIGH, queued_at=9.0)], 10.0)
+        recorder.started([task(LOW, queued_at=5.0)], 10.0)
+        recorder.ended([Outcome(task(HIGH), 0.25), Outcome(task(LOW), 0.75)], Status.COMPLETED)
+        metrics = self.look(recorder)
+        assert metrics.by_priority[HIGH].wait == Percentiles(1, 1, 1)
+        assert metrics.by_priority[LOW].wait == Percentiles(5, 5, 5)
+        assert metrics.by_priority[MEDIUM].wait == Percentiles(0, 0, 0)
+        assert metrics.by_priority[HIGH].run == Percentiles(0.25, 0.25, 0.25)
+        assert metrics.wait == Percentiles(1, 5, 5)
+        assert metrics.run == Percentiles(0.25, 0.75, 0.75)
+
+    def test_percentiles_are_of_the_latest_jobs(self, recorder: Recorder) -> None:
+        recorder.found(LOW, Status.PROCESSING, 2 * SAMPLES)
+        for seconds in [9.0] * SAMPLES + [1.0] * SAMPLES:
+            recorder.ended([Outcome(task(LOW), seconds)], Status.COMPLETED)
+        assert self.look(recorder).run == Percentiles(1, 1, 1)
+
+    def test_of_many_jobs_that_end_at_once_some_are_samples(self, recorder: Recorder) -> None:
+        """From the first to the last of them, so that none of the turn's times is missed out."""
+        recorder.found(LOW, Status.PROCESSING, 500)
+        recorder.ended([Outcome(task(LOW), float(n)) for n in range(500)], Status.COMPLETED)
+        metrics = self.look(recorder)
+        assert metrics.completed == 500
+        assert metrics.run.p50 == pytest.approx(250, abs=500 / 16)
+        assert metrics.run.p99 == pytest.approx(495, abs=500 / 16)
+
+    def test_throughput_is_what_ended_per_second(self, recorder: Recorder) -> None:
+        recorder.found(LOW, Status.PROCESSING, 6)
+        recorder.ended([Outcome(task(LOW), 0.1)] * 4, Status.COMPLETED)
+        recorder.ended([Outcome(task(LOW), 0.1)], Status.FAILED)
+        recorder.ended([Outcome(task(LOW), 0.1)], Status.RETRYING)  # this one has not ended
+        assert self.look(recorder, now=2.0).throughput == 2.5
+
+    def test_utilisation_is_the_busy_share_of_the_workers_time(self, recorder: Recorder) -> None:
+        recorder.busy(2, 1.0)  # both from 1 to 3
+        recorder.busy(1, 3.0)  # one from 3 to 4
+        assert self.look(recorder, now=4.0).utilisation == (2 * 2 + 1 * 1) / (4 * 2)
+        assert self.look(recorder, now=8.0).utilisation == (2 * 2 + 1 * 5) / (8 * 2)
+
+    def test_rates_are_of_the_last_ten_seconds(self, recorder: Recorder) -> None:
+        recorder.found(LOW, Status.PROCESSING, 100)
+        recorder.ended([Outcome(task(LOW), 0.1)] * 100, Status.COMPLETED)
+        for second in range(1, 41):  # a quiet time
+            recorder.busy(2 if second <= 20 else 0, float(second))
+        metrics = self.look(recorder, now=40.0)
+        assert RATE_WINDOW == 10.0
+        assert (metrics.throughput, metrics.utilisation) == (0.0, 0.0)
+
+
+class TestInAQueue:
+    def test_every_snapshot_adds_up_while_jobs_run(self, open_queue: OpenQueue) -> None:
+        def handler(job: Job) -> None:
+            if job.payload % 7 == 0:  # type: ignore[operator]
+                raise Broken
+
+        queue = open_queue(handler, workers=4, capacity=50, max_retries=1, backoff=AT_ONCE)
+        over = threading.Event()
+        start = threading.Barrier(5)
+
+        def look() -> list[Metrics]:
+            start.wait(DEADLINE)
+            snapshots = []
+            while not over.is_set():
+                snapshots.append(queue.metrics())
+            return snapshots
+
+        def produce(lane: Priority) -> None:
+            start.wait(DEADLINE)
+            for n in range(300):
+                queue.enqueue(Job(payload=n, priority=lane))
+
+        looking = [Background(look) for _ in range(2)]
+        for producer in [Background(produce, lane) for lane in Priority]:
+            producer.result(3 * DEADLINE)
+        queue.join(DEADLINE)
+        over.set()
+        snapshots = [snapshot for thread in looking for snapshot in thread.result()]
+
+        assert any(0 < s.accepted < 900 for s in snapshots), "Nobody looked while jobs ran."
+        for snapshot in snapshots:
+            assert adds_up(snapshot)
+            lanes = snapshot.by_priority.values()
+            assert all(adds_up(lane) for lane in lanes)
+            for name in ("accepted", *Status):
+                assert getattr(snapshot, name) == sum(getattr(lane, name) for lane in lanes)
+            assert snapshot.processing <= 4 * 64
+            assert 0 <= snapshot.utilisation <= 1
+        for thread in looking:  # what one thread sees never goes back
+            totals = [(s.accepted, s.completed, s.failed) for s in thread.result()]
+            accepted, completed, failed = zip(*totals, strict=True)
+            assert accepted == tuple(sorted(accepted))
+            assert completed == tuple(sorted(completed))
+            assert failed == tuple(sorted(failed))
+        last = queue.metrics()
+        assert (last.completed, last.failed) == (3 * 257, 3 * 43)
+
+    def test_utilisation_rises_with_the_work(self, open_queue: OpenQueue, gate: Gate) -> None:
+        started = Journal()
+
+        def handler(job: Job) -> None:
+            started.write(job.id)
+            gate.wait()
+
+        queue = open_queue(handler, workers=2)
+        assert queue.metrics().utilisation == 0
+        queue.enqueue(Job())
+        started.wait_for_count(1)
+        eventually(lambda: queue.metrics().utilisation > 0, "the time that has passed to count")
+        one = queue.metrics().utilisation
+        assert one <= 0.5
+        queue.enqueue(Job())
+        eventually(lambda: queue.metrics().utilisation > 0.5, "both workers to count")
+        assert queue.metrics().utilisation <= 1
+
+    def test_throughput_and_run_times_are_there_once_jobs_have_ended(
+        self, open_queue: OpenQueue
+    ) -> None:
+        queue = open_queue(lambda job: time.sleep(0.02), workers=1)
+        assert queue.metrics().throughput == 0
+        queue.enqueue_many([Job() for _ in range(3)])
+        queue.join(DEADLINE)
+        metrics = queue.metrics()
+        assert 0 < metrics.throughput <= 50
+        assert metrics.run.p50 >= 0.02
+        assert metrics.wait.p99 >= 0.04  # the third waited for two others
+
+    def test_oldest_queued_is_the_age_of_the_one_that_waits_longest(
+        self, open_queue: OpenQueue, gate: Gate
+    ) -> None:
+        queue = open_queue(lambda job: gate.wait(), workers=1)
+        assert queue.metrics().oldest_queued == 0
+        queue.enqueue(Job("holder"))
+        eventually(lambda: queue.metrics().processing == 1, "the holder's start")
+        assert queue.metrics().oldest_queued == 0
+        before = time.monotonic()
+        queue.enqueue(Job("oldest", priority=LOW))
+        after = time.monotonic()
+        eventually(lambda: time.monotonic() > after + 0.02, "the job to age")
+        queue.enqueue(Job("younger", priority=HIGH))
+        least = time.monotonic() - after
+        oldest = queue.metrics().oldest_queued
+        assert least <= oldest <= time.monotonic() - before
+        gate.open()
+        queue.join(DEADLINE)
+        assert queue.metrics().oldest_queued == 0
+
+    def test_a_recovered_job_is_as_old_as_it_was(
+        self, open_queue: OpenQueue, path: str, gate: Gate
+    ) -> None:
+        queue = open_queue(lambda job: gate.wait(), path=path, workers=1)
+        queue.enqueue_many([Job("holder"), Job("queued")])
+        Background(queue.close, False, 0).result()
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            connection.execute("UPDATE job SET enqueued_at = enqueued_at - 3600")
+            connection.commit()
+        queue = open_queue(lambda job: gate.wait(), path=path, workers=1)
+        eventually(lambda: queue.metrics().processing == 1, "the holder's start")
+        assert 3_599 < queue.metrics().oldest_queued < 3_700
+
+    def test_metrics_do_not_change_afterwards(self, open_queue: OpenQueue) -> None:
+        queue = open_queue(lambda job: None)
+        before = queue.metrics()
+        queue.enqueue(Job())
+        queue.join(DEADLINE)
+        assert (before.accepted, before.completed) == (0, 0)
+        with pytest.raises(AttributeError):
+            before.completed = 5  # type: ignore[misc]

@@ -1,0 +1,888 @@
+"""The dispatcher's turns, one by one and without a thread: a function of state, messages, time.
+
+What takes luck to see in a running queue (a commit that fails in the middle of things, two
+messages in one turn) is here a line of the test.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import sqlite3
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from final import Backoff, DuplicateJob, Job, Priority, QueueClosed, QueueFull, StorageError
+from final.batches import Batches
+from final.dispatcher import Dispatcher, Rules
+from final.job import Outcome, Task
+from final.lanes import Lanes
+from final.limits import Gate as RateGate
+from final.messages import (
+    Batch,
+    Close,
+    Enqueue,
+    Inspect,
+    Join,
+    Message,
+    Question,
+    Report,
+    Revive,
+    Watch,
+    Withdraw,
+)
+from final.metrics import Metrics, Recorder
+from final.stores import Changes, SqliteStore
+from final.transitions import Events
+from tests.final.helpers import OpenQueue, eventually, learn_that_jobs_are_quick
+from tests.helpers import DEADLINE, Gate, Journal
+
+HIGH, MEDIUM, LOW = Priority
+IN_A_SECOND = Backoff(base=1, jitter=0)
+START = 1_000_000.0  # the wall clock when the monotonic one says 0
+
+
+class WatchedStore(SqliteStore):
+    """The real store; notes each commit, and fails when it is told to."""
+
+    def __init__(self, path: str = ":memory:") -> None:
+        super().__init__(path, "full")
+        self.commits: list[Changes] = []
+        self.failures = 0  # so many commits fail
+        self.on_commit: Callable[[], None] = lambda: None
+
+    def commit(self, changes: Changes) -> None:
+        self.on_commit()
+        if self.failures:
+            self.failures -= 1
+            raise StorageError("The disk is full.")
+        super().commit(changes)
+        self.commits.append(changes)
+
+
+class Engine:
+    """A dispatcher whose thread and workers are the test."""
+
+    def __init__(self, path: str = ":memory:", *, workers: int = 1, **options: Any) -> None:
+        self.store = WatchedStore(path)
+        self.batches: list[Batch] = []  # delivered, oldest first
+        self.handed_out: list[list[str]] = []  # the jobs in each of them
+        self.now = 0.0
+        self.lanes = Lanes(options.get("capacity", 1_000), fairness=10)
+        gate = RateGate(None, self.now)
+        self.dispatcher = Dispatcher(
+            self.store,
+            self.lanes,
+            gate,
+            Batches(workers, gate, timeout=None),
+            Recorder(workers, self.now),
+            Events(),
+            rules=Rules(options.get("max_retries", 3), IN_A_SECOND, "block", history=1_000),
+            handles=options.get("handles", lambda kind: True),
+            workers=self,
+        )
+        self.dispatcher.recover(self.now, START + self.now)
+
+    # What the dispatcher asks of its workers.
+
+    def deliver(self, batch: Batch) -> None:
+        self.batches.append(batch)
+        self.handed_out.append([task.id for task in batch.claimed])
+
+    def tell(self, batch: Batch, task: Task) -> None:
+        """Nobody listens: these handlers do not exist."""
+
+    def obeys(self, task: Task) -> bool:
+        raise AssertionError("No job of these tests has a time-out.")
+
+    def replace(self, batch: Batch) -> None:
+        raise AssertionError("No worker of these tests is given up.")
+
+    # What the test does.
+
+    def turn(self, *messages: Message, later: float = 0.0) -> None:
+        """One turn, ``later`` seconds after the one before."""
+        self.now += later
+        self.dispatcher.turn(messages, self.now, START + self.now)
+
+    def work_off(self, reported: int = 0) -> list[str]:
+        """Be the workers until nothing is left to do; the jobs in the order they were claimed.
+
+        reported: so many batches have been reported already.
+        """
+        for batch in itertools.islice(self.batches, reported, None):  # grows meanwhile
+            self.turn(report(batch))
+            while self.dispatcher._again:
+                self.turn()
+        return [job_id for ids in self.handed_out[reported:] for job_id in ids]
+
+    def waiting(self, priority: Priority = MEDIUM) -> list[str]:
+        """The ids in a lane, first to last."""
+        return [task.id for task in self.lanes._by_priority[priority].tasks]
+
+    def status(self, job_id: str) -> tuple[str, int]:
+        """Status and attempts in the store."""
+        record = self.store.get(job_id)
+        assert record is not None
+        return record.status, record.attempts
+
+    def metrics(self) -> Metrics:
+        metrics: Metrics = ask(self, Inspect())
+        return metrics
+
+    def state(self) -> object:
+        """What a turn may change and a failed one must not."""
+        dispatcher = self.dispatcher
+        return (
+            [[(task.id, task.attempts) for task in lane.tasks] for lane in self.lanes._lanes],
+            [lane.passed_over for lane in self.lanes._lanes],
+            [[request.tasks for request in line] for line in dispatcher._lines._lines.values()],
+            sorted((due, task.id, task.attempts) for due, _, task in dispatcher._later),
+            dispatcher._token,
+        )
+
+    def crash(self) -> None:
+        """End without recording what is in flight."""
+        self.store.close()
+
+
+def ask(engine: Engine, question: Question[Any]) -> Any:
+    """The answer to a question, or its error, after one turn."""
+    engine.turn(question)
+    assert question.answered
+    return question.result()
+
+
+def jobs(*ids: str, priority: Priority = MEDIUM, by_worker: bool = False) -> Enqueue:
+    return Enqueue([Task(job_id, "null", priority, "default") for job_id in ids], by_worker)
+
+
+def report(batch: Batch, *, failed: bool = False, seconds: float = 0.1) -> Report:
+    """What a worker says that has worked off its batch."""
+    batch.tasks.clear()
+    error = "ValueError: no" if failed else None
+    batch.outcomes.extend(Outcome(task, seconds, error=error) for task in batch.claimed)
+    return Report(batch)
+
+
+@pytest.fixture
+def engine() -> Engine:
+    return Engine()
+
+
+@pytest.fixture
+def held() -> Engine:
+    """An engine whose only worker is busy with the job "held"."""
+    engine = Engine(capacity=2)
+    engine.turn(jobs("held"))
+    return engine
+
+
+class TestOneCommit:
+    def test_inserts_outcomes_and_claims_of_a_turn_are_one_commit(self, engine: Engine) -> None:
+        engine.turn(jobs("a"), jobs("b"), jobs("c", priority=HIGH))
+        assert len(engine.store.commits) == 1
+        engine.turn(report(engine.batches[0]), jobs("d"), jobs("e"))
+        assert len(engine.store.commits) == 2
+        last = engine.store.commits[-1]
+        assert [outcome.task.id for outcome in last.completed] == ["c"]
+        assert [task.id for task in last.inserted] == ["d", "e"]
+        assert [task.id for task in last.claimed] == ["a"]
+
+    def test_a_turn_without_changes_commits_nothing(self, engine: Engine) -> None:
+        engine.turn()
+        engine.turn(Inspect(), Join(), Watch("unknown"))
+        assert engine.store.commits == []
+
+    def test_a_new_job_may_be_written_and_claimed_at_once(self, engine: Engine) -> None:
+        engine.turn(jobs("a"))
+        [commit] = engine.store.commits
+        assert [task.id for task in commit.inserted] == ["a"]
+        assert [task.id for task in commit.claimed] == ["a"]
+        assert engine.status("a") == ("processing", 1)
+
+    def test_everybody_is_answered_only_after_the_commit(self, held: Engine) -> None:
+        enqueue, watch = jobs("a", "b"), Watch("held")
+        answered: list[bool] = []
+        delivered: list[int] = []
+
+        def look() -> None:
+            answered.extend([enqueue.answered, watch.answered])
+            delivered.append(len(held.batches))
+
+        held.store.on_commit = look
+        held.turn(watch, enqueue, report(held.batches[0]))
+        assert answered == [False, False]
+        assert delivered == [1]
+        assert enqueue.answered
+        assert watch.answered
+        assert len(held.batches) == 2
+
+    def test_the_claim_is_in_the_file_when_the_worker_gets_the_job(self, path: str) -> None:
+        engine = Engine(path)
+        seen: list[tuple[str, int]] = []
+
+        def deliver(batch: Batch) -> None:
+            connection = sqlite3.connect(path)
+            seen.extend(connection.execute("SELECT status, attempts FROM job"))
+            connection.close()
+
+        engine.deliver = deliver  # type: ignore[method-assign]
+        engine.turn(jobs("a"))
+        assert seen == [("processing", 1)]
+
+
+class TestFailedCommit:
+    @pytest.fixture
+    def busy(self) -> Engine:
+        """An engine in the middle of things.
+
+        "dead" is a dead letter, "failing" retries in a second, "x" and "y" are in flight, jobs
+        wait in each lane, and "h3" in the line of a full one.
+        """
+        engine = Engine(workers=2, capacity=2, max_retries=1)
+        engine.turn(jobs("dead"))
+        engine.turn(report(engine.batches[0], failed=True))
+        engine.turn(later=1.0)
+        engine.turn()
+        engine.turn(report(engine.batches[1], failed=True))
+        engine.turn(jobs("failing"))
+        engine.turn(report(engine.batches[2], failed=True))
+        engine.turn(jobs("x", "y"))
+        engine.turn(jobs("h1", "h2", priority=HIGH), jobs("m1"), jobs("l1", priority=LOW))
+        engine.turn(jobs("h3", priority=HIGH))
+        return engine
+
+    def test_everything_is_as_it_was_before(self, busy: Engine) -> None:
+        """The turn would record two outcomes, requeue "failing", revive "dead", insert, claim."""
+        before = busy.state()
+        enqueue, retry = jobs("l2", priority=LOW), Revive("dead")
+        busy.store.failures = 2  # reviving is a transaction of its own
+        outcomes = [report(busy.batches[3]), report(busy.batches[4], failed=True)]
+        busy.turn(*outcomes, enqueue, retry, later=1.0)
+        assert busy.state() == before
+        assert len(busy.batches) == 5
+        for question in (enqueue, retry):
+            with pytest.raises(StorageError, match="The disk is full"):
+                question.result()
+
+    def test_the_counts_are_as_they_were_before(self, busy: Engine) -> None:
+        before = busy.metrics()
+        busy.store.failures = 2
+        busy.turn(report(busy.batches[3]), jobs("l2", priority=LOW), Revive("dead"), later=1.0)
+        busy.store.failures = 1
+        after = busy.metrics()
+        for name in ("accepted", "queued", "processing", "retrying", "completed", "failed"):
+            assert getattr(after, name) == getattr(before, name)
+
+    def test_the_next_turn_makes_up_for_it(self, busy: Engine) -> None:
+        busy.store.failures = 2
+        outcomes = [report(busy.batches[3]), report(busy.batches[4], failed=True)]
+        busy.turn(*outcomes, Revive("dead"), later=1.0)
+        assert [busy.status(i) for i in ("x", "h1")] == [("processing", 1), ("queued", 0)]
+        busy.turn()
+        changes = busy.store.commits[-1]
+        assert [outcome.task.id for outcome in changes.completed] == ["x"]
+        assert [failed.task.id for failed in changes.failed] == ["y"]
+        assert [task.id for task in changes.requeued] == ["failing"]
+        assert [task.id for task in changes.claimed] == ["h1", "h2"]
+        assert [busy.status(i) for i in ("x", "h1")] == [("completed", 1), ("processing", 1)]
+
+    def test_a_claim_that_was_not_committed_charges_no_attempt(self, engine: Engine) -> None:
+        engine.turn(jobs("a", "b"))
+        engine.store.failures = 3
+        engine.turn(report(engine.batches[0]))
+        engine.turn()
+        engine.turn()
+        assert len(engine.batches) == 1
+        engine.turn()
+        assert engine.status("b") == ("processing", 1)
+        assert engine.batches[1].claimed[0].attempts == 1
+
+    def test_several_failures_lose_no_outcome(self, engine: Engine) -> None:
+        engine = Engine(workers=3)
+        engine.turn(jobs("a", "b", "c"))
+        engine.store.failures = 3
+        for batch in list(engine.batches):
+            engine.turn(report(batch))
+        engine.turn()
+        assert [engine.status(i) for i in "abc"] == [("completed", 1)] * 3
+
+    def test_a_producer_is_told_what_was_accepted_before(self, held: Engine) -> None:
+        enqueue = jobs("a", "b", "c", "d")  # two have room
+        held.turn(enqueue)
+        held.turn(report(held.batches[0]))  # "a" starts
+        held.store.failures = 1
+        held.turn()  # "c" would have room now
+        with pytest.raises(StorageError) as refused:
+            enqueue.result()
+        assert refused.value.accepted == ["a", "b"]
+        held.turn()
+        assert held.work_off() == ["held", "a", "b"]
+
+    def test_those_still_in_line_stay_there(self, held: Engine) -> None:
+        first, second = jobs("a", "b", "c"), jobs("d")
+        held.turn(first, second)
+        held.store.failures = 1
+        held.turn(report(held.batches[0]))  # "a" would start
+        assert not first.answered
+        assert not second.answered
+        held.turn()
+        assert held.work_off() == ["held", "a", "b", "c", "d"]
+
+    def test_the_clock_goes_on_for_retries_meanwhile(self, engine: Engine) -> None:
+        engine.turn(jobs("a"))
+        engine.turn(report(engine.batches[0], failed=True))
+        engine.store.failures = 1
+        engine.turn(later=1.0)
+        assert engine.status("a") == ("retrying", 1)
+        engine.turn()
+        engine.turn()
+        assert engine.status("a") == ("processing", 2)
+
+
+class TestFirstComeFirstServed:
+    def test_producers_get_room_in_the_order_they_came(self, held: Engine) -> None:
+        held.turn(jobs("a", "b"))
+        waiting = [jobs(name) for name in "cdefgh"]
+        for enqueue in waiting[:3]:
+            held.turn(enqueue)
+        held.turn(*waiting[3:])
+        assert held.work_off() == ["held", *"abcdefgh"]
+        assert [enqueue.result() for enqueue in waiting] == [[name] for name in "cdefgh"]
+
+    def test_a_large_request_keeps_its_place_at_the_front(self, held: Engine) -> None:
+        held.turn(jobs("a", "b", "c", "d", "e"), jobs("f"))
+        assert held.work_off() == ["held", *"abcdef"]
+
+    def test_nobody_overtakes_in_another_lane_either(self, held: Engine) -> None:
+        """A request that comes from another lane stands behind those that wait in this one."""
+        held.turn(jobs("m1", "m2"), jobs("h1", "h2", priority=HIGH))
+        both = jobs("h3", priority=HIGH)
+        both.tasks += jobs("m4").tasks
+        held.turn(both, jobs("m3"))
+        held.work_off()
+        seq = {task_id: held.store.get(task_id) for task_id in ("m3", "m4")}
+        assert seq["m3"] is not None
+        newest_first = [job.id for job in held.store.jobs(None, 10) if job.id in ("m3", "m4")]
+        assert newest_first == ["m4", "m3"]
+
+    def test_order_survives_that_somebody_in_front_is_refused(self) -> None:
+        engine = Engine(capacity=3)
+        engine.turn(jobs("held"))
+        taken = jobs("held")
+        engine.turn(taken, *[jobs(name) for name in "abcdef"])
+        with pytest.raises(DuplicateJob):
+            taken.result()
+        assert engine.waiting() == ["a", "b", "c"]
+        assert len(engine.store.commits) == 2  # one turn, though it had to be planned twice
+        assert engine.work_off() == ["held", *"abcdef"]
+
+    def test_whoever_gives_up_makes_way(self, held: Engine) -> None:
+        held.turn(jobs("a", "b"))
+        impatient, patient = jobs("c"), jobs("d")
+        held.turn(impatient, patient)
+        held.turn(Withdraw(impatient))
+        with pytest.raises(QueueFull):
+            impatient.result()
+        assert held.work_off() == ["held", "a", "b", "d"]
+
+    def test_no_time_to_wait_is_enough_where_there_is_room(self, held: Engine) -> None:
+        fits, does_not = jobs("a", "b"), jobs("c")
+        held.turn(fits, does_not, Withdraw(fits), Withdraw(does_not))
+        assert fits.result() == ["a", "b"]
+        with pytest.raises(QueueFull, match=r"The medium lane had no room .*capacity 2"):
+            does_not.result()
+
+    def test_jobs_in_the_file_stand_in_the_order_of_the_lanes(self, path: str) -> None:
+        """A retry falls due in the very turn in which a new job comes."""
+        engine = Engine(path)
+        engine.turn(jobs("retried"))
+        engine.turn(report(engine.batches[0], failed=True), jobs("held", "a"))
+        engine.turn(jobs("b"), later=1.0)
+        in_memory = engine.waiting()
+        assert sorted(in_memory) == ["a", "b", "retried"]
+        engine.crash()
+        again = Engine(path)
+        assert again.waiting() == ["held", *in_memory]
+
+    def test_numbers_go_on_after_a_restart_where_they_had_ended(self, path: str) -> None:
+        """Also where the last ones were given to retries, as their new places in line."""
+        engine = Engine(path)
+        engine.turn(jobs("r1", "r2", "held"))
+        engine.turn(report(engine.batches[0], failed=True))
+        engine.turn(report(engine.batches[1], failed=True))
+        engine.turn(later=1.0)
+        assert engine.waiting() == ["r1", "r2"]
+        engine.crash()
+        engine = Engine(path)
+        engine.turn(jobs("new"))
+        assert engine.waiting() == ["r1", "r2", "new"]
+        engine.crash()
+        assert Engine(path).waiting() == ["held", "r1", "r2", "new"]
+
+
+class TestDuplicates:
+    def test_of_two_in_one_turn_the_first_wins(self, engine: Engine) -> None:
+        first, second = jobs("a"), jobs("a")
+        engine.turn(first, second)
+        assert first.result() == ["a"]
+        with pytest.raises(DuplicateJob) as refused:
+            second.result()
+        assert refused.value.ids == ["a"]
+        assert engine.work_off() == ["a"]
+
+    def test_a_refused_request_takes_no_id_from_the_next(self, engine: Engine) -> None:
+        first, clashing, last = jobs("a", "b"), jobs("b", "c"), jobs("c")
+        engine.turn(first, clashing, last)
+        assert (first.result(), last.result()) == (["a", "b"], ["c"])
+        with pytest.raises(DuplicateJob) as refused:
+            clashing.result()
+        assert (refused.value.ids, refused.value.accepted) == (["b"], [])
+
+    def test_what_has_no_room_yet_takes_no_id_from_others(self) -> None:
+        """DuplicateJob means "it is in". A job that waits for room is not in yet."""
+        engine = Engine(capacity=3)
+        engine.turn(jobs("held"))
+        engine.turn(jobs("m1", "m2", "m3"))  # the medium lane is full
+        waiting, urgent = jobs("h1", priority=HIGH), jobs("x", priority=HIGH)
+        waiting.tasks += jobs("x").tasks
+        taken = jobs("held", priority=HIGH)  # makes the turn look at ids
+        engine.turn(waiting, taken, urgent)
+        assert urgent.result() == ["x"]
+        engine.work_off()
+        with pytest.raises(DuplicateJob) as refused:
+            waiting.result()
+        assert (refused.value.ids, refused.value.accepted) == (["x"], ["h1"])
+
+    def test_the_others_of_the_turn_are_not_disturbed(self, engine: Engine) -> None:
+        engine.turn(jobs("a"))
+        rest = [jobs(f"new-{n}") for n in range(10)]
+        taken = jobs("a")
+        engine.turn(*rest[:5], taken, *rest[5:], report(engine.batches[0]))
+        assert [enqueue.result() for enqueue in rest] == [[f"new-{n}"] for n in range(10)]
+        assert engine.status("a") == ("completed", 1)
+        counts = engine.metrics()
+        assert (counts.accepted, counts.queued, counts.processing) == (11, 9, 1)
+
+
+class TestTokens:
+    def test_an_outcome_with_an_old_token_is_dropped(self, engine: Engine) -> None:
+        engine.turn(jobs("a"))
+        [batch] = engine.batches
+        late = Batch(batch.claimed, batch.token - 1, 0.0, math.inf)  # an attempt that was given up
+        engine.turn(report(late))
+        assert engine.status("a") == ("processing", 1)
+
+    def test_each_claim_has_a_newer_token(self, engine: Engine) -> None:
+        engine.turn(jobs("a", "b", "c"))
+        engine.work_off()
+        tokens = [batch.token for batch in engine.batches]
+        assert tokens == sorted(set(tokens))
+        assert len(tokens) == 3
+
+
+class TestMillisecondRule:
+    @pytest.mark.parametrize(
+        ("seconds", "size"),
+        [(1e-6, 64), (1e-5, 64), (0.00011, 10), (0.0003, 4), (0.0009, 2), (0.001, 1), (0.5, 1)],
+    )
+    def test_a_worker_gets_as_many_jobs_as_take_a_millisecond(
+        self, engine: Engine, seconds: float, size: int
+    ) -> None:
+        engine.turn(jobs("measured"))
+        engine.turn(report(engine.batches[0], seconds=seconds))
+        engine.turn(jobs(*(f"job-{n}" for n in range(200))))
+        assert [len(ids) for ids in engine.handed_out] == [1, size]
+
+    def test_a_kind_that_was_never_measured_goes_one_at_a_time(self, engine: Engine) -> None:
+        engine.turn(jobs("a", "b", "c"))
+        assert [len(ids) for ids in engine.handed_out] == [1]
+
+    def test_each_kind_costs_what_it_costs(self, engine: Engine) -> None:
+        slow, quick = jobs("slow"), jobs(*(f"quick-{n}" for n in range(100)))
+        slow.tasks[0].kind = "slow"
+        engine.turn(jobs("measured"))
+        engine.turn(report(engine.batches[0], seconds=1e-6))
+        engine.turn(jobs("first"))
+        engine.turn(slow, quick)
+        engine.turn(report(engine.batches[1], seconds=1e-6))
+        assert engine.handed_out[2] == ["slow"]  # not measured yet
+        engine.turn(report(engine.batches[2], seconds=0.0008))
+        assert len(engine.handed_out[3]) == 64
+        engine.turn(jobs("slow-2"))
+        assert engine.waiting()[-1] == "slow-2"
+
+    def test_waiting_jobs_are_shared_among_idle_workers(self) -> None:
+        engine = Engine(workers=4)
+        engine.turn(jobs("measured"))
+        engine.turn(report(engine.batches[0], seconds=1e-6))
+        engine.turn(jobs(*(f"job-{n}" for n in range(10))))
+        assert [len(ids) for ids in engine.handed_out[1:]] == [3, 3, 2, 2]
+
+    def test_a_job_that_was_tried_before_has_nothing_behind_it(self, engine: Engine) -> None:
+        """It may be about to end the process, and those behind it would be charged as well."""
+        engine.turn(jobs("tried"))
+        engine.turn(report(engine.batches[0], failed=True, seconds=1e-6), jobs("held"))
+        engine.turn(later=1.0)
+        engine.turn(jobs(*"abcdef"))
+        engine.turn(report(engine.batches[1], seconds=1e-6))
+        assert engine.handed_out[2] == ["tried"]
+        engine.turn(report(engine.batches[2], seconds=1e-6))
+        assert engine.handed_out[3] == [*"abcdef"]
+
+
+class TestOverdue:
+    """A batch that was misjudged: its first job is slow, and the rest waits behind it."""
+
+    @staticmethod
+    def misjudged(workers: int, count: int, path: str = ":memory:") -> Engine:
+        engine = Engine(path, workers=workers)
+        engine.turn(jobs("measured"))
+        engine.turn(report(engine.batches.pop(), seconds=1e-6))
+        engine.handed_out.pop()
+        engine.turn(jobs(*map(str, range(count))))
+        for batch in engine.batches:
+            batch.tasks.popleft()  # each worker has begun
+        return engine
+
+    def test_the_rest_goes_back_uncharged_once_somebody_is_idle(self) -> None:
+        engine = self.misjudged(workers=2, count=10)
+        assert [engine.status(str(n)) for n in range(10)] == [("processing", 1)] * 10
+        engine.turn(report(engine.batches[1], seconds=1e-6), later=0.02)
+        engine.turn()
+        assert engine.handed_out[2] == ["1", "2", "3", "4"]
+        assert [engine.status(str(n)) for n in range(5)] == [("processing", 1)] * 5
+        assert [task.attempts for task in engine.batches[2].claimed] == [1] * 4
+
+    def test_not_while_nobody_is_idle(self) -> None:
+        engine = self.misjudged(workers=2, count=10)
+        engine.turn(later=5.0)
+        engine.turn()
+        assert len(engine.store.commits) == 3  # nothing since the batches were handed out
+
+    def test_not_before_it_is_overdue(self) -> None:
+        engine = self.misjudged(workers=2, count=10)
+        engine.turn(report(engine.batches[1], seconds=1e-6), later=0.005)
+        engine.turn()
+        assert len(engine.batches) == 2
+
+    def test_what_the_worker_reports_then_is_what_it_did(self) -> None:
+        engine = self.misjudged(workers=2, count=10)
+        engine.turn(report(engine.batches[1], seconds=1e-6), later=0.02)
+        engine.turn(report(engine.batches[0]))
+        assert [engine.status(str(n))[0] for n in (0, 5, 9)] == ["completed"] * 3
+        assert sorted(engine.work_off(reported=2)) == ["1", "2", "3", "4"]
+        counts = engine.metrics()
+        assert (counts.accepted, counts.completed) == (11, 11)
+
+    def test_they_come_back_in_order_from_many_batches(self) -> None:
+        engine = self.misjudged(workers=8, count=64)
+        engine.turn(report(engine.batches[7], seconds=1e-6), later=0.02)
+        engine.turn()
+        assert engine.handed_out[8] == [str(n) for n in range(56) if n % 8]
+
+    def test_they_run_before_those_that_came_later(self) -> None:
+        engine = self.misjudged(workers=2, count=10)
+        engine.turn(jobs("late-1", "late-2"))
+        engine.turn(report(engine.batches[1], seconds=1e-6), later=0.02)
+        engine.turn()
+        assert engine.handed_out[2][:4] == ["1", "2", "3", "4"]
+
+    def test_a_crash_then_charges_each_job_once(self, path: str) -> None:
+        engine = self.misjudged(workers=2, count=10, path=path)
+        engine.turn(report(engine.batches[1], seconds=1e-6), later=0.02)
+        engine.turn()
+        engine.crash()
+        again = Engine(path, handles=lambda kind: False)
+        assert [again.status(str(n)) for n in range(5)] == [("queued", 1)] * 5
+
+    def test_nobody_turns_round_and_round_over_it(self, open_queue: OpenQueue) -> None:
+        """While no worker is idle there is nothing to do about an overdue batch."""
+        started = Journal()
+        gate = Gate()
+
+        def handler(job: Job) -> None:
+            if job.id == "slow":
+                started.write("slow")
+                gate.wait()
+
+        queue = open_queue(handler, workers=1)
+        dispatcher = queue._dispatcher
+        learn_that_jobs_are_quick(queue)
+        turns: list[float] = []
+        turn = dispatcher.turn
+
+        def counted(messages: list[Message], now: float, wall: float) -> None:
+            turns.append(now)
+            turn(messages, now, wall)
+
+        dispatcher.turn = counted  # type: ignore[method-assign, assignment]
+        queue.enqueue_many([Job("slow"), *(Job() for _ in range(20))])
+        started.wait_for("slow")
+        looks = 0
+
+        def long_overdue() -> bool:
+            nonlocal looks
+            looks += 1  # each look at the metrics is a turn
+            queue.metrics()
+            return bool(turns) and turns[-1] - turns[0] > 0.1
+
+        eventually(long_overdue, "the batch to be overdue")
+        gate.open()
+        queue.join(DEADLINE)
+        assert len(turns) < looks + 100
+
+
+class TestSuspects:
+    """Jobs that were interrupted twice by the end of the process run one at a time."""
+
+    @pytest.fixture
+    def crashed_twice(self, path: str) -> Callable[..., Engine]:
+        """Three jobs in flight at two crashes; opens the file for the third time."""
+        engine = Engine(path, workers=3)
+        engine.turn(jobs("a", "b", "c"))
+        engine.crash()
+        engine = Engine(path, workers=3)
+        engine.turn()
+        assert [batch.claimed[0].attempts for batch in engine.batches] == [2, 2, 2]
+        engine.crash()
+
+        def open_again(**options: Any) -> Engine:
+            return Engine(path, workers=3, **options)
+
+        return open_again
+
+    def test_one_at_a_time(self, crashed_twice: Callable[..., Engine]) -> None:
+        engine = crashed_twice()
+        for name in "abc":
+            engine.turn()
+            engine.turn()
+            assert engine.handed_out[-1] == [name]
+            assert len(engine.batches) == "abc".index(name) + 1
+            engine.turn(report(engine.batches[-1]))
+        assert [engine.status(i) for i in "abc"] == [("completed", 3)] * 3
+
+    def test_other_jobs_run_beside_them(self, crashed_twice: Callable[..., Engine]) -> None:
+        engine = crashed_twice()
+        engine.turn(jobs("new-1", "new-2", "new-3"))
+        assert engine.handed_out == [["a"], ["new-1"], ["new-2"]]
+
+    def test_a_failure_lets_the_next_one_go(self, crashed_twice: Callable[..., Engine]) -> None:
+        engine = crashed_twice()
+        engine.turn()
+        engine.turn(report(engine.batches[0], failed=True))
+        engine.turn()
+        assert engine.handed_out[1] == ["b"]
+
+    def test_a_crash_charges_only_the_one_that_ran(
+        self, crashed_twice: Callable[..., Engine]
+    ) -> None:
+        engine = crashed_twice()
+        engine.turn()
+        engine.crash()
+        again = crashed_twice(handles=lambda kind: False)
+        assert [again.status(i)[1] for i in "abc"] == [3, 2, 2]
+
+    def test_those_that_did_not_run_are_suspects_still(
+        self, crashed_twice: Callable[..., Engine]
+    ) -> None:
+        engine = crashed_twice()
+        engine.turn()
+        engine.crash()
+        again = crashed_twice()
+        again.turn()
+        again.turn()
+        assert len(again.batches) == 1
+
+    def test_join_and_close_wait_for_them(self, crashed_twice: Callable[..., Engine]) -> None:
+        engine = crashed_twice()
+        join, close = Join(), Close(drain=True)
+        engine.turn(join, close)
+        assert not join.answered
+        assert not engine.dispatcher.done
+        engine.work_off()
+        assert join.answered
+        assert engine.dispatcher.done
+
+    def test_they_count_as_queued(self, crashed_twice: Callable[..., Engine]) -> None:
+        counts = crashed_twice().metrics()
+        assert counts.accepted == 3
+        assert counts.queued + counts.processing == 3
+
+
+class TestQuestions:
+    def test_a_watch_is_answered_when_its_job_has_ended(self, engine: Engine) -> None:
+        watch = Watch("a")
+        engine.turn(jobs("a"), watch)
+        engine.turn(report(engine.batches[0], failed=True))
+        assert not watch.answered  # it will be tried again
+        engine.turn(later=1.0)
+        engine.turn()
+        engine.turn(report(engine.batches[1]))
+        assert watch.answered
+
+    def test_a_watch_that_was_withdrawn_leaves_nothing_behind(self, engine: Engine) -> None:
+        first, second = Watch("a"), Watch("a")
+        engine.turn(jobs("a"), first, second)
+        engine.turn(Withdraw(first))
+        with pytest.raises(TimeoutError):
+            first.result()
+        engine.turn(Withdraw(second))
+        assert engine.dispatcher._watchers == {}
+
+    def test_a_join_is_answered_when_nothing_is_left(self, engine: Engine) -> None:
+        join = Join()
+        engine.turn(jobs("a", "b"), join)
+        engine.turn(report(engine.batches[0]))
+        assert not join.answered
+        engine.turn(report(engine.batches[1]))
+        assert join.answered
+
+    def test_a_join_waits_for_outcomes_that_could_not_be_recorded(self, engine: Engine) -> None:
+        engine.turn(jobs("a"))
+        join = Join()
+        engine.store.failures = 1
+        engine.turn(report(engine.batches[0]), join)
+        assert not join.answered
+        engine.turn()
+        assert join.answered
+
+    def test_two_retries_of_a_dead_letter_in_one_turn_revive_it_once(self) -> None:
+        engine = Engine(max_retries=0)
+        engine.turn(jobs("x"))
+        engine.turn(report(engine.batches[0], failed=True))
+        first, second = Revive("x"), Revive("x")
+        engine.turn(first, second)
+        engine.turn()
+        assert first.result() == 1
+        with pytest.raises(ValueError, match="Job x is not a dead letter"):
+            second.result()
+        assert engine.work_off(reported=1) == ["x"]
+        counts = engine.metrics()
+        assert (counts.accepted, counts.completed, counts.failed) == (1, 1, 0)
+
+    def test_workers_that_all_wait_for_room_would_wait_for_ever(self) -> None:
+        engine = Engine(workers=2, capacity=1)
+        engine.turn(jobs("a", "b"))
+        engine.turn(jobs("filler"))
+        first, producer, second = (
+            jobs("c", by_worker=True),
+            jobs("d"),
+            jobs("e", by_worker=True),
+        )
+        engine.turn(first, producer)
+        assert not first.answered  # the other worker may still make room
+        engine.turn(second)
+        with pytest.raises(QueueFull, match="All 2 workers wait to enqueue into full lanes"):
+            second.result()
+        assert not first.answered
+        assert not producer.answered
+        engine.turn(report(engine.batches[1]))  # its handler has got the error
+        engine.work_off()
+        assert first.result() == ["c"]
+        assert producer.result() == ["d"]
+
+
+class TestClosing:
+    def test_draining_runs_everything_and_ends_with_the_last_outcome(self, held: Engine) -> None:
+        held.turn(jobs("a", "b"))
+        held.turn(Close(drain=True))
+        for n in range(3):
+            assert not held.dispatcher.done
+            held.turn(report(held.batches[n]))
+        assert held.dispatcher.done
+
+    def test_without_drain_nothing_starts_any_more(self, held: Engine) -> None:
+        held.turn(jobs("a", "b"))
+        held.turn(Close(drain=False))
+        held.turn(report(held.batches[0]))
+        assert held.dispatcher.done
+        assert len(held.batches) == 1
+        assert held.status("a") == ("queued", 0)
+
+    def test_a_close_without_drain_ends_one_with(self, held: Engine) -> None:
+        held.turn(jobs("a", "b"))
+        held.turn(Close(drain=True))
+        held.turn(Close(drain=False))
+        held.turn(report(held.batches[0]))
+        assert held.dispatcher.done
+        assert held.status("a") == ("queued", 0)
+
+    def test_a_close_with_drain_does_not_revoke_one_without(self, held: Engine) -> None:
+        held.turn(jobs("a", "b"))
+        held.turn(Close(drain=False))
+        held.turn(Close(drain=True))
+        held.turn(report(held.batches[0]))
+        assert held.dispatcher.done
+
+    def test_jobs_that_come_in_the_same_turn_are_refused(self, held: Engine) -> None:
+        before, after = jobs("a"), jobs("b")
+        held.turn(before, Close(drain=True), after)
+        for enqueue in (before, after):
+            with pytest.raises(QueueClosed):
+                enqueue.result()
+        held.turn(report(held.batches[0]))
+        assert held.dispatcher.done
+
+    def test_what_waits_in_a_batch_goes_back(self) -> None:
+        engine = TestOverdue.misjudged(workers=1, count=5)
+        engine.turn(Close(drain=False))
+        assert [engine.status(str(n)) for n in range(1, 5)] == [("queued", 0)] * 4
+        assert not engine.dispatcher.done
+        engine.turn(report(engine.batches[0]))
+        assert engine.dispatcher.done
+        assert engine.status("0") == ("completed", 1)
+
+    def test_out_of_time_all_that_is_with_a_worker_goes_back(self) -> None:
+        engine = TestOverdue.misjudged(workers=1, count=5)
+        close = Close(drain=True)
+        engine.turn(close)
+        engine.turn(Withdraw(close))
+        assert engine.dispatcher.done
+        assert [engine.status(str(n)) for n in range(5)] == [("queued", 0)] * 5
+
+    def test_out_of_time_what_was_taken_back_before_goes_back_only_once(self) -> None:
+        engine = TestOverdue.misjudged(workers=2, count=10)
+        engine.turn(report(engine.batches[1], seconds=1e-6), later=0.02)
+        engine.turn()  # the idle worker has got what waited behind the slow job
+        close = Close(drain=True)
+        engine.turn(close)
+        engine.turn(Withdraw(close))
+        assert [engine.status(str(n)) for n in range(5)] == [("queued", 0)] * 5
+        assert sorted(engine.waiting()) == [str(n) for n in range(5)]
+
+    def test_when_time_is_up_in_the_turn_of_the_last_outcome_nothing_is_cut_short(
+        self, held: Engine
+    ) -> None:
+        close = Close(drain=True)
+        held.turn(close)
+        held.turn(report(held.batches[0]), Withdraw(close))
+        assert held.dispatcher.done
+        held.dispatcher.run()  # nothing but the end
+        assert held.dispatcher.complete
+
+
+class TestTheEnd:
+    def test_an_internal_error_leaves_nobody_without_an_answer(self) -> None:
+        engine = Engine(capacity=2, max_retries=0)
+        engine.turn(jobs("dead"))
+        engine.turn(report(engine.batches[0], failed=True))
+        engine.turn(jobs("held"))
+        has_room, has_not = jobs("a"), jobs("b", "c", "d")
+        waiting: list[Question[Any]] = [has_room, has_not, Revive("dead")]
+        waiting += [Watch("held"), Join(), Inspect()]
+
+        def fail() -> None:
+            raise RuntimeError("a bug")
+
+        engine.store.on_commit = fail
+        for question in waiting:
+            engine.dispatcher.ask(question)
+        engine.dispatcher.run()
+        assert [type(question) for question in waiting if not question.answered] == []
+        for request in (has_room, has_not):
+            with pytest.raises(QueueClosed, match=r"internal error: RuntimeError\('a bug'\)"):
+                request.result()
