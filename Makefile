@@ -5,6 +5,7 @@ VENV := .venv
 # Windows (Git Bash) keeps the programs of a virtual environment elsewhere.
 PYTHON := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts/python.exe,bin/python)
 READY := $(VENV)/.ready
+PEERS_READY := $(VENV)/.ready-bench
 
 # The Python that makes the environment: the first one here that is new enough.
 # To choose another: make BASE_PYTHON=/path/to/python3.12
@@ -20,7 +21,7 @@ FRESH := build/newest
 SUITE = $(PYTHON) -m pytest tests/suite $(if $(HARD),--hard,--scoreboard) $(if $(K),-k "$(K)")
 
 .PHONY: scoreboard setup test test-naive test-improved test-final typecheck lint format \
-	demo-naive demo-improved demo-final diff-improved doctor pins clean help
+	demo-naive demo-improved demo-final diff-improved bench profile doctor pins clean help
 
 scoreboard: $(READY)  ## What each stage can do, measured (plain make does this)
 	@$(PYTHON) -m pytest tests/suite --scoreboard --write-docs
@@ -62,12 +63,18 @@ demo-final: $(READY)  ## The same jobs through stage 3 (kill -9, run it again)
 diff-improved: $(READY)  ## What stage 2 changed in stage 1, method by method
 	@$(PYTHON) -m tests.diff_stages naive improved
 
+bench: $(PEERS_READY)  ## How fast final is beside its peers: 4 minutes (SIZE=full)
+	@$(PYTHON) -m tests.benchmarks
+
+profile: $(READY)  ## Where the time of a bulk run goes, thread by thread
+	@$(PYTHON) -m tests.benchmarks.profile
+
 doctor:  ## What this machine has, lacks, and how fast it syncs
 	@"$(or $(wildcard $(PYTHON)),$(BASE_PYTHON),python3)" -m tests.doctor
 
 pins:  ## Refresh constraints.txt with the newest versions
 	@"$(BASE_PYTHON)" -m venv --clear $(FRESH)
-	@$(PYTHON:$(VENV)%=$(FRESH)%) -m pip install -qq --upgrade -e '.[dev,examples]' colorama
+	@$(PYTHON:$(VENV)%=$(FRESH)%) -m pip install -qq --upgrade -e '.[dev,examples,bench]' colorama
 	@grep '^#' constraints.txt > $(FRESH)/pins
 	@$(PYTHON:$(VENV)%=$(FRESH)%) -m pip freeze --exclude-editable >> $(FRESH)/pins
 	@mv $(FRESH)/pins constraints.txt
@@ -84,6 +91,11 @@ help:  ## This list
 $(READY): $(PYTHON) pyproject.toml constraints.txt
 	@echo "Installing what the suite needs into $(VENV); once, up to a minute or two ..."
 	@$(PYTHON) -m pip install -qq -e '.[dev,examples]' -c constraints.txt
+	@touch $@
+
+$(PEERS_READY): $(READY)
+	@echo "Installing the peers and matplotlib; once, up to a minute ..."
+	@$(PYTHON) -m pip install -qq -e '.[bench]' -c constraints.txt
 	@touch $@
 
 $(PYTHON):

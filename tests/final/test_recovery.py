@@ -153,6 +153,18 @@ class TestOrder:
         assert ran.entries == list(range(500))
         assert completes(queue, Job("500"))
 
+    def test_it_runs_without_anybody_asking(
+        self, first: FirstSession, open_queue: OpenQueue, path: str
+    ) -> None:
+        first.open()
+        first.hold(Job("held", "holds"))
+        first.queue.enqueue(Job("queued"))
+        first.cut()
+        ran = Journal()
+        open_queue(lambda job: ran.write(job.id), path=path, workers=1)
+        ran.wait_for("queued")  # nobody has called a method of the queue
+        assert ran.entries == ["held", "queued"]
+
 
 class TestAttempts:
     def test_a_retry_keeps_its_attempts_and_its_due_time(

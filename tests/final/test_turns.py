@@ -301,6 +301,20 @@ class TestFailedCommit:
         assert engine.status("b") == ("processing", 1)
         assert engine.batches[1].claimed[0].attempts == 1
 
+    def test_what_the_engine_refuses_in_the_middle_leaves_nothing_of_the_turn(
+        self, engine: Engine
+    ) -> None:
+        """Not only a full disk, after which SQLite takes back the transaction by itself."""
+        engine.store._writer.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 10_000)
+        enqueue = jobs("a", "b", "too long")
+        enqueue.tasks[2].payload = "x" * 20_000
+        engine.turn(enqueue)
+        with pytest.raises(StorageError, match="string or blob too big"):
+            enqueue.result()
+        assert engine.store.jobs(None, 10) == []
+        engine.turn(jobs("a", "b"))
+        assert engine.work_off() == ["a", "b"]
+
     def test_several_failures_lose_no_outcome(self, engine: Engine) -> None:
         engine = Engine(workers=3)
         engine.turn(jobs("a", "b", "c"))
