@@ -203,7 +203,7 @@ class Measures:
             "ProcessPoolExecutor": lambda n: ProcessPool(n, compute),
         }
         counts = (1, 2, 4)
-        jobs = max(8, int(300 * self.size.seconds))
+        jobs = max(8, int(200 * self.size.seconds))
         runs = {
             f"{name} {count}": _throughput(make(count), jobs)
             for name, make in contenders.items()
@@ -272,7 +272,7 @@ class Measures:
         return Findings(
             [comparison(title, _note(self.history), contenders, results)],
             [at_least(what, speeds[-1] / speeds[0], 0.9)],
-            self._plot("history", lambda path: plots.history(path, {"final, full": line})),
+            self._plot("history", lambda path: plots.history(path, line)),
         )
 
     def reopening(self) -> Findings:
