@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 from rich import box
 from rich.console import Console
@@ -100,6 +101,11 @@ def ms(seconds: float) -> str:
 
 
 # ---- the terminal --------------------------------------------------------------------------
+
+
+def terminal(file: IO[str] | None = None, width: int | None = None) -> Console:
+    """A console that prints "[bench]" as it stands, not as a style."""
+    return Console(file=file, width=width, highlight=False, markup=False, emoji=False)
 
 
 def show_machine(console: Console, machine: Machine) -> None:
