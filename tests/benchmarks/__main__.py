@@ -74,7 +74,7 @@ def main() -> None:
     arguments = parser.parse_args()
     names = arguments.measures or list(MEASURES)
     docs = arguments.docs if len(names) == len(MEASURES) else None
-    run(chosen_size(), names, docs, Console(highlight=False))
+    run(chosen_size(), names, docs, report.terminal())
 
 
 DESCRIPTION = "How fast the three stages and their peers are, side by side. SIZE=full takes longer."

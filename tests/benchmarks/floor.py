@@ -1,9 +1,13 @@
-"""The floor: what SQLite and the disk alone take for the statements that ``final`` makes.
+"""The floor: what one thread takes that does nothing but what ``final``'s store must do.
 
-No queue on top of these statements can be faster than this, so it shows what the queue
-itself costs. The statements are not written down a second time: final's own store is
-listened to once while it inserts, claims and completes batches of 512 jobs, and what it
-said is then said again to an empty file, with nothing in between. Three commits a batch.
+Batches of 512 jobs are inserted, claimed and completed, with a commit after each step. No
+queue on top of these statements can be much faster, so this shows what the queue itself
+costs: threads that hand over to each other, lanes, messages, handlers.
+
+``StoreAlone`` is final's own store, called in a loop: a program without a queue would have
+to build the values of its statements, too. ``Statements`` is less than any program can do:
+the store is listened to once, and what it said is then said again to an empty file, with
+nothing in between. So none of the SQL is written down a second time.
 
 But: a floor for one batch at a time. A turn of final may do the three steps of three
 batches in one commit, and a job that is claimed in the turn that inserts it needs no claim
@@ -13,11 +17,12 @@ of its own; so final can come closer to the floor than its own work would let yo
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from final.job import Outcome
+from final.job import Outcome, Task
 from final.stores.base import Changes
 from final.stores.sqlite import SqliteStore
 from tests.benchmarks.measure import Contender
@@ -28,41 +33,60 @@ FLOOR_BATCH = 512
 Statement = tuple[str, Sequence[Any]]
 
 
-class Floor(Contender):
-    """Raw SQLite. Everything happens in ``wait``: there are no producers and no workers."""
+class StoreAlone(Contender):
+    """Everything happens in ``wait``: there are no producers and no workers."""
 
     def __init__(self, durability: Durability = "full") -> None:
-        self.name = f"raw SQLite, {durability}"
+        self.name = f"final's store alone, {durability}"
         self.sync = durability
 
     def start(self, folder: Path, jobs: int) -> None:
-        self._statements = spoken_for(jobs)
-        store = SqliteStore(folder / "floor.db", self.sync)  # makes the schema, sets the modes
-        self._store, self._connection = store, store._writer
+        self._tasks = [task(number) for number in range(1, jobs + 1)]
+        self._store = SqliteStore(folder / "floor.db", self.sync)
 
     def put(self, payloads: Sequence[str]) -> None:
-        """The payloads are in the statements already."""
+        """The payloads are in the tasks already."""
 
     def wait(self) -> None:
-        execute = self._connection.execute
-        for sql, values in self._statements:
-            execute(sql, values)
+        work_through(self._store, self._tasks)
 
     def stop(self) -> None:
         self._store.close()
 
 
-def spoken_for(jobs: int) -> list[Statement]:
-    """What final's store says to SQLite for this many jobs."""
+class Statements(StoreAlone):
+    """The same without any Python between the statements."""
+
+    def __init__(self, durability: Durability = "full") -> None:
+        super().__init__(durability)
+        self.name = f"its statements alone, {durability}"
+
+    def start(self, folder: Path, jobs: int) -> None:
+        super().start(folder, jobs)
+        self._statements = spoken_for(self._tasks)
+
+    def wait(self) -> None:
+        execute = self._store._writer.execute
+        for sql, values in self._statements:
+            execute(sql, values)
+
+
+def work_through(store: SqliteStore, tasks: list[Task]) -> None:
+    """Insert, claim and complete, as three turns of the dispatcher would."""
+    for start in range(0, len(tasks), FLOOR_BATCH):
+        batch = tasks[start : start + FLOOR_BATCH]
+        now = time.time()
+        store.commit(Changes(start, now, inserted=batch))
+        store.commit(Changes(start, now, claimed=batch))
+        store.commit(Changes(start, now, completed=[Outcome(each, 0.0) for each in batch]))
+
+
+def spoken_for(tasks: list[Task]) -> list[Statement]:
+    """What final's store says to SQLite to work through these jobs."""
     store = SqliteStore(":memory:", "full")
     listener = Listener(store._writer)
     store._writer = cast(sqlite3.Connection, listener)
-    for start in range(1, jobs + 1, FLOOR_BATCH):
-        tasks = [task(number) for number in range(start, min(jobs + 1, start + FLOOR_BATCH))]
-        now = tasks[0].enqueued_at
-        store.commit(Changes(start, now, inserted=tasks))
-        store.commit(Changes(start, now, claimed=tasks))
-        store.commit(Changes(start, now, completed=[Outcome(each, 0.0) for each in tasks]))
+    work_through(store, tasks)
     store._writer = listener.connection
     store.close()
     return listener.heard

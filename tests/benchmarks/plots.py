@@ -9,7 +9,7 @@ But: matplotlib is an extra. Without it there are no pictures, and the tables sa
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -44,39 +44,39 @@ def is_possible() -> bool:
 
 def batch_sizes(path: Path, lines: Lines) -> None:
     with _picture(path) as axes:
-        _draw(axes, lines)
         axes.set(title="Throughput against batch size", xscale="log", yscale="log")
         axes.set(xlabel="jobs per enqueue_many, one producer", ylabel="jobs per second")
+        _draw(axes, lines)
 
 
 def latencies(path: Path, lines: Lines) -> None:
     with _picture(path) as axes:
-        _draw(axes, lines)
         axes.set(title="Latency against offered load, full", xscale="log", yscale="log")
         axes.set(xlabel="jobs per second offered, in tens", ylabel="enqueue to start, milliseconds")
-
-
-def history(path: Path, lines: Lines) -> None:
-    with _picture(path) as axes:
         _draw(axes, lines)
-        axes.set(title="Throughput against rows of history, full", xscale="symlog")
+
+
+def history(path: Path, line: Line) -> None:
+    with _picture(path) as axes:
+        axes.set(title="Throughput against rows of history, full")
         axes.set(xlabel="finished jobs in the file before the run", ylabel="jobs per second")
-        axes.set_xlim(left=0)
-        axes.set_ylim(bottom=0)
+        # One step for each count: from 0 to 1,000,000 there is no scale that shows them all.
+        _draw(axes, {"": [(step, speed) for step, (_, speed) in enumerate(line)]})
+        axes.set_xticks(range(len(line)), [f"{rows:,.0f}" for rows, _ in line])
+        axes.set_ylim(0, 1.2 * max(speed for _, speed in line))
 
 
 def waiting(path: Path, lines: Lines) -> None:
     with _picture(path) as axes:
-        _draw(axes, lines)
         axes.set(title="Handlers that wait 10 ms", xscale="log", yscale="log")
         axes.set(xlabel="workers", ylabel="jobs per second")
+        _draw(axes, lines)
 
 
 def computing(path: Path, lines: Lines) -> None:
     with _picture(path) as axes:
-        _draw(axes, lines)
         axes.set(title="Handlers that compute", xlabel="workers", ylabel="jobs per second")
-        axes.set_xticks(sorted({x for line in lines.values() for x, _ in line}))
+        _draw(axes, lines)
         axes.set_ylim(bottom=0)
 
 
@@ -101,7 +101,9 @@ def _draw(axes: Any, lines: Lines) -> None:
     for (name, line), (colour, marker, dash) in zip(lines.items(), styles, strict=False):
         xs, ys = [x for x, _ in line], [y for _, y in line]
         axes.plot(xs, ys, color=colour, marker=marker, linestyle=dash, label=name)
-    plain: Callable[[float, int], str] = lambda value, _: f"{value:,.6g}"  # noqa: E731
-    axes.xaxis.set_major_formatter(plain)
-    axes.yaxis.set_major_formatter(plain)
-    axes.legend()
+    measured = sorted({x for line in lines.values() for x, _ in line})
+    axes.set_xticks(measured, [f"{x:,g}" for x in measured])
+    axes.minorticks_off()
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
+    if len(lines) > 1:
+        axes.legend()

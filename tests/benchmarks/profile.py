@@ -39,6 +39,7 @@ from final.stores.sqlite import SqliteStore
 from final.workers import WorkerPool
 from tests.benchmarks.measure import BATCH, throughput
 from tests.benchmarks.ours import Final
+from tests.benchmarks.report import terminal
 
 # The doors: whose, which method, and what is done behind it. What has a door of its own
 # does not count for the room around it.
@@ -194,7 +195,7 @@ def main() -> None:
     parser.add_argument("place", nargs="?", choices=["full", "normal", "memory"], default="full")
     parser.add_argument("--jobs", type=int, default=100_000)
     arguments = parser.parse_args()
-    profile(arguments.place, arguments.jobs, Console(highlight=False))
+    profile(arguments.place, arguments.jobs, terminal())
 
 
 if __name__ == "__main__":

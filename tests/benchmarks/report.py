@@ -6,10 +6,12 @@ Ratios come first, since they are what carries over to another machine.
 from __future__ import annotations
 
 import datetime
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 from rich import box
 from rich.console import Console
@@ -101,6 +103,11 @@ def ms(seconds: float) -> str:
 # ---- the terminal --------------------------------------------------------------------------
 
 
+def terminal(file: IO[str] | None = None, width: int | None = None) -> Console:
+    """A console that prints "[bench]" as it stands, not as a style."""
+    return Console(file=file, width=width, highlight=False, markup=False, emoji=False)
+
+
 def show_machine(console: Console, machine: Machine) -> None:
     grid = RichTable.grid(padding=(0, 2, 0, 0))
     for name, text in machine.lines():
@@ -143,10 +150,13 @@ def show_goals(console: Console, goals: list[Goal]) -> None:
     console.print(f"  {sum(bool(goal.met) for goal in judged)} of {len(judged)} goals met.")
 
 
+NUMBER = re.compile(r"[\d,.]+( x| ms)?|")
+
+
 def _rich(columns: list[str], rows: Sequence[Sequence[str | Text]]) -> RichTable:
     table = RichTable(box=box.SIMPLE_HEAD, pad_edge=True)
     for index, column in enumerate(columns):
-        numeric = index == 0 or "jobs/s" in column
+        numeric = index == 0 or all(NUMBER.fullmatch(str(row[index])) for row in rows)
         style = "bold" if index == 0 else ""
         table.add_column(column, justify="right" if numeric else "left", style=style)
     for row in rows:
