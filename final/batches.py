@@ -1,7 +1,7 @@
 """Batches: how many jobs an idle worker gets at a time, and which are with a worker now.
 
 The millisecond rule: as many jobs as take about a millisecond, by the measured time of
-their kind. That is up to 64 for no-op jobs and one for anything slow. So order, fairness
+their kind. That is up to 128 for no-op jobs and one for anything slow. So order, fairness
 and latency are those of single claims wherever a handler does real work, and the cost of
 a hand-over between threads is shared wherever it does not.
 
@@ -21,7 +21,7 @@ from final.limits import Gate
 from final.messages import Batch
 
 BATCH_SECONDS = 0.001
-BATCH_LIMIT = 64
+BATCH_LIMIT = 128
 # A batch that was misjudged (a slow job among quick ones) is not waited for: after this time
 # its outcomes are collected, and if a worker is idle, what has not started goes back to the
 # front of its lanes.
@@ -46,6 +46,8 @@ class Batches:
         self._gate = gate
         self._timeout = timeout
         self._at_most = at_most
+        # No batch has to be looked at before then, so that a turn does not look at all of them.
+        self._soonest = math.inf
         self._cost: dict[str, float] = {}  # seconds that a job of this kind takes, about
 
     # ---- handing out -----------------------------------------------------------------------
@@ -87,6 +89,7 @@ class Batches:
     def hand_out(self, batch: Batch) -> None:
         """A worker has it now."""
         self.in_flight[batch] = None
+        self._soonest = min(self._soonest, batch.check_at, batch.overdue_at)
         self.idle -= 1
 
     # ---- handing in ------------------------------------------------------------------------
@@ -158,8 +161,12 @@ class Batches:
 
     def next_check(self) -> float:
         """When ``out_of_time`` or ``look_after`` may have something; infinity for never."""
+        return self._soonest
+
+    def checked(self) -> None:
+        """All batches have been looked at; find out when to do so next."""
         times = [min(batch.check_at, batch.overdue_at) for batch in self.in_flight]
-        return min(times, default=math.inf)
+        self._soonest = min(times, default=math.inf)
 
     def look_after(self, now: float) -> tuple[list[Outcome], list[Task]]:
         """Batches that take longer than they should: their worker has met a slow job.

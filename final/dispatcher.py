@@ -325,10 +325,8 @@ class Dispatcher:
                     self._joins.append(message)
                 case Close():
                     self._start_closing(message)
-        self._stop_late_jobs(now)
-        outcomes, unstarted = self._batches.look_after(now)
-        self._outcomes += outcomes
-        self._take_back(unstarted)
+        if self._batches.next_check() <= now:
+            self._look_at_batches(now)
         self._plan_and_commit(now, wall)
         self._carry_out_orders(now, wall)
         self._answer_questions(now)
@@ -369,6 +367,13 @@ class Dispatcher:
             request.refuse(_closed())
         else:
             self._lines.join(request)
+
+    def _look_at_batches(self, now: float) -> None:
+        self._stop_late_jobs(now)
+        outcomes, unstarted = self._batches.look_after(now)
+        self._outcomes += outcomes
+        self._take_back(unstarted)
+        self._batches.checked()
 
     def _stop_late_jobs(self, now: float) -> None:
         """End attempts whose time is up; what they still send is behind the fence."""

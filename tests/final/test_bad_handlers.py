@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -255,9 +256,11 @@ class TestUsingItsOwnQueue:
         self, open_queue: OpenQueue
     ) -> None:
         errors: list[QueueFull] = []
+        both_run = threading.Barrier(2)
 
         def handler(job: Job) -> None:
             if job.payload == "parent":
+                both_run.wait(DEADLINE)
                 try:
                     queue.enqueue_many([Job(payload="child") for _ in range(4)])
                 except QueueFull as error:
@@ -265,7 +268,7 @@ class TestUsingItsOwnQueue:
                     raise
 
         queue = open_queue(handler, workers=2, capacity=1, max_retries=0)
-        parents = [queue.enqueue(Job(payload="parent"), timeout=DEADLINE) for _ in range(4)]
+        parents = [queue.enqueue(Job(payload="parent"), timeout=DEADLINE) for _ in range(2)]
         queue.join(DEADLINE)
         counts = queue.metrics()
         assert counts.accepted == counts.completed + counts.failed

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from final import Backoff, DuplicateJob, Job, Priority, QueueClosed, QueueFull, StorageError
-from final.batches import Batches
+from final.batches import BATCH_LIMIT, Batches
 from final.dispatcher import Dispatcher, Rules
 from final.job import Outcome, Task
 from final.lanes import Lanes
@@ -501,7 +501,15 @@ class TestTokens:
 class TestMillisecondRule:
     @pytest.mark.parametrize(
         ("seconds", "size"),
-        [(1e-6, 64), (1e-5, 64), (0.00011, 10), (0.0003, 4), (0.0009, 2), (0.001, 1), (0.5, 1)],
+        [
+            (1e-6, BATCH_LIMIT),
+            (1.1e-5, 91),
+            (0.00011, 10),
+            (0.0003, 4),
+            (0.0009, 2),
+            (0.001, 1),
+            (0.5, 1),
+        ],
     )
     def test_a_worker_gets_as_many_jobs_as_take_a_millisecond(
         self, engine: Engine, seconds: float, size: int
@@ -525,7 +533,7 @@ class TestMillisecondRule:
         engine.turn(report(engine.batches[1], seconds=1e-6))
         assert engine.handed_out[2] == ["slow"]  # not measured yet
         engine.turn(report(engine.batches[2], seconds=0.0008))
-        assert len(engine.handed_out[3]) == 64
+        assert len(engine.handed_out[3]) == 100
         engine.turn(jobs("slow-2"))
         assert engine.waiting()[-1] == "slow-2"
 
