@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 
 from final import Job, JobQueue
-from tests.final.helpers import ROOT
+from tests.final.helpers import ROOT, nothing
 from tests.helpers import DEADLINE, Journal
 
 
@@ -53,6 +53,14 @@ def hang(path: str, *ids: str) -> None:
         queue.enqueue_many([Job(job_id) for job_id in ids])
     started.wait_for_count(len(ids))
     say("all hang")
+    Journal().wait_for("the end")
+
+
+def schedule(path: str) -> None:
+    """Schedules a job for soon, and is killed."""
+    queue = JobQueue(nothing, path=path)
+    queue.enqueue(Job("x", run_at=1.0))
+    say(queue.get("x").due_at)
     Journal().wait_for("the end")
 
 
