@@ -19,6 +19,7 @@ One process owns a file.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import itertools
 import os
 import threading
@@ -32,7 +33,7 @@ from typing import Literal, TypeVar
 
 from final.batches import BATCH_LIMIT, Batches
 from final.dispatcher import Dispatcher, Rules
-from final.errors import DuplicateJob, JobFailed, QueueClosed, UnknownJob
+from final.errors import DuplicateJob, EnqueueError, JobFailed, QueueClosed, UnknownJob
 from final.job import AttemptRecord, Job, JobRecord, Priority, Status, Task
 from final.lanes import Lanes
 from final.limits import Gate, Limit
@@ -225,7 +226,11 @@ class JobQueue:
                 if len(under_way) <= window // 2:  # refill by halves: one transaction each
                     chunk = itertools.islice(remaining, window - len(under_way))
                     jobs = [Job(payload=p, kind=kind, priority=priority) for p in chunk]
-                    under_way.extend(self.enqueue_many(jobs))
+                    try:
+                        under_way.extend(self.enqueue_many(jobs))
+                    except EnqueueError as error:
+                        under_way.extend(error.accepted)
+                        raise
                 if not under_way:
                     return
                 record = self.wait(under_way[0], timeout)
@@ -235,7 +240,9 @@ class JobQueue:
                 yield record.result
         finally:
             for job_id in under_way:
-                self.cancel(job_id)
+                # The queue may be closed by now, and the history have let go of the job.
+                with contextlib.suppress(QueueClosed, UnknownJob):
+                    self.cancel(job_id)
 
     def cancel(self, job_id: str) -> bool:
         """Keep a job from running, or tell its handler to stop (``current_job().cancelled``).

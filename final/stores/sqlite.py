@@ -163,7 +163,7 @@ class SqliteStore:
             plain = [o.task for o in changes.completed if o.result is None and o.note is None]
             if plain:
                 execute(
-                    "UPDATE job SET status = 'completed', ended_at = ?"
+                    "UPDATE job SET status = 'completed', ended_at = ?, error = NULL"
                     " WHERE seq IN (SELECT value FROM json_each(?))",
                     (now, _seqs(plain)),
                 )
