@@ -121,9 +121,12 @@ class TestWindow:
     @pytest.fixture
     def endless(self, taken: list[int]) -> Iterator[int]:
         """All the numbers; ``taken`` says which ones somebody has asked for."""
-        for n in itertools.count():
+
+        def take(n: int) -> int:
             taken.append(n)
-            yield n
+            return n
+
+        return map(take, itertools.count())
 
     def test_payloads_may_be_endless(self, open_queue: OpenQueue, endless: Iterator[int]) -> None:
         queue = open_queue(lambda job: job.payload)
