@@ -140,6 +140,7 @@ class JobQueue:
         self._max_payload = max_payload
         self._shutdown_timeout = shutdown_timeout
         self._process = os.getpid()
+        self._has_processes = executor == "process"
 
         try:
             self._store = SqliteStore(path, durability)
@@ -258,10 +259,12 @@ class JobQueue:
 
     def dead_letters(self) -> list[JobRecord]:
         """The jobs that have failed for good, newest first."""
+        self._refuse_in_a_fork()
         return self._store.jobs(Status.FAILED, -1)
 
     def attempts(self, job_id: str) -> list[AttemptRecord]:
         """The failed attempts of a job, with their times and tracebacks."""
+        self._refuse_in_a_fork()
         return self._store.attempts(job_id)
 
     def retry(self, job_id: str) -> None:
@@ -290,6 +293,7 @@ class JobQueue:
 
     def get(self, job_id: str) -> JobRecord:
         """All that is known about the job. Raises UnknownJob for an unknown id."""
+        self._refuse_in_a_fork()
         if not isinstance(job_id, str):
             raise TypeError(f"A job's id is text (str), not {type(job_id).__name__}.")
         try:
@@ -302,6 +306,7 @@ class JobQueue:
 
     def jobs(self, status: Status | str | None = None, limit: int = 100) -> list[JobRecord]:
         """The newest jobs first, at most ``limit``; of one status, if given."""
+        self._refuse_in_a_fork()
         require_int("limit", limit, 1)
         return self._store.jobs(None if status is None else Status(status), limit)
 
@@ -407,11 +412,7 @@ class JobQueue:
         The dispatcher owns the state, so it also decides a tie: whoever runs out of time asks
         it to withdraw the question, and takes whatever answer comes of that.
         """
-        if os.getpid() != self._process:
-            raise RuntimeError(
-                "This queue belongs to the process that opened it, and this is a fork of that: "
-                "its threads are not here. Open another file, or enqueue before forking."
-            )
+        self._refuse_in_a_fork()
         dispatcher = self._dispatcher
         dispatcher.ask(question)
         try:
@@ -429,6 +430,14 @@ class JobQueue:
         finally:
             dispatcher.unanswered.discard(question)
         return question.result()
+
+    def _refuse_in_a_fork(self) -> None:
+        """Neither threads nor SQLite's connections may be carried over a fork."""
+        if os.getpid() != self._process:
+            raise RuntimeError(
+                "This queue belongs to the process that opened it, and this is a fork of that: "
+                "its threads are not here. Open another file, or enqueue before forking."
+            )
 
     def _report(self, report: Report) -> None:
         self._dispatcher.inbox.put(report)
@@ -454,9 +463,26 @@ _open: weakref.WeakSet[JobQueue] = weakref.WeakSet()
 @atexit.register
 def _close_at_exit() -> None:
     """The program ends without ``close``: give back what is in flight, uncharged, and go."""
-    for queue in list(_open):
+    _close(list(_open))
+
+
+def _close_processes_at_exit() -> None:
+    """Before concurrent.futures waits for its processes, for ever if a handler hangs.
+
+    It does so when the main thread has ended, and accepts no more work from then on. So
+    nothing is lost by closing these queues then; others still serve threads that go on.
+    """
+    _close([queue for queue in _open if queue._has_processes])
+
+
+def _close(queues: list[JobQueue]) -> None:
+    for queue in queues:
         if os.getpid() == queue._process:
             queue.close(drain=False, timeout=1.0)
+
+
+# Private, but what concurrent.futures uses; the last to register is the first to be called.
+getattr(threading, "_register_atexit", atexit.register)(_close_processes_at_exit)
 
 
 def _refuse_repeated_ids(tasks: list[Task]) -> None:
