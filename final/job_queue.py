@@ -162,7 +162,8 @@ class JobQueue:
                 handles=self._handlers.handles,
                 workers=self._pool,
             )
-            self._dispatcher.recover(now, time.time())
+            # Both clocks at once: the file may have taken a while to open.
+            self._dispatcher.recover(time.monotonic(), time.time())
         except BaseException:
             self._store.close()
             self._handlers.close()

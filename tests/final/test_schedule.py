@@ -170,6 +170,26 @@ class TestAfterARestart:
         queue = open_queue({"other": nothing}, path=path)
         assert queue.wait("x", DEADLINE).attempts == 1
 
+    def test_a_file_that_takes_long_to_open_makes_nothing_early(
+        self, open_queue: OpenQueue, path: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with open_queue(nothing, path=path) as queue:
+            queue.enqueue(Job("x", run_at=0.4))
+            queue.close(drain=False)
+        prepare = SqliteStore._prepare
+
+        def slowly(store: SqliteStore, durability: str) -> None:
+            time.sleep(0.2)  # checking a large file
+            prepare(store, durability)
+
+        monkeypatch.setattr(SqliteStore, "_prepare", slowly)
+        started: list[float] = []
+        queue = open_queue(lambda job: started.append(time.time()), path=path)
+        due_at = queue.get("x").due_at
+        queue.wait("x", DEADLINE)
+        assert due_at is not None
+        assert started[0] >= due_at - 0.005
+
     def test_kill_9_does_not_lose_it(self, open_queue: OpenQueue, path: str) -> None:
         with script("schedule", path) as process:
             due_at = float(next_line(process))
