@@ -19,6 +19,7 @@ One process owns a file.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import itertools
 import os
 import threading
@@ -32,7 +33,7 @@ from typing import Literal, TypeVar
 
 from final.batches import BATCH_LIMIT, Batches
 from final.dispatcher import Dispatcher, Rules
-from final.errors import DuplicateJob, JobFailed, QueueClosed, UnknownJob
+from final.errors import DuplicateJob, EnqueueError, JobFailed, QueueClosed, UnknownJob
 from final.job import AttemptRecord, Job, JobRecord, Priority, Status, Task
 from final.lanes import Lanes
 from final.limits import Gate, Limit
@@ -139,6 +140,7 @@ class JobQueue:
         self._max_payload = max_payload
         self._shutdown_timeout = shutdown_timeout
         self._process = os.getpid()
+        self._has_processes = executor == "process"
 
         try:
             self._store = SqliteStore(path, durability)
@@ -160,7 +162,8 @@ class JobQueue:
                 handles=self._handlers.handles,
                 workers=self._pool,
             )
-            self._dispatcher.recover(now, time.time())
+            # Both clocks at once: the file may have taken a while to open.
+            self._dispatcher.recover(time.monotonic(), time.time())
         except BaseException:
             self._store.close()
             self._handlers.close()
@@ -225,7 +228,11 @@ class JobQueue:
                 if len(under_way) <= window // 2:  # refill by halves: one transaction each
                     chunk = itertools.islice(remaining, window - len(under_way))
                     jobs = [Job(payload=p, kind=kind, priority=priority) for p in chunk]
-                    under_way.extend(self.enqueue_many(jobs))
+                    try:
+                        under_way.extend(self.enqueue_many(jobs))
+                    except EnqueueError as error:
+                        under_way.extend(error.accepted)
+                        raise
                 if not under_way:
                     return
                 record = self.wait(under_way[0], timeout)
@@ -235,7 +242,9 @@ class JobQueue:
                 yield record.result
         finally:
             for job_id in under_way:
-                self.cancel(job_id)
+                # The queue may be closed by now, and the history have let go of the job.
+                with contextlib.suppress(QueueClosed, UnknownJob):
+                    self.cancel(job_id)
 
     def cancel(self, job_id: str) -> bool:
         """Keep a job from running, or tell its handler to stop (``current_job().cancelled``).
@@ -251,10 +260,12 @@ class JobQueue:
 
     def dead_letters(self) -> list[JobRecord]:
         """The jobs that have failed for good, newest first."""
+        self._refuse_in_a_fork()
         return self._store.jobs(Status.FAILED, -1)
 
     def attempts(self, job_id: str) -> list[AttemptRecord]:
         """The failed attempts of a job, with their times and tracebacks."""
+        self._refuse_in_a_fork()
         return self._store.attempts(job_id)
 
     def retry(self, job_id: str) -> None:
@@ -283,6 +294,7 @@ class JobQueue:
 
     def get(self, job_id: str) -> JobRecord:
         """All that is known about the job. Raises UnknownJob for an unknown id."""
+        self._refuse_in_a_fork()
         if not isinstance(job_id, str):
             raise TypeError(f"A job's id is text (str), not {type(job_id).__name__}.")
         try:
@@ -295,6 +307,7 @@ class JobQueue:
 
     def jobs(self, status: Status | str | None = None, limit: int = 100) -> list[JobRecord]:
         """The newest jobs first, at most ``limit``; of one status, if given."""
+        self._refuse_in_a_fork()
         require_int("limit", limit, 1)
         return self._store.jobs(None if status is None else Status(status), limit)
 
@@ -400,11 +413,7 @@ class JobQueue:
         The dispatcher owns the state, so it also decides a tie: whoever runs out of time asks
         it to withdraw the question, and takes whatever answer comes of that.
         """
-        if os.getpid() != self._process:
-            raise RuntimeError(
-                "This queue belongs to the process that opened it, and this is a fork of that: "
-                "its threads are not here. Open another file, or enqueue before forking."
-            )
+        self._refuse_in_a_fork()
         dispatcher = self._dispatcher
         dispatcher.ask(question)
         try:
@@ -422,6 +431,14 @@ class JobQueue:
         finally:
             dispatcher.unanswered.discard(question)
         return question.result()
+
+    def _refuse_in_a_fork(self) -> None:
+        """Neither threads nor SQLite's connections may be carried over a fork."""
+        if os.getpid() != self._process:
+            raise RuntimeError(
+                "This queue belongs to the process that opened it, and this is a fork of that: "
+                "its threads are not here. Open another file, or enqueue before forking."
+            )
 
     def _report(self, report: Report) -> None:
         self._dispatcher.inbox.put(report)
@@ -447,9 +464,26 @@ _open: weakref.WeakSet[JobQueue] = weakref.WeakSet()
 @atexit.register
 def _close_at_exit() -> None:
     """The program ends without ``close``: give back what is in flight, uncharged, and go."""
-    for queue in list(_open):
+    _close(list(_open))
+
+
+def _close_processes_at_exit() -> None:
+    """Before concurrent.futures waits for its processes, for ever if a handler hangs.
+
+    It does so when the main thread has ended, and accepts no more work from then on. So
+    nothing is lost by closing these queues then; others still serve threads that go on.
+    """
+    _close([queue for queue in _open if queue._has_processes])
+
+
+def _close(queues: list[JobQueue]) -> None:
+    for queue in queues:
         if os.getpid() == queue._process:
             queue.close(drain=False, timeout=1.0)
+
+
+# Private, but what concurrent.futures uses; the last to register is the first to be called.
+getattr(threading, "_register_atexit", atexit.register)(_close_processes_at_exit)
 
 
 def _refuse_repeated_ids(tasks: list[Task]) -> None:

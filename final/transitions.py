@@ -136,7 +136,8 @@ def _transitions(changes: Changes, batches: list[Batch]) -> Iterator[Transition]
             yield _of(task, status, changes.now)
     for task in changes.inserted:
         status = Status.QUEUED if task.due_at is None else Status.SCHEDULED
-        yield _of(task, status, changes.now)
+        # One that starts in this very turn has its first attempt counted already.
+        yield _of(task, status, changes.now)._replace(attempts=0)
     for batch in batches:
         for task in batch.claimed:
             yield _of(task, Status.PROCESSING, changes.now)

@@ -75,6 +75,13 @@ CREATE TABLE failure (
     PRIMARY KEY (seq, token)
 ) WITHOUT ROWID
 """,
+    """
+-- One row: no forgotten job had a higher token. So tokens grow, whatever is forgotten.
+CREATE TABLE fence (
+    id          INTEGER PRIMARY KEY CHECK (id = 1),
+    token       INTEGER NOT NULL
+)
+""",
 )
 
 RECORD_COLUMNS = (
@@ -138,8 +145,8 @@ class SqliteStore:
                 )
             ]
             last_number, last_token = self._writer.execute(
-                "SELECT coalesce(max(max(seq, coalesce(place, 0))), 0), coalesce(max(token), 0)"
-                " FROM job"
+                "SELECT coalesce(max(max(seq, coalesce(place, 0))), 0),"
+                " max(coalesce(max(token), 0), coalesce((SELECT token FROM fence), 0)) FROM job"
             ).fetchone()
         return Recovered(unfinished, ended, counts, last_number, last_token)
 
@@ -163,7 +170,7 @@ class SqliteStore:
             plain = [o.task for o in changes.completed if o.result is None and o.note is None]
             if plain:
                 execute(
-                    "UPDATE job SET status = 'completed', ended_at = ?"
+                    "UPDATE job SET status = 'completed', ended_at = ?, error = NULL"
                     " WHERE seq IN (SELECT value FROM json_each(?))",
                     (now, _seqs(plain)),
                 )
@@ -236,6 +243,7 @@ class SqliteStore:
                     f"DELETE FROM {table} WHERE seq IN (SELECT value FROM json_each(?))",
                     (str(changes.forgotten),),
                 )
+            execute("INSERT OR REPLACE INTO fence VALUES (1, ?)", (changes.token,))
 
     def _end_as(self, status: str, tasks: list[Task], now: float) -> None:
         self._writer.execute(

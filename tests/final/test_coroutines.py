@@ -189,7 +189,7 @@ class TestStopping:
 
         async def handler(job: Job) -> str:
             attempt = current_job().attempt
-            if attempt == 1:
+            if (job.id, attempt) == ("x", 1):
                 try:
                     await asyncio.sleep(EVER)
                 except asyncio.CancelledError:

@@ -1,0 +1,246 @@
+"""Dead letters: what failed for good is kept, with all that is known, for another chance."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from final import Job, JobQueue, Status, UnknownJob
+from final.messages import Revive
+from tests.final.helpers import AT_ONCE, OpenQueue, completes, eventually, next_line, nothing
+from tests.final.scripts import script
+from tests.helpers import DEADLINE, Gate, Journal
+
+
+class Repair:
+    """Handlers that fail until they are repaired."""
+
+    def __init__(self) -> None:
+        self.repaired: set[str] = set()
+
+    def __call__(self, job: Job) -> str:
+        if job.kind not in self.repaired:
+            raise ValueError(f"no {job.kind} today")
+        return "at last"
+
+
+@pytest.fixture
+def repair() -> Repair:
+    return Repair()
+
+
+@pytest.fixture
+def queue(open_queue: OpenQueue, repair: Repair, path: str) -> JobQueue:
+    """A queue with three dead letters: two emails and an invoice."""
+    queue = open_queue(
+        {"email": repair, "invoice": repair}, path=path, max_retries=1, backoff=AT_ONCE
+    )
+    queue.enqueue_many(
+        [Job("e1", kind="email"), Job("i1", kind="invoice"), Job("e2", kind="email")]
+    )
+    queue.join(DEADLINE)
+    return queue
+
+
+def letters(queue: JobQueue) -> list[str]:
+    return [record.id for record in queue.dead_letters()]
+
+
+class TestLooking:
+    def test_they_are_listed_newest_first(self, queue: JobQueue) -> None:
+        assert letters(queue) == ["e2", "i1", "e1"]
+        assert {record.status for record in queue.dead_letters()} == {Status.FAILED}
+        assert queue.metrics().failed == 3
+
+    def test_all_of_them_however_many(self, open_queue: OpenQueue, repair: Repair) -> None:
+        queue = open_queue(repair, max_retries=0)
+        queue.enqueue_many([Job() for _ in range(300)])
+        queue.join(DEADLINE)
+        assert len(queue.dead_letters()) == 300
+
+    def test_the_last_error_is_in_the_record(self, queue: JobQueue) -> None:
+        assert [record.error for record in queue.dead_letters()] == [
+            "ValueError: no email today",
+            "ValueError: no invoice today",
+            "ValueError: no email today",
+        ]
+
+    def test_each_attempt_is_there_with_its_times_and_traceback(self, queue: JobQueue) -> None:
+        record, attempts = queue.get("i1"), queue.attempts("i1")
+        assert [attempt.number for attempt in attempts] == [1, 2]
+        for attempt in attempts:
+            assert attempt.error == "ValueError: no invoice today"
+            assert attempt.traceback.startswith("Traceback (most recent call last):")
+            assert "in __call__" in attempt.traceback
+            assert attempt.traceback.endswith("ValueError: no invoice today\n")
+        times = [record.enqueued_at]
+        for attempt in attempts:
+            times += [attempt.started_at, attempt.ended_at]
+        assert times == pytest.approx(sorted(times), abs=0.01)  # two clocks: wall and monotonic
+        assert record.ended_at == attempts[-1].ended_at
+        assert abs(times[-1] - time.time()) < 60
+
+    def test_a_job_without_failures_has_no_attempts_to_show(self, open_queue: OpenQueue) -> None:
+        queue = open_queue(nothing)
+        queue.wait(queue.enqueue(Job("x")), DEADLINE)
+        assert queue.attempts("x") == []
+
+
+class TestRetry:
+    def test_one_gets_all_its_attempts_again(self, queue: JobQueue, repair: Repair) -> None:
+        queue.retry("i1")
+        queue.join(DEADLINE)
+        record = queue.get("i1")
+        assert (record.status, record.attempts) == (Status.FAILED, 2)
+        assert [attempt.number for attempt in queue.attempts("i1")] == [1, 2, 1, 2]
+        repair.repaired.add("invoice")
+        queue.retry("i1")
+        record = queue.wait("i1", DEADLINE)
+        assert (record.status, record.attempts, record.result) == (Status.COMPLETED, 1, "at last")
+        assert record.error is None
+        assert letters(queue) == ["e2", "e1"]
+        assert (queue.metrics().failed, queue.metrics().completed) == (2, 1)
+
+    def test_only_a_dead_letter_can_be_retried(self, queue: JobQueue, repair: Repair) -> None:
+        repair.repaired.add("email")
+        queue.wait(queue.enqueue(Job("done", kind="email")), DEADLINE)
+        with pytest.raises(ValueError, match="Job done is completed: only a failed job can be"):
+            queue.retry("done")
+        with pytest.raises(UnknownJob, match="No job 'nobody' in this queue"):
+            queue.retry("nobody")
+
+    def test_all_of_a_kind(self, queue: JobQueue, repair: Repair) -> None:
+        repair.repaired |= {"email", "invoice"}
+        assert queue.retry_all("email") == 2
+        queue.join(DEADLINE)
+        assert letters(queue) == ["i1"]
+        assert queue.retry_all("email") == 0
+        assert queue.retry_all("unknown kind") == 0
+
+    def test_all_there_are(self, queue: JobQueue, repair: Repair) -> None:
+        repair.repaired |= {"email", "invoice"}
+        assert queue.retry_all() == 3
+        queue.join(DEADLINE)
+        assert letters(queue) == []
+        counts = queue.metrics()
+        assert (counts.completed, counts.failed, counts.accepted) == (3, 0, 3)
+
+    def test_they_go_to_the_back_of_their_lane_oldest_first(
+        self, open_queue: OpenQueue, gate: Gate
+    ) -> None:
+        ran = Journal()
+
+        def handler(job: Job) -> None:
+            if ran.write(job.id) == 1 and job.payload == "bad":
+                raise ValueError("once")
+            if job.id == "holder":
+                gate.wait()
+
+        queue = open_queue(handler, workers=1, max_retries=0, capacity=2)
+        bad = [Job(f"bad-{n}", payload="bad") for n in range(5)]
+        queue.enqueue_many(bad)
+        queue.join(DEADLINE)
+        queue.enqueue(Job("holder"))
+        ran.wait_for("holder")
+        queue.enqueue_many([Job("a"), Job("b")])
+        assert queue.retry_all() == 5  # into a full lane: they were accepted before
+        assert queue.metrics().queued == 7
+        gate.open()
+        queue.join(DEADLINE)
+        assert ran.entries[6:] == ["a", "b", *(job.id for job in bad)]
+
+    def test_those_without_a_handler_stay(
+        self, queue: JobQueue, open_queue: OpenQueue, path: str
+    ) -> None:
+        queue.close()
+        queue = open_queue({"email": nothing}, path=path)
+        assert queue.retry_all() == 2
+        queue.join(DEADLINE)
+        assert letters(queue) == ["i1"]
+        with pytest.raises(ValueError, match="'invoice'"):
+            queue.retry("i1")
+
+    def test_of_two_who_retry_at_once_one_does(self, queue: JobQueue) -> None:
+        """The status is looked at first, but the dispatcher decides."""
+        questions = [Revive(job_id="i1") for _ in range(2)]
+        queue._dispatcher._orders += questions
+        queue.metrics()
+        assert questions[0].result() == 1
+        with pytest.raises(ValueError, match="Job i1 is not a dead letter"):
+            questions[1].result()
+
+
+class TestPurge:
+    def test_all_of_a_kind(self, queue: JobQueue) -> None:
+        assert queue.purge("email") == 2
+        assert letters(queue) == ["i1"]
+        assert queue.purge("email") == 0
+        with pytest.raises(UnknownJob):
+            queue.get("e1")
+
+    def test_all_there_are_with_their_attempts(self, queue: JobQueue) -> None:
+        assert queue.purge() == 3
+        assert letters(queue) == []
+        assert queue.attempts("i1") == []
+        connection = queue._store._writer
+        assert connection.execute("SELECT count(*) FROM failure").fetchone() == (0,)
+        assert connection.execute("SELECT count(*) FROM job").fetchone() == (0,)
+
+    def test_nothing_else_goes(self, queue: JobQueue, repair: Repair) -> None:
+        repair.repaired.add("email")
+        queue.wait(queue.enqueue(Job("done", kind="email")), DEADLINE)
+        queue.enqueue(Job("later", kind="email", run_at=3600))
+        assert queue.purge() == 3
+        assert [record.id for record in queue.jobs()] == ["later", "done"]
+        counts = queue.metrics()
+        assert (counts.failed, counts.completed, counts.scheduled) == (0, 1, 1)
+        assert counts.accepted == 2
+
+    def test_the_id_is_free_again(self, queue: JobQueue) -> None:
+        queue.purge("invoice")
+        assert queue.enqueue(Job("i1", kind="invoice")) == "i1"
+
+
+class TestAfterARestart:
+    def test_they_are_there_and_do_not_run(
+        self, queue: JobQueue, open_queue: OpenQueue, path: str, repair: Repair
+    ) -> None:
+        before = queue.dead_letters(), queue.attempts("i1")
+        queue.close()
+        repair.repaired |= {"email", "invoice"}
+        queue = open_queue({"email": repair, "invoice": repair}, path=path)
+        assert completes(queue, Job(kind="email"))
+        assert (queue.dead_letters(), queue.attempts("i1")) == before
+        queue.retry("i1")
+        assert queue.wait("i1", DEADLINE).status is Status.COMPLETED
+
+    def test_a_second_chance_is_durable(
+        self, queue: JobQueue, open_queue: OpenQueue, path: str, gate: Gate
+    ) -> None:
+        queue.close()
+        held = Journal()
+
+        def handler(job: Job) -> None:
+            held.write(job.id)
+            gate.wait()
+
+        queue = open_queue({"email": handler, "invoice": handler}, path=path, workers=1)
+        queue.retry_all()
+        held.wait_for("e1")
+        queue.close(timeout=0)
+        queue = open_queue({"email": nothing, "invoice": nothing}, path=path)
+        queue.join(DEADLINE)
+        assert letters(queue) == []
+        assert [(r.id, r.attempts) for r in queue.jobs()] == [("e2", 1), ("i1", 1), ("e1", 1)]
+
+    def test_one_whose_last_attempt_ended_with_the_process_says_so(
+        self, open_queue: OpenQueue, path: str
+    ) -> None:
+        with script("hang", path, "x") as process:
+            assert next_line(process) == "all hang"
+        queue = open_queue(nothing, path=path, max_retries=0)
+        eventually(lambda: letters(queue) == ["x"], "the dead letter")
+        sentence = "The process ended during attempt 1, the last one."
+        assert queue.get("x").error == sentence
+        assert [attempt.error for attempt in queue.attempts("x")] == [sentence]

@@ -1,0 +1,224 @@
+"""History: how many ended jobs the file keeps; forgetting the others is done bit by bit."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Callable
+
+import pytest
+
+from final import Job, JobQueue, Status, UnknownJob, current_job, dispatcher
+from final.stores import Changes, SqliteStore
+from tests.final.helpers import AT_ONCE, OpenQueue, eventually, in_file, nothing
+from tests.helpers import DEADLINE, Gate, Journal
+
+
+def fails(job: Job) -> None:
+    """A handler that fails where the payload says so: always, or at first."""
+    if job.payload == "always" or (job.payload == "once" and current_job().attempt == 1):
+        raise ValueError("no")
+
+
+def run(queue: JobQueue, *names: str, payload: object = None) -> None:
+    """Run these jobs one after the other, so that they end in this order."""
+    for name in names:
+        queue.wait(queue.enqueue(Job(name, payload=payload)), DEADLINE)
+
+
+def kept(queue: JobQueue) -> list[str]:
+    """The ended jobs that are still there, oldest first."""
+    return [record.id for record in reversed(queue.jobs(limit=10_000)) if record.status.ended]
+
+
+def keeps(queue: JobQueue, *names: str) -> None:
+    eventually(lambda: kept(queue) == list(names), f"the history to be {names}")
+
+
+class TestWhatIsKept:
+    def test_the_latest_ones(self, open_queue: OpenQueue) -> None:
+        queue = open_queue(nothing, history=3)
+        run(queue, "a", "b", "c")
+        keeps(queue, "a", "b", "c")
+        run(queue, "d", "e")
+        keeps(queue, "c", "d", "e")
+
+    def test_by_when_they_ended_not_by_when_they_came(
+        self, open_queue: OpenQueue, gate: Gate
+    ) -> None:
+        started = Journal()
+
+        def handler(job: Job) -> None:
+            if job.id == "old":
+                started.write(job.id)
+                gate.wait()
+
+        queue = open_queue(handler, workers=2, history=2)
+        queue.enqueue(Job("old"))
+        started.wait_for("old")
+        run(queue, "a", "b")
+        gate.open()
+        queue.wait("old", DEADLINE)
+        keeps(queue, "old", "b")
+
+    def test_nothing_if_so_asked(self, open_queue: OpenQueue, path: str) -> None:
+        queue = open_queue(nothing, path=path, history=0)
+        queue.enqueue_many([Job(str(n)) for n in range(100)])
+        queue.join(DEADLINE)
+        keeps(queue)
+        with pytest.raises(UnknownJob, match=r"check the id, or raise history=\."):
+            queue.get("5")
+        queue.close()
+        assert in_file(path, "id") == []
+
+    def test_cancelled_and_dropped_jobs_are_history_too(
+        self, open_queue: OpenQueue, gate: Gate
+    ) -> None:
+        started = Journal()
+
+        def handler(job: Job) -> None:
+            if job.id == "holder":
+                started.write(job.id)
+                gate.wait()
+
+        queue = open_queue(handler, workers=1, capacity=1, overflow="drop-newest", history=2)
+        queue.enqueue(Job("holder"))
+        started.wait_for("holder")
+        queue.enqueue_many([Job("cancelled"), Job("dropped")])
+        queue.cancel("cancelled")
+        keeps(queue, "cancelled", "dropped")
+        gate.open()
+        queue.join(DEADLINE)
+        run(queue, "next")
+        eventually(lambda: len(kept(queue)) == 2, "the history to be full")
+        assert kept(queue)[-1] == "next"
+        assert (queue.metrics().cancelled, queue.metrics().dropped) == (1, 1)
+
+    def test_dead_letters_stay_until_somebody_decides(self, open_queue: OpenQueue) -> None:
+        queue = open_queue(fails, history=2, max_retries=0)
+        run(queue, "dead", "dead too", payload="always")
+        run(queue, *"abcdef")
+        keeps(queue, "dead", "dead too", "e", "f")
+        queue.retry("dead")
+        queue.wait("dead", DEADLINE)
+        assert queue.purge() == 2
+        keeps(queue, "e", "f")
+
+    def test_what_has_not_ended_is_never_forgotten(self, open_queue: OpenQueue) -> None:
+        queue = open_queue(nothing, history=0)
+        queue.enqueue(Job("later", run_at=3600))
+        run_many(queue, 50)
+        keeps(queue)
+        assert queue.status("later") is Status.SCHEDULED
+
+    def test_attempts_of_forgotten_jobs_go_with_them(
+        self, open_queue: OpenQueue, path: str
+    ) -> None:
+        queue = open_queue(fails, path=path, history=1, backoff=AT_ONCE)
+        run(queue, "a", "b", "c", payload="once")
+        keeps(queue, "c")
+        queue.close()
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            rows = connection.execute("SELECT seq FROM failure").fetchall()
+            assert rows == connection.execute("SELECT seq FROM job").fetchall()
+
+    def test_the_id_of_a_forgotten_job_is_free_again(self, open_queue: OpenQueue) -> None:
+        queue = open_queue(nothing, history=0)
+        for _ in range(3):
+            queue.enqueue(Job("again"))
+            queue.join(DEADLINE)
+            keeps(queue)
+
+    def test_the_counts_stay(self, open_queue: OpenQueue) -> None:
+        queue = open_queue(nothing, history=5)
+        run_many(queue, 300)
+        eventually(lambda: len(kept(queue)) == 5, "the rest to be forgotten")
+        counts = queue.metrics()
+        assert (counts.completed, counts.accepted) == (300, 300)
+
+
+class TestBitByBit:
+    def test_no_commit_forgets_more_than_a_few(
+        self, open_queue: OpenQueue, path: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(dispatcher, "FORGET_AT_ONCE", 7)
+        with open_queue(nothing, path=path) as queue:
+            run_many(queue, 100)
+        sizes: list[int] = []
+        monkeypatch.setattr(SqliteStore, "commit", counting(sizes, SqliteStore.commit))
+        queue = open_queue(nothing, path=path, history=10)
+        eventually(lambda: len(kept(queue)) == 10, "the rest to be forgotten")
+        forgotten = [size for size in sizes if size]
+        assert sum(forgotten) == 90
+        assert max(forgotten) <= 7
+
+    def test_jobs_run_meanwhile(
+        self, open_queue: OpenQueue, path: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with open_queue(nothing, path=path) as queue:
+            run_many(queue, 200)
+        monkeypatch.setattr(dispatcher, "FORGET_AT_ONCE", 1)
+        sizes: list[int] = []
+        monkeypatch.setattr(SqliteStore, "commit", counting(sizes, SqliteStore.commit))
+        queue = open_queue(nothing, path=path, history=0)
+        assert queue.enqueue(Job("x")) == "x"
+        queue.join(DEADLINE)
+        assert sum(sizes) < 200, "Everything was forgotten before the first job could run."
+
+
+class TestReopening:
+    def test_a_smaller_history_trims_the_file(self, open_queue: OpenQueue, path: str) -> None:
+        with open_queue(fails, path=path, max_retries=0) as queue:
+            run(queue, "dead", payload="always")
+            run(queue, *"abcdef")
+        queue = open_queue(nothing, path=path, history=2)
+        keeps(queue, "dead", "e", "f")
+        queue.close()
+        assert in_file(path, "id") == ["dead", "e", "f"]
+
+    def test_a_larger_one_keeps_what_is_there(self, open_queue: OpenQueue, path: str) -> None:
+        with open_queue(nothing, path=path, history=2) as queue:
+            run(queue, *"abcd")
+            keeps(queue, "c", "d")
+        queue = open_queue(nothing, path=path, history=100)
+        run(queue, *"ef")
+        keeps(queue, *"cdef")
+
+    def test_the_counts_are_then_those_of_the_file(self, open_queue: OpenQueue, path: str) -> None:
+        with open_queue(nothing, path=path, history=2) as queue:
+            run(queue, *"abcd")
+            keeps(queue, "c", "d")
+        counts = open_queue(nothing, path=path).metrics()
+        assert (counts.completed, counts.accepted) == (2, 2)
+
+    def test_numbers_and_tokens_still_only_grow(self, open_queue: OpenQueue, path: str) -> None:
+        """Also when the row with the highest ones is gone: a token is for other systems too."""
+        tokens: list[int] = []
+
+        def handler(job: Job) -> None:
+            tokens.append(current_job().token)
+
+        for _ in range(3):
+            with open_queue(handler, path=path, history=0) as queue:
+                run_many(queue, 3)
+                keeps(queue)
+        assert tokens == sorted(tokens)
+        assert tokens[0] < tokens[3] < tokens[6]
+
+
+def run_many(queue: JobQueue, count: int) -> None:
+    queue.enqueue_many([Job() for _ in range(count)])
+    queue.join(DEADLINE)
+
+
+Commit = Callable[..., None]
+
+
+def counting(sizes: list[int], commit: Commit) -> Commit:
+    """``commit``, but it leaves in ``sizes`` how many jobs each call forgets."""
+
+    def counted(store: object, changes: Changes) -> None:
+        commit(store, changes)
+        sizes.append(len(changes.forgotten))
+
+    return counted

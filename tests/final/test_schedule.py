@@ -1,0 +1,339 @@
+"""Scheduled jobs: not before their time, not lost, and whatever somebody does to the clock."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+
+from final import Backoff, Job, JobQueue, Metrics, Priority, Status
+from final.batches import Batches
+from final.dispatcher import Dispatcher, Rules
+from final.job import Outcome, Task
+from final.lanes import Lanes
+from final.limits import Gate as RateLimits
+from final.messages import Batch, Enqueue, Inspect, Report
+from final.metrics import Recorder
+from final.stores import SqliteStore
+from final.transitions import Events
+from tests.final.helpers import OpenQueue, completes, in_file, next_line, nothing
+from tests.final.scripts import script
+from tests.helpers import DEADLINE, Background, Gate, Journal
+
+SOON = 0.05  # seconds
+HOUR = 3600.0
+
+
+class TestWhen:
+    def test_a_delay_is_in_seconds(self, open_queue: OpenQueue) -> None:
+        started: list[float] = []
+        queue = open_queue(lambda job: started.append(time.monotonic()))
+        began = time.monotonic()
+        queue.wait(queue.enqueue(Job(run_at=SOON)), DEADLINE)
+        assert started[0] - began >= SOON - 0.005  # two clocks: wall and monotonic
+
+    @pytest.mark.parametrize("zone", [UTC, timezone(timedelta(hours=-7))])
+    def test_a_datetime_means_what_it_says_wherever_it_is(
+        self, open_queue: OpenQueue, zone: timezone
+    ) -> None:
+        queue = open_queue(nothing)
+        at = datetime.now(zone) + timedelta(hours=1)
+        queue.enqueue(Job("x", run_at=at))
+        assert queue.get("x").due_at == pytest.approx(at.timestamp())
+        assert queue.status("x") is Status.SCHEDULED
+
+    def test_it_runs_when_a_datetime_has_come(self, open_queue: OpenQueue) -> None:
+        started: list[float] = []
+        queue = open_queue(lambda job: started.append(time.time()))
+        at = datetime.now(UTC) + timedelta(seconds=SOON)
+        queue.wait(queue.enqueue(Job(run_at=at)), DEADLINE)
+        assert started[0] >= at.timestamp() - 0.005
+
+    @pytest.mark.parametrize(
+        "past", [0, 0.0, datetime(1970, 1, 1, tzinfo=UTC), datetime(1900, 1, 1, tzinfo=UTC)]
+    )
+    def test_a_time_that_has_passed_means_at_once(self, open_queue: OpenQueue, past: Any) -> None:
+        queue = open_queue(nothing)
+        record = queue.wait(queue.enqueue(Job(run_at=past)), DEADLINE)
+        assert (record.status, record.due_at) == (Status.COMPLETED, None)
+
+    @pytest.mark.parametrize("far", [datetime(9999, 12, 31, tzinfo=UTC), 250 * 365 * 24 * HOUR])
+    def test_a_time_that_will_never_come_stops_nothing(
+        self, open_queue: OpenQueue, far: Any
+    ) -> None:
+        queue = open_queue(nothing)
+        queue.enqueue(Job("x", run_at=far))
+        assert completes(queue)
+        assert queue.status("x") is Status.SCHEDULED
+
+    def test_the_soonest_runs_first(self, open_queue: OpenQueue) -> None:
+        ran: list[str] = []
+        queue = open_queue(lambda job: ran.append(job.id), workers=1)
+        delays = {"third": 3 * SOON, "first": SOON, "second": 2 * SOON}
+        queue.enqueue_many([Job(name, run_at=delay) for name, delay in delays.items()])
+        queue.wait("third", DEADLINE)
+        assert ran == ["first", "second", "third"]
+
+
+class TestBadValues:
+    def test_a_datetime_without_a_zone_is_refused(self) -> None:
+        with pytest.raises(ValueError, match=r"Job.run_at must be an aware datetime: say which "):
+            Job(run_at=datetime(2030, 1, 1))
+
+    @pytest.mark.parametrize("value", [-1, -0.001, float("nan"), float("inf")])
+    def test_a_delay_that_makes_no_sense_is_refused(self, value: float) -> None:
+        with pytest.raises(ValueError, match=r"Job.run_at, a delay in seconds, must be"):
+            Job(run_at=value)
+
+    @pytest.mark.parametrize("value", ["tomorrow", True, timedelta(1), datetime.now(UTC).date()])
+    def test_what_is_no_time_is_refused(self, value: Any) -> None:
+        with pytest.raises(TypeError, match=r"Job.run_at must be a datetime or a delay in seconds"):
+            Job(run_at=value)
+
+
+class TestMeanwhile:
+    def test_it_is_scheduled_and_counted_so(self, open_queue: OpenQueue) -> None:
+        queue = open_queue(nothing)
+        queue.enqueue_many([Job("a", run_at=HOUR), Job("b", run_at=HOUR), Job("c")])
+        queue.wait("c", DEADLINE)
+        counts = queue.metrics()
+        assert (counts.scheduled, counts.queued, counts.accepted) == (2, 0, 3)
+        assert [record.id for record in queue.jobs(Status.SCHEDULED)] == ["b", "a"]
+
+    def test_nobody_waits_for_it(self, open_queue: OpenQueue, path: str) -> None:
+        queue = open_queue(nothing, path=path)
+        queue.enqueue_many([Job("x", run_at=HOUR), Job("y")])
+        queue.join(DEADLINE)
+        assert queue.status("y") is Status.COMPLETED
+        assert Background(queue.close).result() is True
+        assert in_file(path, "id, status") == [("x", "scheduled"), ("y", "completed")]
+
+    def test_it_takes_no_room_and_comes_into_a_full_lane(
+        self, open_queue: OpenQueue, gate: Gate
+    ) -> None:
+        started = Journal()
+
+        def handler(job: Job) -> None:
+            started.write(job.id)
+            gate.wait()
+
+        queue = open_queue(handler, workers=1, capacity=2, overflow="reject")
+        queue.enqueue(Job("holder"))
+        started.wait_for("holder")
+        queue.enqueue_many([Job("a"), Job("b"), *(Job(run_at=0.001) for _ in range(5))])
+        while (counts := queue.metrics()).scheduled:
+            pass
+        assert (counts.queued, counts.scheduled) == (7, 0)
+        gate.open()
+        queue.join(DEADLINE)
+        assert queue.metrics().completed == 8
+
+    def test_it_comes_to_the_back_of_its_lane(self, open_queue: OpenQueue, gate: Gate) -> None:
+        ran = Journal()
+
+        def handler(job: Job) -> None:
+            ran.write(job.id)
+            gate.wait()
+
+        queue = open_queue(handler, workers=1)
+        queue.enqueue(Job("holder"))
+        ran.wait_for("holder")
+        queue.enqueue_many([Job("x", run_at=0.001), Job("y")])
+        while queue.metrics().scheduled:
+            pass
+        gate.open()
+        queue.join(DEADLINE)
+        assert ran.entries == ["holder", "y", "x"]
+
+
+class TestAfterARestart:
+    def test_it_keeps_its_time(self, open_queue: OpenQueue, path: str) -> None:
+        with open_queue(nothing, path=path) as queue:
+            queue.enqueue(Job("x", run_at=HOUR))
+            due_at = queue.get("x").due_at
+        queue = open_queue(nothing, path=path)
+        assert completes(queue)
+        record = queue.get("x")
+        assert (record.status, record.due_at) == (Status.SCHEDULED, due_at)
+        assert queue.metrics().scheduled == 1
+
+    def test_one_whose_time_came_meanwhile_runs_at_once(
+        self, open_queue: OpenQueue, path: str
+    ) -> None:
+        with open_queue({"other": nothing}, path=path) as queue:
+            queue.enqueue(Job("x", kind="other", run_at=0.001))
+            queue.close(drain=False)
+        queue = open_queue({"other": nothing}, path=path)
+        assert queue.wait("x", DEADLINE).attempts == 1
+
+    def test_a_file_that_takes_long_to_open_makes_nothing_early(
+        self, open_queue: OpenQueue, path: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with open_queue(nothing, path=path) as queue:
+            queue.enqueue(Job("x", run_at=0.4))
+            queue.close(drain=False)
+        prepare = SqliteStore._prepare
+
+        def slowly(store: SqliteStore, durability: str) -> None:
+            time.sleep(0.2)  # checking a large file
+            prepare(store, durability)
+
+        monkeypatch.setattr(SqliteStore, "_prepare", slowly)
+        started: list[float] = []
+        queue = open_queue(lambda job: started.append(time.time()), path=path)
+        due_at = queue.get("x").due_at
+        queue.wait("x", DEADLINE)
+        assert due_at is not None
+        assert started[0] >= due_at - 0.005
+
+    def test_kill_9_does_not_lose_it(self, open_queue: OpenQueue, path: str) -> None:
+        with script("schedule", path) as process:
+            due_at = float(next_line(process))
+        queue = open_queue(nothing, path=path)
+        assert queue.get("x").due_at == due_at
+        assert queue.wait("x", DEADLINE).started_at is not None
+        started_at = queue.get("x").started_at
+        assert started_at is not None
+        assert started_at >= due_at - 0.005
+
+
+class Clocks:
+    """A dispatcher without threads, in a world with two clocks of its own."""
+
+    def __init__(self, path: str) -> None:
+        self.monotonic, self.wall = 1_000.0, 1_700_000_000.0
+        self.ran: list[tuple[str, float]] = []
+        self._batches: list[Batch] = []
+        self.open(path)
+
+    def open(self, path: str) -> None:
+        self.store = SqliteStore(path, "normal")
+        limits = RateLimits(None, self.monotonic)
+        self.dispatcher = Dispatcher(
+            self.store,
+            Lanes(1000, 10),
+            limits,
+            Batches(1, limits, None),
+            Recorder(1, self.monotonic),
+            Events(),
+            rules=Rules(0, Backoff(), "block", 1000),
+            handles=lambda kind: True,
+            workers=self,
+        )
+        self.dispatcher.recover(self.monotonic, self.wall)
+
+    def deliver(self, batch: Batch) -> None:
+        self._batches.append(batch)
+
+    def tell(self, batch: Batch, task: Task) -> None: ...
+
+    def obeys(self, task: Task) -> bool:
+        return False
+
+    def replace(self, batch: Batch) -> None: ...
+
+    def pass_time(self, seconds: float) -> None:
+        self.monotonic += seconds
+        self.wall += seconds
+        self.turn()
+
+    def schedule(self, job_id: str, delay: float) -> None:
+        task = Task(job_id, "null", Priority.MEDIUM, "any", due_at=self.wall + delay)
+        self.turn(Enqueue([task], by_worker=False))
+
+    def turn(self, *messages: Any) -> None:
+        """A turn, and others for as long as they have work; jobs take no time."""
+        self.dispatcher.turn(messages, self.monotonic, self.wall)
+        while self._batches or self.dispatcher._again:
+            if not self._batches:
+                self.dispatcher.turn([], self.monotonic, self.wall)
+                continue
+            batch = self._batches.pop()
+            for task in batch.claimed:
+                self.ran.append((task.id, self.monotonic))
+            batch.tasks.clear()
+            batch.outcomes += [Outcome(task, 0.0) for task in batch.claimed]
+            self.dispatcher.turn([Report(batch)], self.monotonic, self.wall)
+
+    def metrics(self) -> Metrics:
+        question = Inspect()
+        self.turn(question)
+        return question.result()
+
+    def sleeps(self) -> float | None:
+        return self.dispatcher._until_due(self.monotonic)
+
+
+@pytest.fixture
+def clocks(path: str) -> Iterator[Clocks]:
+    clocks = Clocks(path)
+    yield clocks
+    clocks.store.close()
+
+
+class TestClockJumps:
+    @pytest.mark.parametrize("jump", [-10 * 365 * 24 * HOUR, -HOUR, -1.0, 1.0, HOUR, 24 * HOUR])
+    def test_a_job_runs_after_its_delay_whatever_the_wall_clock_does(
+        self, clocks: Clocks, jump: float
+    ) -> None:
+        clocks.schedule("x", 100.0)
+        clocks.pass_time(50.0)
+        clocks.wall += jump
+        clocks.turn()
+        clocks.pass_time(49.0)
+        assert clocks.ran == []
+        assert clocks.sleeps() == pytest.approx(1.0)
+        clocks.pass_time(1.0)
+        assert clocks.ran == [("x", 1_100.0)]
+
+    def test_a_clock_that_jumps_all_the_time_loses_and_repeats_nothing(
+        self, clocks: Clocks
+    ) -> None:
+        jumps = itertools.cycle([HOUR, -2 * HOUR, 17.0, -0.5, HOUR])
+        for n in range(50):
+            clocks.schedule(str(n), 1.0 + n % 7)
+            clocks.wall += next(jumps)
+            clocks.pass_time(0.25)
+        clocks.pass_time(10.0)
+        assert sorted(job_id for job_id, _ in clocks.ran) == sorted(str(n) for n in range(50))
+        counts = clocks.metrics()
+        assert (counts.completed, counts.scheduled) == (50, 0)
+
+    def test_a_clock_that_was_set_back_between_two_starts_delays_and_loses_nothing(
+        self, clocks: Clocks, path: str
+    ) -> None:
+        """All that is stored is wall time: a job keeps the hour that it was asked for."""
+        clocks.schedule("x", 100.0)
+        clocks.store.close()
+        clocks.wall -= 50.0
+        clocks.open(path)
+        clocks.pass_time(149.0)
+        assert clocks.ran == []
+        clocks.pass_time(1.0)
+        assert [job_id for job_id, _ in clocks.ran] == ["x"]
+
+    def test_one_that_was_set_forward_between_two_starts_runs_it_at_once(
+        self, clocks: Clocks, path: str
+    ) -> None:
+        clocks.schedule("x", 100.0)
+        clocks.store.close()
+        clocks.wall += HOUR
+        clocks.open(path)
+        clocks.turn()
+        assert [job_id for job_id, _ in clocks.ran] == ["x"]
+
+
+def test_metrics_never_show_a_job_twice_or_not_at_all(open_queue: OpenQueue) -> None:
+    queue: JobQueue = open_queue(nothing)
+    queue.enqueue_many([Job(run_at=n / 1000) for n in range(100)])
+    while True:
+        counts = queue.metrics()
+        parts = (counts.queued, counts.scheduled, counts.processing, counts.completed)
+        assert min(parts) >= 0
+        assert sum(parts) == counts.accepted == 100
+        if counts.completed == 100:
+            break
