@@ -42,7 +42,8 @@ class Suite:
         run = subprocess.run(
             [sys.executable, "-m", "pytest", *plugins, "tests", *options],
             cwd=self.folder,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUTF8": "1", **environment},
+            # Not CI: there pytest says each failure twice, in its summary in full length too.
+            env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUTF8": "1", "CI": "", **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             encoding="utf-8",
