@@ -31,6 +31,7 @@ COLOURS = {"processing": 36, "completed": 32, "failed": 31, "retrying": 33}
 COLOURED = sys.stdout.isatty() and "NO_COLOR" not in os.environ
 
 start = time.monotonic()
+go = threading.Event()
 stop = threading.Event()
 ready = threading.Event()
 latest: dict[str, str] = {}  # job id -> the latest event in this process
@@ -48,6 +49,7 @@ def main() -> None:
     producer = threading.Thread(target=produce, args=(queue, jobs), name="producer")
     producer.start()
     try:
+        go.set()  # not before a signal finds its way to the `except` below
         producer.join()
         queue.join()
         queue.close()
@@ -78,6 +80,7 @@ def plan(queue: JobQueue) -> list[Job]:
 
 
 def produce(queue: JobQueue, jobs: list[Job]) -> None:
+    go.wait()
     for job in jobs:
         show("queued", job.id)  # said first, because a worker may be faster than this thread
         queue.enqueue(job)

@@ -25,6 +25,7 @@ COLOURS = {"processing": 36, "completed": 32, "failed": 31, "retrying": 33}
 COLOURED = sys.stdout.isatty() and "NO_COLOR" not in os.environ
 
 start = time.monotonic()
+go = threading.Event()
 stop = threading.Event()
 latest: dict[str, str] = {}  # job id -> the latest event: this queue has totals only
 
@@ -36,6 +37,7 @@ def main() -> None:
     producer = threading.Thread(target=produce, args=(queue,), name="producer")
     producer.start()
     try:
+        go.set()  # not before a signal finds its way to the `except` below
         producer.join()
         queue.close()
     except KeyboardInterrupt:
@@ -53,6 +55,7 @@ def main() -> None:
 
 
 def produce(queue: JobQueue) -> None:
+    go.wait()
     for number in range(1, 13):
         job = make_job(number)
         show("queued", job.id)  # said first, because a worker may be faster than this thread

@@ -28,6 +28,7 @@ COLOURS = {"processing": 36, "completed": 32, "failed": 31}
 COLOURED = sys.stdout.isatty() and "NO_COLOR" not in os.environ
 
 start = time.monotonic()
+go = threading.Event()
 stop = threading.Event()
 latest: dict[str, str] = {}  # job id -> the latest event: this queue can't tell
 
@@ -39,6 +40,7 @@ def main() -> None:
     producer = threading.Thread(target=produce, args=(queue,), name="producer")
     producer.start()
     try:
+        go.set()  # not before a signal finds its way to the `except` below
         producer.join()
     except KeyboardInterrupt:
         stop.set()
@@ -49,6 +51,7 @@ def main() -> None:
 
 
 def produce(queue: JobQueue) -> None:
+    go.wait()
     for number in range(1, 13):
         job = make_job(number)
         show("queued", job.id)  # said first, because a worker may be faster than this thread
