@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -82,6 +83,7 @@ def fork(path: str, how: str) -> None:
     queue = JobQueue(handler, path=path, workers=1)
     queue.enqueue_many([Job("running"), Job("queued")])
     started.wait_for("running")
+    warnings.simplefilter("ignore", DeprecationWarning)  # Python's own, from 3.12 on
     if (child := os.fork()) == 0:
         if how == "by using it":
             use_everything(queue)
