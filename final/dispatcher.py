@@ -537,7 +537,7 @@ class Dispatcher:
             dead = [failed.task for failed in changes.failed if failed.due_at is None]
             for task in ended + dead:
                 for watch in self._watchers.pop(task.id, ()):
-                    watch.answer(None)
+                    self._answer(watch)
         log_transitions(changes, batches)
         self._events.publish(changes, batches)
 
@@ -729,18 +729,25 @@ class Dispatcher:
             self._joins = []
         watches, self._watches = self._watches, []
         for watch in watches:
-            try:
-                record = self._store.get(watch.job_id)
-            except StorageError as error:
-                watch.refuse(error)
-                continue
-            if record is None:
-                watch.refuse(UnknownJob(watch.job_id))
-            elif record.status.ended:
-                watch.answer(None)
-            else:
-                self._watchers.setdefault(watch.job_id, []).append(watch)
+            self._answer(watch)
         self._refuse_deadlock()
+
+    def _answer(self, watch: Watch) -> None:
+        """Hand over the record of a job that has ended; else wait for its end.
+
+        Now, and not when the waiting thread looks: by then a short history may have let go of it.
+        """
+        try:
+            record = self._store.get(watch.job_id)
+        except StorageError as error:
+            watch.refuse(error)
+            return
+        if record is None:
+            watch.refuse(UnknownJob(watch.job_id))
+        elif record.status.ended:
+            watch.answer(record)
+        else:
+            self._watchers.setdefault(watch.job_id, []).append(watch)
 
     def _refuse_deadlock(self) -> None:
         """If all workers wait for room that only workers can make, turn the last one away."""

@@ -137,6 +137,7 @@ class JobQueue:
         self._handlers = Handlers(handler, executor, max_payload)
         self._workers = workers
         self._overflow = overflow
+        self._history = history
         self._max_payload = max_payload
         self._shutdown_timeout = shutdown_timeout
         self._process = os.getpid()
@@ -221,6 +222,8 @@ class JobQueue:
         longer than ``timeout`` seconds. Whoever stops early cancels the jobs that still wait.
         """
         window = 16 * self._workers
+        if self._history < window:
+            raise ValueError(f"map needs a history of at least {window}, to find its results in.")
         remaining = iter(payloads)
         under_way: deque[str] = deque()
         try:
@@ -320,8 +323,7 @@ class JobQueue:
         require_timeout(timeout)
         record = self.get(job_id)
         if not record.status.ended:
-            self._ask(Watch(job_id), timeout)
-            record = self.get(job_id)
+            record = self._ask(Watch(job_id), timeout)
         return record
 
     def join(self, timeout: float | None = None) -> None:

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from final.job import Outcome, Task
+from final.job import JobRecord, Outcome, Task
 from final.metrics import Metrics
 
 Answer = TypeVar("Answer")
@@ -77,8 +77,8 @@ class Enqueue(Question[list[str]]):
         return [task.id for task in self.tasks[: self.durable]]
 
 
-class Watch(Question[None]):
-    """Answered when the job has ended."""
+class Watch(Question[JobRecord]):
+    """Answered with the job's record when it has ended."""
 
     def __init__(self, job_id: str) -> None:
         super().__init__()

@@ -253,18 +253,24 @@ class SqliteStore:
         )
 
     def _insert(self, tasks: list[Task], now: float) -> None:
-        """New rows. Few values each: what all of them share is bound once, as ?1."""
-        start = 0
+        """New rows, with no more values for each than differ from row to row."""
+        queued = [task for task in tasks if task.due_at is None]
+        scheduled = [task for task in tasks if task.due_at is not None]
         try:
-            # Sizes are powers of two, so that a handful of prepared statements is enough.
-            while start < len(tasks):
-                size = min(512, 1 << (len(tasks) - start).bit_length() - 1)
-                values: list[object] = [now]
-                for task in tasks[start : start + size]:
-                    values += (task.seq, task.id, task.kind, _PLAIN[task.priority], task.payload)
-                    values += (task.due_at, task.timeout)
-                self._writer.execute(_insert_statement(size), values)
-                start += size
+            for group, statement in ((queued, _insert_queued), (scheduled, _insert_scheduled)):
+                start = 0
+                # Sizes are powers of two, so that a handful of prepared statements is enough.
+                while start < len(group):
+                    size = min(512, 1 << (len(group) - start).bit_length() - 1)
+                    values: list[object] = []
+                    for task in group[start : start + size]:
+                        priority = _PLAIN[task.priority]
+                        values += (task.seq, task.id, task.kind, priority, task.payload, now)
+                        values += (
+                            (task.timeout,) if group is queued else (task.timeout, task.due_at)
+                        )
+                    self._writer.execute(statement(size), values)
+                    start += size
         except sqlite3.IntegrityError:
             self._writer.execute("ROLLBACK")
             raise DuplicateIds(self.taken([task.id for task in tasks])) from None
@@ -445,18 +451,20 @@ _ADVICE = {
 _PLAIN = {priority: str(priority.value) for priority in Priority}
 
 
-@functools.cache
-def _insert_statement(rows: int) -> str:
-    def row(n: int) -> str:
-        seq, job_id, kind, priority, payload, due_at, timeout = (f"?{n + i}" for i in range(7))
-        status = f"iif({due_at} IS NULL, 'queued', 'scheduled')"
-        return f"({seq},{job_id},{kind},{priority},{payload},{status},0,0,0,?1,{due_at},{timeout})"
+_INSERT = (
+    "INSERT INTO job (seq, id, kind, priority, payload, enqueued_at, timeout, due_at, status,"
+    " attempts, token, interrupted) VALUES "
+)
 
-    rows_text = ", ".join(row(2 + 7 * n) for n in range(rows))
-    return (
-        "INSERT INTO job (seq, id, kind, priority, payload, status, attempts, token, interrupted,"
-        f" enqueued_at, due_at, timeout) VALUES {rows_text}"
-    )
+
+@functools.cache
+def _insert_queued(rows: int) -> str:
+    return _INSERT + ", ".join(["(?,?,?,?,?,?,?,NULL,'queued',0,0,0)"] * rows)
+
+
+@functools.cache
+def _insert_scheduled(rows: int) -> str:
+    return _INSERT + ", ".join(["(?,?,?,?,?,?,?,?,'scheduled',0,0,0)"] * rows)
 
 
 def _seqs(tasks: Sequence[Task]) -> str:

@@ -11,7 +11,7 @@ import pytest
 from final import Job, JobQueue, Status, UnknownJob, current_job, dispatcher
 from final.stores import Changes, SqliteStore
 from tests.final.helpers import AT_ONCE, OpenQueue, eventually, in_file, nothing
-from tests.helpers import DEADLINE, Gate, Journal
+from tests.helpers import DEADLINE, Background, Gate, Journal
 
 
 def fails(job: Job) -> None:
@@ -121,6 +121,28 @@ class TestWhatIsKept:
         with contextlib.closing(sqlite3.connect(path)) as connection:
             rows = connection.execute("SELECT seq FROM failure").fetchall()
             assert rows == connection.execute("SELECT seq FROM job").fetchall()
+
+    def test_whoever_waits_for_a_job_gets_its_record_all_the_same(
+        self, open_queue: OpenQueue, gate: Gate
+    ) -> None:
+        def handler(job: Job) -> str:
+            gate.wait()
+            return "kept for whoever waits"
+
+        queue = open_queue(handler, history=0)
+        queue.enqueue(Job("x"))
+        waiting = Background(queue.wait, "x", DEADLINE)
+        eventually(lambda: "x" in queue._dispatcher._watchers, "the watch to arrive")
+        gate.open()
+        assert waiting.result().result == "kept for whoever waits"
+        eventually(lambda: queue.jobs() == [], "the job to be forgotten")
+
+    def test_a_map_refuses_a_history_that_cannot_hold_its_results(
+        self, open_queue: OpenQueue
+    ) -> None:
+        queue = open_queue(nothing, workers=2, history=31)
+        with pytest.raises(ValueError, match="map needs a history of at least 32"):
+            next(queue.map([1]))
 
     def test_the_id_of_a_forgotten_job_is_free_again(self, open_queue: OpenQueue) -> None:
         queue = open_queue(nothing, history=0)
