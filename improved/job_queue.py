@@ -52,7 +52,8 @@ class Job:
 
     def __post_init__(self) -> None:
         # Text becomes its Priority here; a typo is an error, never silently medium.
-        object.__setattr__(self, "priority", Priority(self.priority))
+        if type(self.priority) is not Priority:
+            object.__setattr__(self, "priority", Priority(self.priority))
 
 
 Handler = Callable[[Job], object]
