@@ -398,7 +398,6 @@ def _own(path: str) -> filelock.BaseFileLock:
     lock = filelock.FileLock(lock_path, thread_local=False)
     try:
         lock.acquire(blocking=False)
-        Path(lock_path).write_text(str(os.getpid()), encoding="ascii")
     except filelock.Timeout:
         raise StorageError(
             f"{path} is in use by {_owner(lock_path)}: one process owns a file. Close it there "
@@ -409,13 +408,16 @@ def _own(path: str) -> filelock.BaseFileLock:
         raise StorageError(
             f"Cannot write next to {path}: {error.strerror}. Choose a path you may write to."
         ) from None
+    with contextlib.suppress(OSError):  # Windows lets nobody write a locked file, not even us
+        Path(lock_path).write_text(str(os.getpid()), encoding="ascii")
     return lock
 
 
 def _owner(lock_path: str) -> str:
-    try:
+    pid = ""
+    with contextlib.suppress(OSError):  # nor read it
         pid = Path(lock_path).read_text(encoding="ascii")
-    except OSError:  # Windows does not let us read what another process has locked
+    if not pid:
         return "another process"
     return f"process {pid}" + (" (this one)" if pid == str(os.getpid()) else "")
 
