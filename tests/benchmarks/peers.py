@@ -15,6 +15,7 @@ import importlib.metadata
 import multiprocessing
 import queue
 import threading
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
@@ -57,8 +58,9 @@ class Peer(Contender):
         self.threads: list[threading.Thread] = []
         self.open(folder, importlib.import_module(self.module))
 
+    @abstractmethod
     def open(self, folder: Path, module: Any) -> None:
-        raise NotImplementedError
+        """Open its file in this folder and start its workers; ``module`` is the peer's own."""
 
     def start_workers(self, work: Callable[[], None]) -> None:
         self.threads = [threading.Thread(target=work, daemon=True) for _ in range(WORKERS)]
