@@ -184,6 +184,9 @@ class JobQueue:
         QueueFull when there was no room in time, DuplicateJob for an id that is taken,
         QueueClosed, and StorageError when the disk is full or broken. In all of these cases
         the job is not in the queue.
+
+        It blocks the calling thread. Inside a coroutine that is the event loop of them all:
+        there use ``await asyncio.to_thread(queue.enqueue, job)``.
         """
         return self.enqueue_many([job], timeout)[0]
 
