@@ -140,11 +140,12 @@ class Batch:
 
     It takes from the right: both ends of a deque may be popped from different threads at the
     same time, and each job is popped once.
+
     token: the fencing token of these attempts.
     overdue_at: when the dispatcher looks after a batch of several jobs that is still out
         (monotonic); infinity for never.
     check_at: when it looks whether a running job is out of time; infinity for never.
-    running, attempt, started: the job that the worker is on, its how manyth attempt that is,
+    running, attempt, started: the job that the worker is on, which attempt that is,
         and since when (monotonic).
     outcomes: of the jobs that it is through with, until somebody collects them.
     told: the job that was told to stop. stop: what wakes or ends its handler, where there is
@@ -183,9 +184,10 @@ class Batch:
         self._seized = threading.Lock()
 
     def seize(self) -> bool:
-        """Whoever calls first gets True: the worker that is through with the batch, to report it,
+        """Whoever calls first gets True, and with it the end of the batch.
 
-        or the dispatcher, to give that worker up. So no batch ends both ways, or neither.
+        That is the worker that is through with it, to report it, or the dispatcher, to give
+        that worker up. So no batch ends both ways, or neither.
         """
         return self._seized.acquire(blocking=False)
 

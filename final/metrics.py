@@ -168,7 +168,7 @@ class Recorder:
 
 
 def _step(events: Sequence[object]) -> int:
-    """Of many events in one turn only every so manieth is a sample: 16 to 31 of them."""
+    """Of many events in one turn only some are samples, evenly picked: 16 to 31 of them."""
     return max(1, len(events) // 16)
 
 

@@ -3,68 +3,30 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import signal
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.expectations import STAGES
+from tests.processes import Program, needs_signals
 
-REPOSITORY = Path(__file__).parents[1]
 EVENT = re.compile(r"^ +\d+\.\d\d s  (\w+) +(\w+-\d+) +(high|medium|low) +([\w-]+)( .*)?$", re.M)
 
-# Windows has no SIGTERM that a process could catch; its Ctrl-C goes to a whole console.
-needs_signals = pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 
-
-class Demo:
-    """``python -m STAGE`` in the folder ``place``; ends with the ``with`` block at the latest."""
+class Demo(Program):
+    """``python -m STAGE`` in the folder ``place``."""
 
     def __init__(self, stage: str, place: Path) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", stage],
-            cwd=place,
-            env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        self.output = ""
+        super().__init__(place, stage)
 
-    def __enter__(self) -> Demo:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._process.kill()
-        self._process.__exit__(None, None, None)  # closes the pipe, waits for the end
-
-    def read_until(self, text: str) -> None:
-        assert self._process.stdout
-        for line in self._process.stdout:
-            self.output += line
-            if text in line:
-                return
-        raise AssertionError(f"The demo ended without {text!r}:\n{self.output}")
-
-    def read_to_the_end(self) -> str:
-        """All the output; the demo must have ended by itself, with exit code 0."""
-        self.output += self._process.communicate()[0]
-        assert self._process.returncode == 0, self.output
+    def finish(self) -> str:
+        """All the output; the demo must end by itself, with exit code 0."""
+        assert self.read_to_the_end() == 0, self.output
         return self.output
-
-    def signal(self, number: int) -> None:
-        self._process.send_signal(number)
-
-    def kill(self) -> None:
-        """As kill -9 does."""
-        self._process.kill()
-        self.output += self._process.communicate()[0]
 
     def ids(self, event: str) -> list[str]:
         return [match[2] for match in EVENT.finditer(self.output) if match[1] == event]
@@ -77,7 +39,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Dem
     with contextlib.ExitStack() as stack:
         demos = {name: stack.enter_context(Demo(name, place)) for name in STAGES}
         for demo in demos.values():
-            demo.read_to_the_end()
+            demo.finish()
         yield demos
 
 
@@ -131,7 +93,7 @@ def test_a_signal_ends_improved_and_final_in_order(
     with Demo(name, tmp_path) as demo:
         demo.read_until(moment)
         demo.signal(number)
-        output = demo.read_to_the_end()
+        output = demo.finish()
     assert re.search(r"^finishing \d in-flight jobs", output, re.M)
     assert "all workers stopped" in output
     assert "Traceback" not in output
@@ -149,7 +111,7 @@ def test_a_signal_ends_naive_and_the_lost_jobs_are_counted(tmp_path: Path) -> No
     with Demo("naive", tmp_path) as demo:
         demo.read_until("processing")
         demo.signal(signal.SIGTERM)
-        output = demo.read_to_the_end()
+        output = demo.finish()
     assert re.search(r"\d of \d+ lost: in flight when the process ended", output)
 
 
@@ -164,7 +126,7 @@ def test_final_continues_after_kill_9(tmp_path: Path) -> None:
         second.read_until("come back")
         assert second.output.startswith(f"{len(left)} jobs of the last run come back: ")
         assert set(re.findall(r"\w+-\d+", second.output)) == set(left)
-        second.read_to_the_end()
+        second.finish()
     assert set(second.ids("completed")) >= set(left)
     assert len(stored(tmp_path)) == 12, "the round was not made complete"
     assert set(stored(tmp_path).values()) == {"completed"}
