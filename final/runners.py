@@ -228,16 +228,29 @@ class Processes:
         """The executor of the calling thread, and what kills its process."""
         executor: ProcessPoolExecutor | None = getattr(self._mine, "executor", None)
         if executor is None:
-            executor = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
-            kill = partial(_kill, executor.submit(_meet, self._handlers).result())
-            with self._mutex:
-                if self._closed:  # while it started
-                    kill()
-                    raise RuntimeError("The queue is closed.")
-                self._all[executor] = kill
-            self._mine.executor = executor
+            executor = self._mine.executor = self._start()
         with self._mutex:
+            self._check_open()
             return executor, self._all[executor]
+
+    def _start(self) -> ProcessPoolExecutor:
+        with self._mutex:
+            self._check_open()
+        executor = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+        kill = partial(_kill, executor.submit(_meet, self._handlers).result())
+        try:
+            with self._mutex:
+                self._check_open()  # again: a process takes its time to start
+                self._all[executor] = kill
+        except RuntimeError:
+            kill()
+            executor.shutdown(wait=False)
+            raise
+        return executor
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise RuntimeError("The queue is closed.")
 
     def discard(self) -> None:
         """The process of the calling thread is gone; the next job gets a new one."""

@@ -29,11 +29,14 @@ def open_process_queue(open_queue: OpenQueue) -> OpenQueue:
 
 def children() -> set[int]:
     """The handlers' processes (not the tracker that multiprocessing keeps beside them)."""
-    return {
-        child.pid
-        for child in psutil.Process().children()
-        if "spawn_main" in " ".join(child.cmdline())
-    }
+
+    def is_handlers(child: psutil.Process) -> bool:
+        try:
+            return "spawn_main" in " ".join(child.cmdline())
+        except psutil.NoSuchProcess:  # it ended between the list and the question
+            return False
+
+    return {child.pid for child in psutil.Process().children() if is_handlers(child)}
 
 
 def test_jobs_go_there_and_results_come_back(open_process_queue: OpenQueue) -> None:
