@@ -31,7 +31,7 @@ def test_every_job_runs_exactly_once(stage: Stage, journal: Journal, evidence: E
 
     queue = stage.queue(handler, workers=WORKERS)
     for n in range(JOBS):
-        queue.enqueue(stage.job(id=f"job-{n}"))
+        queue.enqueue(stage.job(id=f"once-{n}"))
     journal.wait_for_count(JOBS)
     # When every worker has come to the last jobs, none can still be at an earlier one: a
     # job that was handed out twice has run twice by now.
@@ -39,6 +39,6 @@ def test_every_job_runs_exactly_once(stage: Stage, journal: Journal, evidence: E
         queue.enqueue(stage.job(payload="last"))
     journal.wait_for_count(JOBS + WORKERS)
 
-    runs = Counter(entry for entry in journal.entries if entry.startswith("job-"))
+    runs = Counter(entry for entry in journal.entries if entry.startswith("once-"))
     evidence(f"{len(runs):,} of {JOBS:,} jobs ran, {runs.total() - len(runs)} of them again")
-    assert runs == {f"job-{n}": 1 for n in range(JOBS)}
+    assert runs == {f"once-{n}": 1 for n in range(JOBS)}
