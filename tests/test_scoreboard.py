@@ -237,8 +237,10 @@ def test_one_stage_is_one_column_and_what_did_not_run_is_blank(suite: Suite) -> 
 
 def test_a_terminal_that_cannot_show_the_signs_gets_letters(suite: Suite) -> None:
     suite.add("priority", "assert stage.name != 'naive', 'ou est-elle passée ?'")
+    suite.add("schedule", "stage.job(run_at=1)")
     code, output = suite.run("--scoreboard", PYTHONUTF8="0", PYTHONIOENCODING="ascii")
     assert code == 0
+    assert "a job can wait for its time                  -         -         ok" in output
     assert "urgent jobs run first                        x N2      ok        ok" in output
     assert output.isascii()
 
