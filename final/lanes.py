@@ -52,6 +52,9 @@ class Lanes:
         self.fairness = fairness
         self._by_priority = {priority: Lane() for priority in Priority}
         self._lanes = list(self._by_priority.values())
+        # How many jobs of each kind are held: counted as they come and go, because every turn
+        # asks which kinds there are. A kind of which none is held is not in it.
+        self._held: Counter[str] = Counter()
         self._picked: list[Task] = []  # since the latest ``begin``, in this order
         self._passed_over: list[int] = []  # as they were then
 
@@ -98,7 +101,10 @@ class Lanes:
     def remove(self, task: Task) -> None:
         """Take a waiting job out, wherever it stands."""
         lane = self._by_priority[task.priority]
-        (lane.held if task in lane.held else lane.tasks).remove(task)
+        if task in lane.held:
+            self._let_go(lane, [task])
+        else:
+            lane.tasks.remove(task)
 
     def oldest(self, priority: Priority, count: int) -> list[Task]:
         """The first ``count`` jobs of a lane; they stay where they are."""
@@ -114,10 +120,8 @@ class Lanes:
 
     def undo(self, appended: Iterable[Task]) -> None:
         """Restore the lanes as they were at ``begin``; ``appended`` has come since, in order."""
-        for task in self._picked:
-            lane = self._by_priority[task.priority]
-            if task in lane.held:
-                lane.held.remove(task)
+        for lane in self._lanes:
+            self._let_go(lane, [task for task in self._picked if task in lane.held])
         self.put_back(self._picked)
         for task in reversed(list(appended)):
             removed = self._by_priority[task.priority].tasks.pop()
@@ -154,10 +158,11 @@ class Lanes:
     def hold(self, task: Task) -> None:
         """A picked job may not start yet; it keeps its place in line."""
         insort(self._by_priority[task.priority].held, task, key=_place)
+        self._held[task.kind] += 1
 
-    def held_kinds(self) -> Counter[str]:
-        """How many jobs of each kind are held."""
-        return Counter(task.kind for lane in self._lanes for task in lane.held)
+    def held_kinds(self) -> list[str]:
+        """The kinds of which jobs are held."""
+        return list(self._held)
 
     def release(self, kind: str, at_most: int) -> None:
         """Jobs of this kind may be picked again, before all others in their lanes.
@@ -167,8 +172,13 @@ class Lanes:
         for lane in self._lanes if at_most else ():
             free = [task for task in lane.held if task.kind == kind][:at_most]
             lane.tasks.extendleft(reversed(free))
-            freed = set(free)
-            lane.held = [task for task in lane.held if task not in freed]
+            self._let_go(lane, free)
+
+    def _let_go(self, lane: Lane, tasks: list[Task]) -> None:
+        """These are not held any more."""
+        free = set(tasks)
+        lane.held = [task for task in lane.held if task not in free]
+        self._held -= Counter([task.kind for task in tasks])  # which keeps no zeros
 
 
 def _place(task: Task) -> int:
