@@ -88,15 +88,15 @@ class Lanes:
         """Return jobs that were picked to the front of their lanes.
 
         A lane is always in the order of ``place``. If a job that stood further in front came
-        back earlier, the front is not where this one belongs, and the lane is put in order.
+        back earlier, the front is not where these belong, and the lane is put in order.
         """
-        for task in sorted(tasks, key=_place)[::-1]:  # those at the same place keep their order
-            waiting = self._by_priority[task.priority].tasks
-            waiting.appendleft(task)
-            if len(waiting) > 1 and waiting[1].place < task.place:
-                ordered = sorted(waiting, key=_place)
-                waiting.clear()
-                waiting.extend(ordered)
+        coming = sorted(tasks, key=_place)  # those at the same place keep their order
+        for priority, lane in self._by_priority.items():
+            back = [task for task in coming if task.priority is priority]
+            in_order = not (back and lane.tasks) or back[-1].place <= lane.tasks[0].place
+            lane.tasks.extendleft(reversed(back))
+            if not in_order:
+                lane.tasks = deque(sorted(lane.tasks, key=_place))
 
     def remove(self, task: Task) -> None:
         """Take a waiting job out, wherever it stands."""
@@ -165,14 +165,15 @@ class Lanes:
         return list(self._held)
 
     def release(self, kind: str, at_most: int) -> None:
-        """Jobs of this kind may be picked again, before all others in their lanes.
+        """Jobs of this kind may be picked again.
 
-        at_most: for each lane. As many as may start, so that no newer one passes them.
+        at_most: for each lane. As many as may start, so that no newer one passes them. Not all
+        of them need be picked in the same turn, so those released next may belong behind them.
         """
         for lane in self._lanes if at_most else ():
             free = [task for task in lane.held if task.kind == kind][:at_most]
-            lane.tasks.extendleft(reversed(free))
             self._let_go(lane, free)
+            self.put_back(free)
 
     def _let_go(self, lane: Lane, tasks: list[Task]) -> None:
         """These are not held any more."""
