@@ -510,7 +510,7 @@ class Dispatcher:
 
     def _metrics(self, now: float) -> Metrics:
         oldest = max((now - task.queued_at for task in self._lanes.heads()), default=0.0)
-        return self._recorder.snapshot(now, oldest, self._storage_error)
+        return self._recorder.snapshot(now, oldest, self._storage_error, self._events.missed)
 
 
 def _attempted(changes: Changes) -> Iterator[Task]:

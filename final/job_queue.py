@@ -350,7 +350,8 @@ class JobQueue:
         """Call ``subscriber(transition)`` for every change of a job's status.
 
         In a thread of its own, after the change is durable: a slow or raising subscriber harms
-        nothing, but one that is too slow misses some. Returns a function that ends it.
+        nothing, but one that is too slow misses some: ``Metrics.missed_events`` counts them.
+        Returns a function that ends it.
         """
         return self._events.subscribe(subscriber)
 

@@ -74,12 +74,14 @@ class Metrics(Counts):
     utilisation: share of the workers' time that was spent on jobs, 0 to 1, over the same.
     oldest_queued: seconds that the longest waiting job has been ready to run; 0.0 if none.
     storage_error: why nothing can be written at the moment (a full disk); None when all is well.
+    missed_events: transitions that no subscriber got, because one was too slow.
     """
 
     throughput: float = 0.0
     utilisation: float = 0.0
     oldest_queued: float = 0.0
     storage_error: str | None = None
+    missed_events: int = 0
     by_priority: Mapping[Priority, Counts] = field(default_factory=dict)
 
 
@@ -170,7 +172,9 @@ class Recorder:
             while now - self._history[1][0] > RATE_WINDOW:
                 self._history.popleft()
 
-    def snapshot(self, now: float, oldest_queued: float, storage_error: str | None) -> Metrics:
+    def snapshot(
+        self, now: float, oldest_queued: float, storage_error: str | None, missed_events: int
+    ) -> Metrics:
         """The figures of this instant."""
         self.busy(self._busy, now)
         start, ended, busy_seconds = self._history[0]
@@ -183,6 +187,7 @@ class Recorder:
             utilisation=(self._busy_seconds - busy_seconds) / (elapsed * self._workers),
             oldest_queued=oldest_queued,
             storage_error=storage_error,
+            missed_events=missed_events,
             by_priority=by_priority,
         )
 
