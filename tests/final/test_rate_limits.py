@@ -16,6 +16,7 @@ from final.batches import Batches
 from final.job import Task
 from final.lanes import Lanes
 from final.limits import Gate, Limit
+from tests.final.engine import Engine, jobs, report
 from tests.final.helpers import AT_ONCE, OpenQueue, nothing
 from tests.helpers import DEADLINE, Background, Journal
 from tests.helpers import Gate as Door
@@ -284,6 +285,18 @@ class TestOrder:
             for kind in ("limited", "free"):
                 left = [task.place for task in (*started, *lanes) if task.kind == kind]
                 assert left == sorted(left)
+
+
+def test_after_a_pause_a_leaky_bucket_counts_from_the_first_start() -> None:
+    """Although workers are idle: nobody may ask the bucket while no job waits."""
+    engine = Engine(workers=3, rate_limit=LeakyBucket(1))
+    engine.turn(jobs("a"))
+    engine.turn(report(engine.batches[0]))
+    engine.turn(jobs("b"), later=1.9)
+    engine.turn(jobs("c"), later=0.05)
+    for later, started in ((0.94, "ab"), (0.02, "abc")):
+        engine.turn(later=later)
+        assert engine.handed_out == [[job_id] for job_id in started]
 
 
 def plan(batches: Batches, lanes: Lanes, now: float) -> Iterable[Task]:
