@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
 
-from final import Job, JobQueue, Status
+from final import Job, JobQueue, Priority, Status
 from final.messages import Batch, Message
 from final.stores import SqliteStore
 from tests.final.engine import Engine, jobs, report
@@ -142,6 +143,23 @@ class TestMeanwhile:
         gate.open()
         queue.join(DEADLINE)
         assert ran.entries == ["holder", "y", "x"]
+
+
+class TestWhatTheHandlerSees:
+    @pytest.mark.parametrize("payload", ["text", ["a list"]])
+    def test_a_job_without_a_time_fresh_or_recovered(
+        self, open_queue: OpenQueue, path: str, payload: object
+    ) -> None:
+        """Whether or not it is the very object that was enqueued."""
+        seen: list[Job] = []
+        job = Job("fresh", payload, Priority.HIGH, run_at=0.001, timeout=HOUR)
+        other = replace(job, id="recovered", run_at=0.5)
+        with open_queue(seen.append, path=path) as queue:
+            queue.enqueue_many([job, other])
+            queue.wait("fresh", DEADLINE)
+            queue.close(drain=False)
+        open_queue(seen.append, path=path).wait("recovered", DEADLINE)
+        assert seen == [replace(job, run_at=None), replace(other, run_at=None)]
 
 
 class TestAfterARestart:
