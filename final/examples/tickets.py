@@ -77,7 +77,7 @@ def sell(shop: Shop, earlier: int) -> list[Job]:
                 time.sleep(1 / many)
         statuses, seconds = zip(*(answer.result() for answer in answers), strict=True)
         taken = statuses.count(HTTPStatus.ACCEPTED)
-        text = "%-15s  %3d taken, %3d turned away; the slowest answer took %3.0f ms"
+        text = "%-15s  %3d taken, %3d turned away; slowest answer %3.0f ms"
         log.info(text, when, taken, many - taken, 1000 * max(seconds))
     return []
 
