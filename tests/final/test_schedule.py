@@ -15,8 +15,7 @@ from final import Job, JobQueue, Priority, Status
 from final.messages import Batch, Message
 from final.stores import SqliteStore
 from tests.final.engine import Engine, jobs, report
-from tests.final.helpers import OpenQueue, completes, in_file, next_line, nothing
-from tests.final.scripts import script
+from tests.final.helpers import OpenQueue, child, completes, in_file, next_line, nothing
 from tests.helpers import DEADLINE, Background, Gate, Journal
 
 SOON = 0.05  # seconds
@@ -202,7 +201,7 @@ class TestAfterARestart:
         assert started[0] >= due_at - 0.005
 
     def test_kill_9_does_not_lose_it(self, open_queue: OpenQueue, path: str) -> None:
-        with script("schedule", path) as process:
+        with child("schedule", path) as process:
             due_at = float(next_line(process))
         queue = open_queue(nothing, path=path)
         assert queue.get("x").due_at == due_at
