@@ -1,0 +1,536 @@
+"""Soak: half an hour of everything at once. Does anything leak, miscount or get lost?
+
+    MINUTES=30 python -m tests.labs.soak        one minute if MINUTES is not given
+    SEED=7 python -m tests.labs.soak            the same jobs and faults as another run
+    python -m tests.labs.soak --plant memory    break the queue, to see the soak object
+
+Tests are short. What goes wrong once in ten thousand jobs, or grows by a kilobyte a second,
+shows only in a long run. So producers do all that clients do: three priorities, jobs that
+fail, time out, hang, are scheduled, limited, cancelled, revived and enqueued twice. A second
+queue computes in a process that dies now and then. Every few seconds the queue is closed in
+one of three ways, or the whole process is killed, and the file is opened again. Meanwhile:
+
+- every second the metrics must add up: accepted is the sum of all statuses, in every lane;
+- whenever the queue is closed, every accepted job must be in the file, at the stage that was
+  last heard of, and the counts must be those that the ledger has kept for itself;
+- memory, threads, file handles, child processes and the size of the file must be flat over
+  the second half of the run;
+- in the end every accepted job has ended.
+
+But: random, not exhaustive; which thread runs when is not up to the seed. A power cut and a
+disk that fails are other labs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import itertools
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import psutil
+from rich import box
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from final import Backoff, JobQueue, Metrics, Status
+from final.lanes import Lanes
+from final.metrics import Recorder
+from final.workers import WorkerPool
+from tests.benchmarks.report import terminal
+from tests.final.helpers import ROOT, in_file
+from tests.helpers import DEADLINE
+from tests.labs.soak_books import Ledger, Trend, miscounts, trend
+from tests.labs.soak_load import HISTORY, OPTIONS, Load, handlers, listen, square, tell
+
+PATIENCE = 6 * DEADLINE  # for a close that runs all that waits
+
+
+# ---- what must be flat -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Gauges:
+    """What this process and its file take at one moment. Memory and file in MiB."""
+
+    memory: float
+    threads: float
+    handles: float
+    children: float
+    file: float
+
+
+# How much the last quarter of a run may be above the one before: a share, and at least so much.
+BOUNDS = {
+    "memory": (0.10, 12.0),
+    "threads": (0.10, 4.0),  # threads that a time-out gave up end a little later
+    "handles": (0.10, 6.0),
+    "children": (0.0, 1.0),
+    "file": (0.15, 2.0),
+}
+
+
+def read_gauges(path: str) -> Gauges:
+    me = psutil.Process()
+    if sys.platform == "win32":
+        handles = me.num_handles()  # of every sort
+    else:
+        handles = me.num_fds()
+    size = sum(os.path.getsize(file) for file in (path, path + "-wal") if os.path.exists(file))
+    return Gauges(
+        memory=me.memory_info().rss / 2**20,
+        threads=threading.active_count(),
+        handles=handles,
+        children=len(me.children()),
+        file=size / 2**20,
+    )
+
+
+def trends(samples: list[Gauges]) -> list[Trend]:
+    return [
+        trend(name, [getattr(sample, name) for sample in samples], *bounds)
+        for name, bounds in BOUNDS.items()
+    ]
+
+
+# ---- the run ---------------------------------------------------------------------------------
+
+
+class Soak:
+    """One run. ``wrong`` is what it found, as sentences; the first one ends it."""
+
+    def __init__(self, seconds: float, seed: str, folder: Path) -> None:
+        self.seconds = seconds
+        self.seed = seed
+        self.ledger = Ledger()
+        self.samples: list[Gauges] = []
+        self.checks = 0
+        self.trends: list[Trend] = []
+        self.epochs = 0
+        self._rng = random.Random(seed)
+        self._path = str(folder / "jobs.db")
+        self._computing_path = str(folder / "computing.db")
+        self._broken = threading.Event()  # something is wrong: stop
+        self._over = threading.Event()
+        self._queues: dict[str, JobQueue] = {}  # the open ones, by their paths
+        self._began = 0.0
+        # As they were when the queue was opened: the jobs in the file, the counts in the ledger.
+        self._found: Counter[Status] = Counter()
+        self._counted: Counter[str] = Counter()
+
+    @property
+    def wrong(self) -> list[str]:
+        return self.ledger.wrong
+
+    @property
+    def elapsed(self) -> float:
+        return time.monotonic() - self._began
+
+    def run(self, show: Callable[[Soak], None]) -> None:
+        """``show`` is called about once a second, from another thread."""
+        self._began = time.monotonic()
+        threads = [
+            threading.Thread(target=self._watch, args=[show], daemon=True),
+            threading.Thread(target=self._compute, daemon=True),
+        ]
+        for thread in threads:
+            thread.start()
+        try:
+            while self.elapsed < self.seconds and not self._broken.is_set():
+                self.epochs += 1
+                if self.epochs % 4 == 3:
+                    self._be_killed()
+                else:
+                    self._epoch()
+        finally:
+            self._over.set()
+            for thread in threads:
+                thread.join(PATIENCE)
+        if not self.wrong:
+            self._finish()
+            self.trends = trends(self.samples)
+            self.wrong.extend(
+                f"{each.what} grew by {each.growth:,.1f} in the second half of the run, from "
+                f"{each.before:,.1f}; the bound is {each.bound:,.1f}."
+                for each in self.trends
+                if not each.flat
+            )
+
+    # ---- an epoch: open, load, close, compare ------------------------------------------------
+
+    def _epoch(self) -> None:
+        rng = self._rng
+        options = {
+            "capacity": rng.choice([20, 100, 200]),
+            "overflow": rng.choices(
+                ["block", "reject", "drop-newest", "drop-oldest"], [7, 1, 1, 1]
+            )[0],
+            "durability": rng.choice(["full", "normal"]),
+            "fairness": rng.choice([10, 1, None]),
+        }
+        how = rng.choices(["drained", "left", "cut short"], [2, 1, 1])[0]
+        with self._opened(options) as queue:
+            load = Load(
+                queue, self.ledger, self.seed, f"e{self.epochs}", rng.choice([0.002, 0.01, 0.05])
+            )
+            load.start()
+            self._broken.wait(self._epoch_seconds())
+            if rng.random() < 0.5:
+                queue.purge()
+            # The producers go on: close meets them in the middle of their calls.
+            complete = queue.close(how == "drained", 0.01 if how == "cut short" else PATIENCE)
+            load.join()
+        if how != "cut short" and not complete:
+            self._complain(f"close did not finish within {PATIENCE:.0f} s.")
+        self.ledger.count(f"epochs {how}")
+        self._compare(queue.metrics(), drained=how == "drained")
+
+    def _be_killed(self) -> None:
+        """An epoch in another process, which is killed in the middle of it."""
+        command = [sys.executable, "-m", "tests.labs.soak_load", self._path, self.seed]
+        with subprocess.Popen(
+            [*command, f"k{self.epochs}"],
+            cwd=ROOT,
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        ) as child:
+            assert child.stdout
+            first = child.stdout.readline()
+            killer = threading.Timer(self._epoch_seconds() / 2, child.kill)
+            killer.start()
+            for line in itertools.chain([first], child.stdout):
+                listen(line, self.ledger)
+            killer.cancel()
+        if not first:
+            self._complain("The process to be killed ended before it had done anything.")
+        self.ledger.count("epochs killed")
+        self.ledger.compare(self._file(), killed=True)
+        self._look_for_trouble()
+
+    def _finish(self) -> None:
+        """Nothing new comes; all that is left runs, or is cancelled where it is not due."""
+        with self._opened({}) as queue:
+            for record in queue.jobs(Status.SCHEDULED, HISTORY):
+                queue.cancel(record.id)
+            complete = queue.close(timeout=PATIENCE)
+        if not complete:
+            self._complain(f"The last close did not finish within {PATIENCE:.0f} s.")
+        self._compare(queue.metrics(), drained=True)
+        for job_id in self.ledger.unfinished()[:3]:
+            self._complain(f"Job {job_id} was accepted, and has not ended when all is done.")
+
+    @contextlib.contextmanager
+    def _opened(self, options: dict[str, Any]) -> Iterator[JobQueue]:
+        """The queue with its subscriber; afterwards all its news have come in."""
+        self._found = Counter(self._file().values())
+        self._counted = self.ledger.counts.copy()
+        ready = threading.Event()
+        queue = JobQueue(handlers(ready), path=self._path, **(OPTIONS | options))
+        queue.subscribe(tell(self.ledger))
+        news = queue._events._thread
+        assert news
+        self.ledger.found_dead(*[record.id for record in queue.dead_letters()])
+        ready.set()
+        self._queues[self._path] = queue
+        try:
+            yield queue
+        finally:
+            del self._queues[self._path]
+            queue.close(drain=False)
+            news.join(DEADLINE)
+            if news.is_alive() or queue._events.missed:
+                self._complain(
+                    "The subscriber did not hear of everything; the machine is too slow."
+                )
+
+    def _compare(self, metrics: Metrics, *, drained: bool) -> None:
+        """The file, the metrics and the ledger say the same of an epoch that has ended."""
+        file = self._file()
+        for sentence in miscounts(metrics, None):
+            self._complain(sentence)
+        waiting = [job_id for job_id, status in file.items() if not status.ended]
+        for job_id in waiting if drained else ():
+            if file[job_id] is not Status.SCHEDULED:
+                self._complain(f"close ran all that waited, but job {job_id} is {file[job_id]}.")
+        here = Counter(file.values())
+        heard = self.ledger.counts - self._counted
+        for status in Status:
+            if status in (Status.COMPLETED, Status.CANCELLED, Status.DROPPED):
+                # Those that the history has let go of stay counted.
+                expected = self._found[status] + heard[status.value]
+            else:
+                expected = here[status]
+            counted = getattr(metrics, status.value)
+            if counted != expected:
+                self._complain(f"metrics: {counted} {status}, but there were {expected}.")
+        self.ledger.compare(file, killed=False)
+        self._look_for_trouble()
+
+    def _file(self) -> dict[str, Status]:
+        """What the file says, while no queue has it."""
+        if not os.path.exists(self._path):
+            return {}
+        return {job_id: Status(status) for job_id, status in in_file(self._path, "id, status")}
+
+    def _epoch_seconds(self) -> float:
+        return min(8.0, self.seconds / 8) * self._rng.uniform(0.5, 1.5)
+
+    # ---- beside the epochs -------------------------------------------------------------------
+
+    def _watch(self, show: Callable[[Soak], None]) -> None:
+        """Once a second, in short runs more often: gauges, and do the metrics add up?"""
+        before: dict[JobQueue, Metrics] = {}
+        while not self._over.wait(min(1.0, self.seconds / 60)):
+            queues = dict(self._queues)
+            for queue in queues.values():
+                metrics = queue.metrics()
+                self.checks += 1
+                for sentence in miscounts(metrics, before.get(queue)):
+                    self._complain(sentence)
+                before = {each: before[each] for each in before if each in queues.values()}
+                before[queue] = metrics
+            if self._path in queues:
+                self.samples.append(read_gauges(self._path))
+            self._look_for_trouble()
+            show(self)
+
+    def _compute(self) -> None:
+        """The second queue: squares from a process of its own, in the order of the numbers."""
+        rng = random.Random(f"{self.seed}/computing")
+        with JobQueue(
+            square,
+            path=self._computing_path,
+            executor="process",
+            workers=1,
+            backoff=Backoff(base=0.01),
+            history=500,
+        ) as queue:
+            self._queues[self._computing_path] = queue
+            try:
+                while not self._over.wait(0.25):
+                    numbers = [rng.randrange(10_000) for _ in range(10)]
+                    if list(queue.map(numbers, timeout=PATIENCE)) != [n * n for n in numbers]:
+                        self._complain(f"The squares of {numbers} came back wrong.")
+                    self.ledger.counts["squares"] += len(numbers)
+            except Exception as error:
+                self._complain(f"The computing queue met {type(error).__name__}: {error}")
+            finally:
+                del self._queues[self._computing_path]
+
+    def _complain(self, sentence: str) -> None:
+        self.ledger.complain(sentence)
+        self._broken.set()
+
+    def _look_for_trouble(self) -> None:
+        if self.wrong:
+            self._broken.set()
+
+
+# ---- planted faults --------------------------------------------------------------------------
+
+
+def hoard(what: Callable[[], object]) -> contextlib.AbstractContextManager[object]:
+    """Every tenth attempt leaves something behind that is never let go."""
+    attempt, numbers, kept = WorkerPool._attempt, itertools.count(1), list[object]()
+
+    def leaking(*arguments: Any) -> Any:
+        if next(numbers) % 10 == 0:
+            kept.append(what())
+        return attempt(*arguments)
+
+    return mock.patch.object(WorkerPool, "_attempt", leaking)
+
+
+def waiting_thread() -> threading.Thread:
+    thread = threading.Thread(target=threading.Event().wait, daemon=True)
+    thread.start()
+    return thread
+
+
+def every_hundredth(owner: type, method: str) -> contextlib.AbstractContextManager[object]:
+    """Every hundredth call of this method does nothing."""
+    plain, numbers = getattr(owner, method), itertools.count(1)
+
+    def forgetful(*arguments: Any) -> Any:
+        return plain(*arguments) if next(numbers) % 100 else None
+
+    return mock.patch.object(owner, method, forgetful)
+
+
+FAULTS: dict[str, Callable[[], contextlib.AbstractContextManager[object]]] = {
+    "memory": lambda: hoard(lambda: os.urandom(1_000_000)),
+    "threads": lambda: hoard(waiting_thread),
+    "handles": lambda: hoard(lambda: os.open(os.devnull, os.O_RDONLY)),
+    "miscount": lambda: every_hundredth(Recorder, "started"),
+    "lost": lambda: every_hundredth(Lanes, "append"),
+}
+
+
+# ---- the report ------------------------------------------------------------------------------
+
+
+class Progress:
+    """One line that says how far the run is: redrawn on a terminal, else one now and then."""
+
+    def __init__(self, console: Console) -> None:
+        self._live = Live(console=console, auto_refresh=False, transient=True)
+        self._console = console
+        self._next = 0.0
+
+    def __enter__(self) -> Progress:
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def show(self, soak: Soak) -> None:
+        if self._console.is_terminal:
+            self._live.update(Text(line(soak), no_wrap=True, overflow="ellipsis"), refresh=True)
+        elif soak.elapsed >= self._next:
+            self._console.print(line(soak), soft_wrap=True)
+            self._next = soak.elapsed + max(2.0, min(30.0, soak.seconds / 20))
+
+
+def line(soak: Soak) -> str:
+    counts = soak.ledger.counts
+    latest = soak.samples[-1] if soak.samples else Gauges(0, 0, 0, 0, 0)
+    return (
+        f"  {clock(soak.elapsed)} of {clock(soak.seconds)}   {counts['accepted']:,} accepted   "
+        f"epoch {soak.epochs}   {latest.memory:.0f} MiB   {latest.threads:.0f} threads   "
+        f"{latest.handles:.0f} handles   file {latest.file:.1f} MiB"
+    )
+
+
+def clock(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02}"
+
+
+HAPPENED = (
+    "accepted",
+    "processing",
+    "retrying",
+    "completed",
+    "failed",
+    "cancelled",
+    "dropped",
+    "purged",
+    "duplicates refused",
+    "unfit jobs refused",
+    "calls refused for want of room",
+    "squares",
+    "epochs drained",
+    "epochs left",
+    "epochs cut short",
+    "epochs killed",
+)
+SAID = {
+    "accepted": "jobs accepted",
+    "processing": "attempts started",
+    "retrying": "attempts failed, to be tried again",
+    "completed": "jobs completed",
+    "failed": "became dead letters",
+    "cancelled": "jobs cancelled",
+    "dropped": "jobs dropped from full lanes",
+    "purged": "dead letters purged",
+    "squares": "squares from a process that dies",
+    "epochs drained": "times closed, all run",
+    "epochs left": "times closed, the rest left in the file",
+    "epochs cut short": "times closed without waiting",
+    "epochs killed": "times killed with kill -9",
+}
+
+
+def report(console: Console, soak: Soak) -> None:
+    counts = Table(box=box.SIMPLE_HEAD)
+    counts.add_column("", justify="right")
+    counts.add_column(f"what happened in {clock(soak.elapsed)}, seed {soak.seed}")
+    for what in HAPPENED:
+        counts.add_row(f"{soak.ledger.counts[what]:,}", SAID.get(what, what))
+    counts.add_row(f"{soak.checks:,}", "times the metrics were checked")
+    console.print(counts)
+    if soak.trends:
+        flat = Table(box=box.SIMPLE_HEAD)
+        flat.add_column("second half")
+        for column in ("third quarter", "last quarter", "growth", "bound", ""):
+            flat.add_column(column, justify="right")
+        for each in soak.trends:
+            figures = [f"{n:,.1f}" for n in (each.before, each.after, each.growth, each.bound)]
+            verdict = Text("flat", "green") if each.flat else Text("grows", "red")
+            unit = " (MiB)" if each.what in ("memory", "file") else ""
+            flat.add_row(each.what + unit, *figures, verdict)
+        console.print(flat)
+    for sentence in soak.wrong[:5]:
+        console.print(Text(f"  {sentence}", "red"), soft_wrap=True)
+    if len(soak.wrong) > 5:
+        console.print(f"  ... and {len(soak.wrong) - 5} more.")
+    if not soak.wrong:
+        said = "Every accepted job is accounted for, the metrics added up, and nothing grew."
+        console.print(Text(f"  {said}", "green"), soft_wrap=True)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.labs.soak",
+        description="A long mixed load with random faults. MINUTES (1) and SEED are read from "
+        "the environment.",
+    )
+    parser.add_argument("--plant", choices=FAULTS, help="break final, to see the soak object")
+    chosen = parser.parse_args(arguments)
+    seconds = 60 * minutes(os.environ.get("MINUTES", "1"))
+    seed = os.environ.get("SEED") or str(random.randrange(1_000_000))
+    console = terminal()
+    console.print(f"  Seed {seed}: SEED={seed} offers the same jobs again.")
+    planted = FAULTS[chosen.plant]() if chosen.plant else contextlib.nullcontext()
+    # On the disk that this repository is on: /tmp is often no disk at all.
+    Path("build").mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir="build", prefix="soak-") as folder, planted:
+        soak = Soak(seconds, seed, Path(folder))
+        with quiet(), Progress(console) as progress:
+            soak.run(progress.show)
+    report(console, soak)
+    return 1 if soak.wrong else 0
+
+
+def minutes(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0.02 <= number < 10_000:
+        raise SystemExit(f"MINUTES is a number of at least 0.02, not {text!r}.")
+    return number
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Jobs fail by the thousand, on purpose: no warning for each."""
+    import logging
+
+    log = logging.getLogger("final")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
+if __name__ == "__main__":  # the process that computes imports this file too
+    sys.exit(main())
