@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import logging
 import sys
 import tempfile
 import threading
@@ -332,6 +333,7 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     if chosen.picks < ROUND:
         parser.error(f"--picks must be at least {ROUND}, one round, not {chosen.picks}.")
+    logging.disable()  # the runs are cut short, and improved warns of what it loses then
     console = terminal()
     runs = []
     with tempfile.TemporaryDirectory() as folder:

@@ -189,8 +189,11 @@ class Soak:
             )
             load.start()
             self._broken.wait(self._epoch_seconds())
-            if rng.random() < 0.5:
-                queue.purge()
+            match rng.choice(["purge", "revive", "leave"]):  # the dead letters
+                case "purge":
+                    queue.purge()
+                case "revive":
+                    queue.retry_all()
             # The producers go on: close meets them in the middle of their calls.
             complete = queue.close(how == "drained", 0.01 if how == "cut short" else PATIENCE)
             load.join()

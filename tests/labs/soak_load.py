@@ -212,7 +212,7 @@ class Load:
         except DuplicateJob:
             self._books.count("duplicates refused")
         else:
-            self._books.count("duplicates accepted")
+            self._books.complain(f"The id {self._taken.id} was accepted twice.")
 
     def _unfit(self, rng: random.Random, job: Callable[[], Job]) -> None:
         try:
@@ -221,7 +221,9 @@ class Load:
             self._books.count("unfit jobs refused")
 
     def _revive(self, rng: random.Random, job: Callable[[], Job]) -> None:
-        self._queue.retry_all(rng.choice(["work", "coroutine"]))
+        if letters := self._queue.dead_letters():
+            with contextlib.suppress(UnknownJob, ValueError):  # somebody else was quicker
+                self._queue.retry(rng.choice(letters).id)
 
     def _enqueue(self, jobs: list[Job], timeout: float | None = None) -> None:
         ids = [job.id for job in jobs]
@@ -237,7 +239,8 @@ class Load:
             self._books.count("calls refused for want of room")
         else:
             self._books.accept(*ids)
-        self._recent.append(ids[0])
+        if jobs != [self._taken]:
+            self._recent.append(ids[0])
 
 
 # ---- work that computes ----------------------------------------------------------------------
