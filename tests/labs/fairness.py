@@ -1,16 +1,22 @@
-"""Fairness lab: HIGH never runs dry. How long does the head of LOW's lane wait?
+"""Fairness lab: HIGH never runs empty. How long does the head of LOW's lane wait?
 
-    python -m tests.labs.fairness                   improved beside final, 2,400 picks each
-    python -m tests.labs.fairness --plant off       final without fairness: the lab must object
-    python -m tests.labs.fairness --pictures FOLDER also draw who ran when, as SVG
+Promised: while jobs wait in all lanes, ``final`` starts 10 HIGH, 1 MEDIUM, 1 LOW, and so on; a
+job at the head of its lane starts within 12 picks. A wait in seconds depends on the handlers.
+One in picks is a property of the queue, and so it can be promised.
 
-"Urgent first" sounds right, and means "the rest never" as soon as urgent jobs come as fast as
-they are handled. The lab makes that so: a producer for each lane keeps it from running empty
-while one worker serves them all. Then it counts, in picks, how long the job at the head of
-each lane waited. A wait in seconds depends on the handlers; a wait in picks is a property of
-the queue, and so it can be promised: with ``fairness=10`` at most 12.
+How it is shown: a producer for each lane keeps it full while one worker serves them all. Each
+pick is noted, and that no lane ran empty. Then the picks are counted.
 
-Predict before you run: with all lanes full, what share of the picks does LOW get?
+What there is to see: ``improved`` serves the most urgent lane that has a job. That sounds
+right, and means that LOW never runs as soon as urgent jobs come as fast as they are handled.
+
+What a planted fault does: with FAULT=off LOW waits for ever in ``final`` too, and with
+FAULT=never-refilled, where a lane that was served still counts as passed over, HIGH does.
+
+    python -m tests.labs.fairness                      improved, then final: half a minute
+    PICTURES=docs/img python -m tests.labs.fairness    also draw who ran when, as SVG
+
+Predict before you run: what would ``final`` do if only LOW had jobs?
 
 But: one worker, because with several the order in which handlers start is not quite the order
 of the picks. That the bound holds for any arrivals is proven in tests/final/test_lanes.py.
@@ -18,21 +24,23 @@ of the picks. That the bound holds for any arrivals is proven in tests/final/tes
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import logging
+import os
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 from rich import box
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -41,6 +49,7 @@ from final.lanes import Lanes
 from tests.benchmarks import plots
 from tests.benchmarks.report import terminal
 from tests.helpers import DEADLINE, Gate
+from tests.labs import choices
 from tests.stages import Stage
 
 HIGH, MEDIUM, LOW = LANES = tuple(Priority)
@@ -137,8 +146,13 @@ def objections(run: Run) -> list[str]:
 # ---- the run ---------------------------------------------------------------------------------
 
 
-def overload(stage_name: str, picks: int, folder: Path, **options: object) -> Run:
-    """``picks`` jobs through one worker, with all three lanes full from the first to the last."""
+def overload(
+    stage_name: str, picks: int, folder: Path, advance: Callable[[], object] = lambda: None
+) -> Run:
+    """``picks`` jobs through one worker, with all three lanes full from the first to the last.
+
+    advance: called after each.
+    """
     stage = Stage(stage_name, folder)
     gate, through, began = Gate(), threading.Event(), time.monotonic()
     log: list[Pick] = []
@@ -153,6 +167,7 @@ def overload(stage_name: str, picks: int, folder: Path, **options: object) -> Ru
             left = min(lane.queued for lane in queue.metrics().by_priority.values())
             time.sleep(WORK_SECONDS)  # its work
             log.append(Pick(Priority(job.priority), start, time.monotonic() - began, left))
+            advance()
             if len(log) == picks:
                 through.set()  # the rest is not measured, and takes no time
 
@@ -161,7 +176,7 @@ def overload(stage_name: str, picks: int, folder: Path, **options: object) -> Ru
             while not through.is_set():
                 queue.enqueue(stage.job(payload="work", priority=lane.value))
 
-    queue = stage.queue(handler, workers=1, capacity=CAPACITY, **options)
+    queue = stage.queue(handler, workers=1, capacity=CAPACITY)
     queue.enqueue(stage.job(payload="opener", priority=HIGH.value))
     for lane in LANES:
         for _ in range(CAPACITY - 1):  # there is room for one more, should the opener still wait
@@ -194,16 +209,19 @@ class NeverRefilled(Lanes):
         return task
 
 
-def with_fault(fault: str, picks: int, folder: Path) -> Run:
-    """A run of ``final`` with one of FAULTS in it."""
-    if fault == "off":
-        return overload("final", picks, folder, fairness=None)
-    with mock.patch("final.job_queue.Lanes", NeverRefilled):
-        return overload("final", picks, folder)
+def planting(fault: str) -> contextlib.AbstractContextManager[object]:
+    """Inside of this, ``final`` has one of FAULTS; "" for none."""
+    lanes = {"": Lanes, "off": strict, "never-refilled": NeverRefilled}[fault]
+    return mock.patch("final.job_queue.Lanes", lanes)
+
+
+def strict(capacity: int, fairness: int | None) -> Lanes:
+    """Lanes that take no notice of their fairness."""
+    return Lanes(capacity, fairness=None)
 
 
 FAULTS = {
-    "off": "fairness is switched off: strict priority",
+    "off": "fairness does nothing, so priority is strict",
     "never-refilled": "a lane that was served still counts as passed over",
 }
 
@@ -278,7 +296,7 @@ def table(runs: list[Run]) -> Table:
     grid = Table(box=box.SIMPLE_HEAD)
     for column in ("stage", "lane"):
         grid.add_column(column)
-    for column in ("started", "share", "longest wait, in picks", "in seconds"):
+    for column in ("started", "share", "picks waited", "seconds waited"):
         grid.add_column(column, justify="right")
     for run in runs:
         for lane in LANES:
@@ -322,32 +340,29 @@ def draw(console: Console, folder: Path, runs: list[Run]) -> None:
         console.print(f"  Written: {folder / name}", soft_wrap=True)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m tests.labs.fairness",
-        description="How long each lane waits while HIGH never runs empty.",
-    )
-    parser.add_argument("--picks", type=int, default=2_400, help="jobs in each run")
-    parser.add_argument("--plant", choices=FAULTS, help="break final, to see the lab object")
-    parser.add_argument("--pictures", type=Path, metavar="FOLDER", help="draw them as SVG")
-    chosen = parser.parse_args(arguments)
-    if chosen.picks < ROUND:
-        parser.error(f"--picks must be at least {ROUND}, one round, not {chosen.picks}.")
+def main() -> int:
+    picks = int(choices.number("PICKS", 2_400, least=ROUND))
+    fault = choices.fault(FAULTS)
+    pictures = os.environ.get("PICTURES", "")
     logging.disable()  # the runs are cut short, and improved warns of what it loses then
     console = terminal()
+    if fault:
+        console.print(f"  Planted in final: {FAULTS[fault]}.")
+    bar = Progress(
+        TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn(), console=console
+    )
+    bar.live.transient = True
     runs = []
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, bar:
         for name in ("improved", "final"):
-            with console.status(f"{name}: {chosen.picks:,} picks with all lanes full"):
-                if name == "final" and chosen.plant:
-                    runs.append(with_fault(chosen.plant, chosen.picks, Path(folder)))
-                else:
-                    runs.append(overload(name, chosen.picks, Path(folder)))
-    if chosen.plant:
-        console.print(f"  Planted in final: {FAULTS[chosen.plant]}.")
+            label = f"{name}, all lanes full"
+            advance = partial(bar.advance, bar.add_task(label, total=picks))
+            planted = planting(fault) if name == "final" else contextlib.nullcontext()
+            with planted:
+                runs.append(overload(name, picks, Path(folder), advance))
     kept = report(console, runs)
-    if chosen.pictures:
-        draw(console, chosen.pictures, runs)
+    if pictures:
+        draw(console, Path(pictures), runs)
     return 0 if kept else 1
 
 

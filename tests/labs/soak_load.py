@@ -211,6 +211,8 @@ class Load:
             self._queue.enqueue(self._taken)
         except DuplicateJob:
             self._books.count("duplicates refused")
+        except QueueFull:  # it needs no room, but others stood in line before it
+            self._books.count("calls refused for want of room")
         else:
             self._books.complain(f"The id {self._taken.id} was accepted twice.")
 

@@ -47,7 +47,8 @@ def test_improved_starves_low_in_the_same_run(improved: Run) -> None:
 
 @pytest.mark.parametrize("fault", fairness.FAULTS)
 def test_a_planted_fault_is_caught(fault: str, tmp_path: Path) -> None:
-    broken = fairness.with_fault(fault, 2 * ROUND, tmp_path)
+    with fairness.planting(fault):
+        broken = overload("final", 2 * ROUND, tmp_path)
     assert any("the head of LOW waited 24 picks" in sentence for sentence in objections(broken))
 
 

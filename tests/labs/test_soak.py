@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,18 +42,19 @@ def test_final_loses_nothing_miscounts_nothing_and_does_not_grow(tmp_path: Path)
     assert "Every accepted job is accounted for" in shown_to.getvalue()
 
 
-@pytest.mark.parametrize(
-    ("fault", "complaint"),
-    [
-        ("memory", "memory grew by"),
-        ("miscount", "metrics"),
-        ("lost", "close ran all that waited, but job"),
-    ],
-)
-def test_a_planted_fault_is_caught(fault: str, complaint: str, tmp_path: Path) -> None:
-    with FAULTS[fault]():
-        one = run(2.4, tmp_path)
-    assert any(complaint in sentence for sentence in one.wrong), one.wrong
+PLANTS = {
+    "memory": lambda: soak.hoard(lambda: os.urandom(1_000_000), a_second=40),  # in a few seconds
+    "miscount": FAULTS["miscount"],
+    "lost": FAULTS["lost"],
+}
+COMPLAINTS = {"memory": "memory grew by", "miscount": "metrics", "lost": "close ran all that"}
+
+
+@pytest.mark.parametrize("fault", PLANTS)
+def test_a_planted_fault_is_caught(fault: str, tmp_path: Path) -> None:
+    with PLANTS[fault]():
+        one = run(3.0, tmp_path)
+    assert any(COMPLAINTS[fault] in sentence for sentence in one.wrong), one.wrong
     shown_to = io.StringIO()
     soak.report(terminal(shown_to, width=80), one)
     assert one.wrong[0] in shown_to.getvalue()
@@ -185,8 +187,16 @@ def test_what_a_killed_process_said_is_entered(capsys: pytest.CaptureFixture[str
     assert ledger.wrong == ["Two words."]
 
 
-def test_minutes_that_make_no_sense_are_refused() -> None:
-    assert soak.minutes("0.2") == 0.2
-    for text in ("0", "-1", "soon", "nan"):
-        with pytest.raises(SystemExit, match="MINUTES is a number"):
-            soak.minutes(text)
+@pytest.mark.parametrize("minutes", ["0", "-1", "soon", "nan", "inf"])
+def test_minutes_that_make_no_sense_are_refused(
+    minutes: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MINUTES", minutes)
+    with pytest.raises(SystemExit, match="MINUTES is a number of at least"):
+        soak.main()
+
+
+def test_a_fault_that_nobody_knows_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAULT", "typo")
+    with pytest.raises(SystemExit, match="FAULT is one of memory, threads, handles"):
+        soak.main()
