@@ -40,19 +40,11 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import psutil
-from rich import box
-from rich.console import Console
-from rich.live import Live
-from rich.table import Table
-from rich.text import Text
-
-from final import Backoff, JobQueue, Metrics, Status
+from final import Backoff, JobQueue, Metrics, QueueClosed, Status
 from final.lanes import Lanes
 from final.metrics import Recorder
 from final.workers import WorkerPool
@@ -60,57 +52,11 @@ from tests.benchmarks.report import terminal
 from tests.final.helpers import ROOT, in_file
 from tests.helpers import DEADLINE
 from tests.labs import choices
-from tests.labs.soak_books import Ledger, Trend, miscounts, trend
+from tests.labs.soak_books import Gauges, Ledger, Trend, miscounts, read_gauges, trends
 from tests.labs.soak_load import HISTORY, OPTIONS, Load, handlers, listen, square, tell
+from tests.labs.soak_report import Progress, report
 
 PATIENCE = 6 * DEADLINE  # for a close that runs all that waits
-
-
-# ---- what must be flat -----------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Gauges:
-    """What this process and its file take at one moment. Memory and file in MiB."""
-
-    memory: float
-    threads: float
-    handles: float
-    children: float
-    file: float
-
-
-# How much the last quarter of a run may be above the one before: a share, and at least so much.
-BOUNDS = {
-    "memory": (0.10, 12.0),
-    "threads": (0.0, 4.0),  # those that a time-out gave up end a little later
-    "handles": (0.0, 6.0),
-    "children": (0.0, 1.0),
-    "file": (0.15, 6.0),  # SQLite's journal (WAL) comes and goes, and takes 4 MiB
-}
-
-
-def read_gauges(path: str) -> Gauges:
-    me = psutil.Process()
-    if sys.platform == "win32":
-        handles = me.num_handles()  # of every sort
-    else:
-        handles = me.num_fds()
-    size = sum(os.path.getsize(file) for file in (path, path + "-wal") if os.path.exists(file))
-    return Gauges(
-        memory=me.memory_info().rss / 2**20,
-        threads=threading.active_count(),
-        handles=handles,
-        children=len(me.children()),
-        file=size / 2**20,
-    )
-
-
-def trends(samples: list[Gauges]) -> list[Trend]:
-    return [
-        trend(name, [getattr(sample, name) for sample in samples], *bounds)
-        for name, bounds in BOUNDS.items()
-    ]
 
 
 # ---- the run ---------------------------------------------------------------------------------
@@ -164,6 +110,8 @@ class Soak:
                     self._epoch()
         finally:
             self._over.set()
+            if computing := self._queues.get(self._computing_path):
+                computing.close(drain=False)  # its map may wait for a job that never ends
             for thread in threads:
                 thread.join(PATIENCE)
         if not self.wrong:
@@ -305,15 +253,14 @@ class Soak:
         """Once a second, in short runs more often: gauges, and do the metrics add up?"""
         before: dict[JobQueue, Metrics] = {}
         while not self._over.wait(min(1.0, self.seconds / 60)):
-            queues = dict(self._queues)
-            for queue in queues.values():
-                metrics = queue.metrics()
+            is_open = self._path in self._queues
+            now = {queue: queue.metrics() for queue in list(self._queues.values())}
+            for queue, metrics in now.items():
                 self.checks += 1
                 for sentence in miscounts(metrics, before.get(queue)):
                     self._complain(sentence)
-                before = {each: before[each] for each in before if each in queues.values()}
-                before[queue] = metrics
-            if self._path in queues:
+            before = now
+            if is_open:  # a closed queue takes less, and would look like growth when it is opened
                 self.samples.append(read_gauges(self._path))
             self._look_for_trouble()
             show(self)
@@ -336,6 +283,8 @@ class Soak:
                     if list(queue.map(numbers, timeout=PATIENCE)) != [n * n for n in numbers]:
                         self._complain(f"The squares of {numbers} came back wrong.")
                     self.ledger.counts["squares"] += len(numbers)
+            except QueueClosed:
+                pass
             except Exception as error:
                 self._complain(f"The computing queue met {type(error).__name__}: {error}")
             finally:
@@ -390,108 +339,7 @@ FAULTS: dict[str, Callable[[], contextlib.AbstractContextManager[object]]] = {
 }
 
 
-# ---- the report ------------------------------------------------------------------------------
-
-
-class Progress:
-    """One line that says how far the run is: redrawn on a terminal, else one now and then."""
-
-    def __init__(self, console: Console) -> None:
-        self._live = Live(console=console, auto_refresh=False, transient=True)
-        self._console = console
-        self._next = 0.0
-
-    def __enter__(self) -> Progress:
-        if self._console.is_terminal:
-            self._live.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._live.stop()
-
-    def show(self, soak: Soak) -> None:
-        if self._console.is_terminal:
-            self._live.update(Text(line(soak), no_wrap=True, overflow="ellipsis"), refresh=True)
-        elif soak.elapsed >= self._next:
-            self._console.print(line(soak), soft_wrap=True)
-            self._next = soak.elapsed + max(2.0, min(30.0, soak.seconds / 20))
-
-
-def line(soak: Soak) -> str:
-    counts = soak.ledger.counts
-    latest = soak.samples[-1] if soak.samples else Gauges(0, 0, 0, 0, 0)
-    return (
-        f"  {clock(soak.elapsed)} of {clock(soak.seconds)}   {counts['accepted']:,} accepted   "
-        f"epoch {soak.epochs}   {latest.memory:.0f} MiB   {latest.threads:.0f} threads   "
-        f"{latest.handles:.0f} handles   file {latest.file:.1f} MiB"
-    )
-
-
-def clock(seconds: float) -> str:
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02}"
-
-
-HAPPENED = (
-    "accepted",
-    "processing",
-    "retrying",
-    "completed",
-    "failed",
-    "cancelled",
-    "dropped",
-    "purged",
-    "duplicates refused",
-    "unfit jobs refused",
-    "calls refused for want of room",
-    "squares",
-    "epochs drained",
-    "epochs left",
-    "epochs cut short",
-    "epochs killed",
-)
-SAID = {
-    "accepted": "jobs accepted",
-    "processing": "attempts started",
-    "retrying": "attempts failed, to be tried again",
-    "completed": "jobs completed",
-    "failed": "became dead letters",
-    "cancelled": "jobs cancelled",
-    "dropped": "jobs dropped from full lanes",
-    "purged": "dead letters purged",
-    "squares": "squares from a process that dies",
-    "epochs drained": "times closed, all run",
-    "epochs left": "times closed, the rest left in the file",
-    "epochs cut short": "times closed without waiting",
-    "epochs killed": "times killed with kill -9",
-}
-
-
-def report(console: Console, soak: Soak) -> None:
-    counts = Table(box=box.SIMPLE_HEAD)
-    counts.add_column("", justify="right")
-    counts.add_column(f"what happened in {clock(soak.elapsed)}, seed {soak.seed}")
-    for what in HAPPENED:
-        counts.add_row(f"{soak.ledger.counts[what]:,}", SAID.get(what, what))
-    counts.add_row(f"{soak.checks:,}", "times the metrics were checked")
-    console.print(counts)
-    if soak.trends:
-        flat = Table(box=box.SIMPLE_HEAD)
-        flat.add_column("second half")
-        for column in ("third quarter", "last quarter", "growth", "bound", ""):
-            flat.add_column(column, justify="right")
-        for each in soak.trends:
-            figures = [f"{n:,.1f}" for n in (each.before, each.after, each.growth, each.bound)]
-            verdict = Text("flat", "green") if each.flat else Text("grows", "red")
-            unit = " (MiB)" if each.what in ("memory", "file") else ""
-            flat.add_row(each.what + unit, *figures, verdict)
-        console.print(flat)
-    for sentence in soak.wrong[:5]:
-        console.print(Text(f"  {sentence}", "red"), soft_wrap=True)
-    if len(soak.wrong) > 5:
-        console.print(f"  ... and {len(soak.wrong) - 5} more.")
-    if not soak.wrong:
-        said = "Every accepted job is accounted for, the metrics added up, and nothing grew."
-        console.print(Text(f"  {said}", "green"), soft_wrap=True)
+# ---- the program ------------------------------------------------------------------------------
 
 
 def main() -> int:

@@ -1,18 +1,23 @@
 """The books of the soak: which jobs were promised, what became of them, and does anything grow.
 
 ``Ledger`` hears of every job that is offered, accepted and ended, and is compared with the
-file whenever the queue is closed. ``Trend`` looks at the second half of what was measured.
+file whenever the queue is closed. ``miscounts`` looks at metrics, ``trends`` at memory,
+threads, handles and files in the second half of a run.
 
 But: the ledger forgets a job as soon as it has ended, or it would be what grows.
 """
 
 from __future__ import annotations
 
+import os
 import statistics
+import sys
 import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+import psutil
 
 from final import Status
 from final.metrics import Counts, Metrics
@@ -169,6 +174,43 @@ def miscounts(metrics: Metrics, before: Metrics | None) -> list[str]:
 
 
 @dataclass(frozen=True)
+class Gauges:
+    """What this process and its file take at one moment. Memory and file in MiB."""
+
+    memory: float
+    threads: float
+    handles: float
+    children: float
+    file: float
+
+
+# How much the last quarter of a run may be above the one before: a share, and at least so much.
+BOUNDS = {
+    "memory": (0.10, 12.0),
+    "threads": (0.0, 4.0),  # those that a time-out gave up end a little later
+    "handles": (0.0, 6.0),
+    "children": (0.0, 1.0),
+    "file": (0.15, 6.0),  # SQLite's journal (WAL) comes and goes, and takes 4 MiB
+}
+
+
+def read_gauges(path: str) -> Gauges:
+    me = psutil.Process()
+    if sys.platform == "win32":
+        handles = me.num_handles()  # of every sort
+    else:
+        handles = me.num_fds()
+    size = sum(os.path.getsize(file) for file in (path, path + "-wal") if os.path.exists(file))
+    return Gauges(
+        memory=me.memory_info().rss / 2**20,
+        threads=threading.active_count(),
+        handles=handles,
+        children=len(me.children()),
+        file=size / 2**20,
+    )
+
+
+@dataclass(frozen=True)
 class Trend:
     """What one quantity did in the second half of a run.
 
@@ -198,3 +240,10 @@ def trend(what: str, values: Sequence[float], share: float, at_least: float) -> 
     before = statistics.median(values[half : len(values) - quarter])
     after = statistics.median(values[len(values) - quarter :])
     return Trend(what, before, after, max(at_least, share * before))
+
+
+def trends(samples: list[Gauges]) -> list[Trend]:
+    return [
+        trend(name, [getattr(sample, name) for sample in samples], *bounds)
+        for name, bounds in BOUNDS.items()
+    ]

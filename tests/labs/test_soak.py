@@ -14,9 +14,10 @@ from final.metrics import Counts
 from tests.benchmarks.report import terminal
 from tests.final.helpers import nothing
 from tests.labs import soak
-from tests.labs.soak import FAULTS, Gauges, Soak, trends
-from tests.labs.soak_books import Ledger, miscounts, trend
+from tests.labs.soak import FAULTS, Soak
+from tests.labs.soak_books import BOUNDS, Gauges, Ledger, miscounts, trend, trends
 from tests.labs.soak_load import Wire, listen
+from tests.labs.soak_report import report
 
 SEED = "5"
 
@@ -38,7 +39,7 @@ def test_final_loses_nothing_miscounts_nothing_and_does_not_grow(tmp_path: Path)
     assert counts["epochs killed"] > 0
     assert one.checks > 10
     shown_to = io.StringIO()
-    soak.report(terminal(shown_to, width=80), one)
+    report(terminal(shown_to, width=80), one)
     assert "Every accepted job is accounted for" in shown_to.getvalue()
 
 
@@ -56,7 +57,7 @@ def test_a_planted_fault_is_caught(fault: str, tmp_path: Path) -> None:
         one = run(3.0, tmp_path)
     assert any(COMPLAINTS[fault] in sentence for sentence in one.wrong), one.wrong
     shown_to = io.StringIO()
-    soak.report(terminal(shown_to, width=80), one)
+    report(terminal(shown_to, width=80), one)
     assert one.wrong[0] in shown_to.getvalue()
     assert "accounted for" not in shown_to.getvalue()
 
@@ -74,7 +75,7 @@ class TestTrends:
 
     def test_every_gauge_is_watched(self) -> None:
         level = Gauges(memory=80.0, threads=20, handles=30, children=2, file=8.0)
-        for name in soak.BOUNDS:
+        for name in BOUNDS:
             grown = [replace(level, **{name: getattr(level, name) + n}) for n in range(80)]
             assert [each.what for each in trends(grown) if not each.flat] == [name]
 
