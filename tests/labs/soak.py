@@ -57,6 +57,7 @@ from tests.labs.soak_load import HISTORY, OPTIONS, Load, handlers, listen, squar
 from tests.labs.soak_report import Progress, report
 
 PATIENCE = 6 * DEADLINE  # for a close that runs all that waits
+LEAST_SAMPLES = 40  # a short run on a busy machine goes on until it has so many
 
 
 # ---- the run ---------------------------------------------------------------------------------
@@ -102,7 +103,7 @@ class Soak:
         for thread in threads:
             thread.start()
         try:
-            while self.elapsed < self.seconds and not self._broken.is_set():
+            while not self._broken.is_set() and not self._enough():
                 self.epochs += 1
                 if self.epochs % 4 == 3:
                     self._be_killed()
@@ -123,6 +124,9 @@ class Soak:
                 for each in self.trends
                 if not each.flat
             )
+
+    def _enough(self) -> bool:
+        return self.elapsed >= self.seconds and len(self.samples) >= LEAST_SAMPLES
 
     # ---- an epoch: open, load, close, compare ------------------------------------------------
 
