@@ -112,13 +112,13 @@ class SqliteStore:
             with _translated(f"Cannot open {self._path}"):
                 self._writer = self._connect()
                 self._prepare(durability)
+                # Look-ups come from any thread and never wait for a commit: WAL readers see
+                # the last one. A database in memory exists in its connection alone, so there
+                # they share it, and the mutex keeps them apart.
+                self._reader = self._writer if self._in_memory else self._connect(read_only=True)
         except BaseException:
             self._release()
             raise
-        # Look-ups come from any thread and never wait for a commit: WAL readers see the
-        # last one. A database in memory exists in its connection alone, so there they share
-        # it, and the mutex keeps them apart.
-        self._reader = self._writer if self._in_memory else self._connect(read_only=True)
         self._mutex = threading.Lock()  # guards _reader and _closed; no user code runs under it
         self._closed = False
 
