@@ -1,10 +1,12 @@
-"""What the labs have in common on the terminal: choices from the environment, progress, verdicts."""
+"""What these labs have in common: choices from the environment, a place for files, verdicts."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import tempfile
 from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 from rich import box
@@ -30,6 +32,18 @@ def fault(choices: Collection[str]) -> str:
     if name and name not in choices:
         raise SystemExit(f"FAULT is one of {', '.join(choices)}, not {name!r}.")
     return name
+
+
+@contextlib.contextmanager
+def scratch() -> Iterator[Path]:
+    """A folder for databases; in memory where the system has one there.
+
+    No lab depends on the disk of this machine: kills leave it alone, and power cuts and
+    failures are made up.
+    """
+    memory = "/dev/shm"
+    with tempfile.TemporaryDirectory(dir=memory if os.path.isdir(memory) else None) as folder:
+        yield Path(folder)
 
 
 def console() -> Console:

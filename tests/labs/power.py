@@ -52,7 +52,7 @@ from tests.labs.crash_faults import EarlyAcknowledgement, SyncNormal, SyncOff, q
 from tests.labs.crash_output import Check
 from tests.labs.disk_watch import CannotWatch, Operation, Recording, require_watching, watching
 from tests.labs.power_copies import copying
-from tests.labs.power_disk import Disk, always, never
+from tests.labs.power_disk import Disk, Found, always, never
 
 DURABILITIES = ("full", "normal", "off")
 FAULTS: dict[str, type[SqliteStore]] = {
@@ -73,7 +73,7 @@ class Acknowledged(NamedTuple):
     completed: bool
 
 
-Event = Operation | Acknowledged
+Event = Operation | Found | Acknowledged
 
 
 @dataclass
@@ -107,7 +107,7 @@ def run(jobs: int, fault: str, console: Console, by_copies: bool = False) -> boo
     """Record and judge a run of so many jobs at each durability; whether all promises held."""
     began = time.monotonic()
     tallies = {durability: Tally() for durability in DURABILITIES}
-    with _scratch() as folder, _processes() as processes:
+    with output.scratch() as folder, _processes() as processes:
         logs = {}
         for durability in DURABILITIES:
             logs[durability] = folder / f"{durability}.log"
@@ -268,14 +268,6 @@ def _open(image: dict[str, bytearray], folder: Path) -> dict[str, str]:
 def _load(log_path: Path) -> list[Event]:
     log: list[Event] = pickle.loads(log_path.read_bytes())
     return log
-
-
-@contextlib.contextmanager
-def _scratch() -> Iterator[Path]:
-    """A folder for the images; in memory where the system has one there."""
-    memory = "/dev/shm"
-    with tempfile.TemporaryDirectory(dir=memory if os.path.isdir(memory) else None) as folder:
-        yield Path(folder)
 
 
 def _processes() -> ProcessPoolExecutor:

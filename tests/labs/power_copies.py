@@ -5,7 +5,8 @@ sectors that differ are what was written; when they were synced is taken on the 
 SQLite's documentation: with FULL the journal at every commit, with NORMAL only before a
 checkpoint, and the database at the end of a checkpoint.
 
-But: it is the coarser way. A sync that SQLite was told to make and did not is not noticed.
+But: it is the coarser way. A sync that SQLite should have made and did not is not noticed,
+nor is how the file was created: the recording begins when it is there.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 
 from final.stores import Changes, SqliteStore
 from tests.labs.disk_watch import Delete, Operation, Sync, Truncate, Write
-from tests.labs.power_disk import SECTOR
+from tests.labs.power_disk import SECTOR, Found
 
 
 def copying(
@@ -28,9 +29,8 @@ def copying(
     class Copying(store):  # type: ignore[misc,valid-type]
         def __init__(self, path: str | os.PathLike[str], durability: str) -> None:
             super().__init__(path, durability)
-            (level,) = self._writer.execute("PRAGMA synchronous").fetchone()
-            copies.level = level
-            copies.compare(everything_is_synced=level > OFF)
+            (copies.level,) = self._writer.execute("PRAGMA synchronous").fetchone()
+            copies.compare()
 
         def commit(self, changes: Changes) -> None:
             super().commit(changes)
@@ -43,29 +43,34 @@ def copying(
     return Copying
 
 
-OFF, NORMAL, FULL = 0, 1, 2
+OFF, FULL = 0, 2  # what PRAGMA synchronous calls them
 
 
 class Copies:
-    """The files as they were last time; ``level`` is SQLite's number for "synchronous"."""
+    """The files as they were the last time; ``level`` is what PRAGMA synchronous says."""
 
     def __init__(self, path: Path, log: list[Any]) -> None:
         self.level = FULL
         self._database = path
         self._journal = path.with_name(path.name + "-wal")
-        self._last = {self._database: b"", self._journal: b""}
+        self._last: dict[Path, bytes] = {}
         self._log = log
 
-    def compare(self, everything_is_synced: bool = False) -> None:
+    def compare(self) -> None:
         """Log what was written since the last time, in the order in which SQLite does it."""
+        if not self._last:
+            for file in (self._database, self._journal):
+                self._last[file] = file.read_bytes()
+                self._log.append(Found(file.name, self._last[file]))
+            return
         database, journal = self._changes(self._database), self._changes(self._journal)
         self._log += journal
-        if journal and (everything_is_synced or self.level == FULL or (database and self.level)):
+        if (journal and self.level == FULL) or (database and self.level > OFF):
             self._log.append(Sync(self._journal.name))
         self._log += database
-        if database and (everything_is_synced or self.level > OFF):
+        if database and self.level > OFF:
             self._log.append(Sync(self._database.name))
-        if self._last[self._journal] and not self._journal.exists():  # the last one to close
+        if self._last[self._journal] and not self._journal.exists():  # closed, by the last one
             self._last[self._journal] = b""
             self._log.append(Delete(self._journal.name, synced=False))
 

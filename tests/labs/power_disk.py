@@ -13,10 +13,18 @@ and lies is beyond this model, and beyond any database.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 from tests.labs.disk_watch import Delete, Operation, Sync, Truncate, Write
 
 SECTOR = 512
+
+
+class Found(NamedTuple):
+    """A file that is there, and settled, when the recording begins."""
+
+    file: str
+    content: bytes
 
 
 class Disk:
@@ -27,23 +35,25 @@ class Disk:
         self._unsynced: dict[str, list[Write | Truncate]] = {}
         self._ghosts: dict[str, bytearray] = {}  # deleted, but the folder is not synced
 
-    def follow(self, operation: Operation) -> None:
+    def follow(self, operation: Operation | Found) -> None:
         match operation:
+            case Found(file, content):
+                self._durable[file] = bytearray(content)
             case Write() | Truncate():
                 self._unsynced.setdefault(operation.file, []).append(operation)
             case Sync(file):
                 if file not in self._durable:
                     self._ghosts.clear()  # SQLite syncs the folder along with a new file
-                content = self._durable.setdefault(file, bytearray())
+                settled = self._durable.setdefault(file, bytearray())
                 for wish in self._unsynced.pop(file, []):
-                    _carry_out(wish, content, always)
+                    _carry_out(wish, settled, always)
             case Delete(file, synced):
                 self._unsynced.pop(file, None)
-                content_before = self._durable.pop(file, None)
+                ghost = self._durable.pop(file, None)
                 if synced:
                     self._ghosts.clear()
-                elif content_before is not None:
-                    self._ghosts[file] = content_before
+                elif ghost is not None:
+                    self._ghosts[file] = ghost
 
     @property
     def is_settled(self) -> bool:
@@ -57,10 +67,12 @@ class Disk:
             if arrives():
                 files.setdefault(file, bytearray(ghost))
         for file, wishes in self._unsynced.items():
-            if file in files or arrives():  # a new file: its very name may not have arrived
-                content = files.setdefault(file, bytearray())
-                for wish in wishes:
-                    _carry_out(wish, content, arrives)
+            if file not in self._durable:
+                if not arrives():  # a new file: its very name may be missing
+                    continue
+                files[file] = bytearray()
+            for wish in wishes:
+                _carry_out(wish, files[file], arrives)
         return files
 
 
