@@ -27,7 +27,6 @@ But: the disk refuses and says so. One that says "done" and forgets is the power
 from __future__ import annotations
 
 import contextlib
-import logging
 import multiprocessing
 import os
 import sqlite3
@@ -237,12 +236,12 @@ def endure(name: str, first: int, length: int, fault: str) -> Tally:
 
 
 def _run_on(disk: BadDisk, store: type[SqliteStore]) -> Tally:
-    logging.disable()
     # The lab need not wait as long as a person would before the disk is tried again.
     with (
         output.scratch() as folder,
         mock.patch("final.dispatcher.STORAGE_RETRY_SECONDS", 0.01),
         queues_use(store),
+        output.quiet(),
     ):
         producer = Producer(folder / "jobs.db")
         with watching(disk):
@@ -275,11 +274,13 @@ class Producer:
             job = Job(f"job-{n}", payload="x" * (n % 4 * 2_000))
             if self._try(lambda job=job: queue.enqueue(job), 1 if n % 2 else TRIES):  # type: ignore[misc]
                 self._accepted.add(job.id)
+        patience = 0 if self.tally.broken[STUCK] else PATIENCE_SECONDS
         try:
-            queue.join(PATIENCE_SECONDS)
+            queue.join(patience)
         except (TimeoutError, JobQueueError) as error:
             self._break(STUCK, repr(error))
-        queue.close(drain=False, timeout=PATIENCE_SECONDS)
+            patience = 0
+        queue.close(drain=False, timeout=patience)
 
     def look(self) -> None:
         """The disk is well: what is in the file?"""
@@ -337,8 +338,7 @@ class Producer:
 
 def mounted_disk(console: Console) -> list[Check]:
     """Fill a file system of its own to the last byte; only root may make one, and on Linux only."""
-    logging.disable()
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, output.quiet():
         if not (sys.platform == "linux" and os.geteuid() == 0 and _mount("size=512k", folder)):
             console.print("  No file system can be mounted here, so none was filled.\n")
             return []

@@ -14,9 +14,9 @@ What there is to see: ``naive`` and ``improved`` keep their jobs in memory, so a
 jobs and no job runs twice: at most once. ``final`` loses none, and runs again what was in
 flight: at least once. There is no third way, other than handlers that may run twice.
 
-What a planted fault does: FAULT=early-acknowledgement loses jobs, completed-before-run has
-jobs done that never ran, uncharged-claim lets a job kill its process for ever, no-journal
-damages the file, forgotten-outcome runs completed jobs again. The lab notices each.
+What a planted fault does: FAULT=early-acknowledgement and removed-journal lose jobs,
+completed-before-run has jobs completed that never ran, forgotten-outcome runs jobs again that were
+completed, uncharged-claim lets a job kill its process for ever. The lab names each.
 
     python -m tests.labs.crash              60 kills of final, and some of the others
     KILLS=5000 python -m tests.labs.crash   on demand

@@ -42,7 +42,7 @@ FAULTS: dict[str, type[SqliteStore]] = {
     "completed-before-run": crash_faults.CompletedBeforeRun,
     "uncharged-claim": crash_faults.UnchargedClaim,
     "forgotten-outcome": crash_faults.ForgottenOutcome,
-    "no-journal": crash_faults.NoJournal,
+    "removed-journal": crash_faults.RemovedJournal,
 }
 
 # A job that was in flight at every kill is charged for all of them. Only a job that kills

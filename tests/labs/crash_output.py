@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import tempfile
 from collections.abc import Callable, Collection, Iterator
@@ -44,6 +45,16 @@ def scratch() -> Iterator[Path]:
     memory = "/dev/shm"
     with tempfile.TemporaryDirectory(dir=memory if os.path.isdir(memory) else None) as folder:
         yield Path(folder)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """What is made to fail here need not be logged."""
+    logging.disable()
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def console() -> Console:
