@@ -19,6 +19,7 @@ from tests.labs.crash_child import (
     AFTER_COMPLETION,
     BEFORE_INSERT,
     BY_THE_JOB,
+    FAULTS,
     IN_HANDLER,
     Life,
 )
@@ -103,4 +104,4 @@ def test_a_damaged_file_is_found(tmp_path: Path) -> None:
 
 def test_every_fault_has_such_a_test() -> None:
     mark = test_a_planted_fault_is_found.pytestmark[0]  # type: ignore[attr-defined]
-    assert {fault for fault, *_ in mark.args[1]} == set(crash.FAULTS)
+    assert {fault for fault, *_ in mark.args[1]} == set(FAULTS)
