@@ -37,6 +37,31 @@ AT_CHECKPOINT = "at a checkpoint"
 IN_RECOVERY = "during recovery"
 BY_THE_JOB = "by the job itself"
 
+# Where processes die, by stage. In memory there is nothing to claim, record or recover.
+IN_MEMORY = (
+    ANY_MOMENT,
+    BEFORE_INSERT,
+    AFTER_INSERT,
+    IN_HANDLER,
+    AFTER_HANDLER,
+    AT_CLOSE,
+    BY_THE_JOB,
+)
+DURABLE = (
+    ANY_MOMENT,
+    BEFORE_INSERT,
+    AFTER_INSERT,
+    AFTER_CLAIM,
+    IN_HANDLER,
+    AFTER_HANDLER,
+    AFTER_COMPLETION,
+    AT_CLOSE,
+    AT_CHECKPOINT,
+    IN_RECOVERY,
+    BY_THE_JOB,
+)
+STEPS = {"naive": IN_MEMORY, "improved": IN_MEMORY, "final": DURABLE}
+
 FAULTS: dict[str, type[SqliteStore]] = {
     "early-acknowledgement": crash_faults.EarlyAcknowledgement,
     "completed-before-run": crash_faults.CompletedBeforeRun,
@@ -44,11 +69,6 @@ FAULTS: dict[str, type[SqliteStore]] = {
     "forgotten-outcome": crash_faults.ForgottenOutcome,
     "removed-journal": crash_faults.RemovedJournal,
 }
-
-# A job that was in flight at every kill is charged for all of them. Only a job that kills
-# its process shall run out of attempts here, not one that happened to be there.
-MAX_RETRIES = {BY_THE_JOB: 3}
-MANY_RETRIES = 1_000
 
 PRODUCERS = 2
 KILLER = "kills its process"
@@ -61,6 +81,8 @@ class Life:
     step, nth: the life ends when it comes to this step for the nth time.
     jobs: how many each producer enqueues; killer: and one of them kills its process.
     closes: it closes the queue and ends by itself, if it gets that far.
+    max_retries: so many that no job runs out of attempts because it was in flight at every
+        kill of ours; fewer where that is what the kills are about.
     """
 
     stage: str
@@ -71,6 +93,7 @@ class Life:
     jobs: int = 100
     killer: bool = False
     closes: bool = False
+    max_retries: int = 1_000
     fault: str = ""
 
 
@@ -135,8 +158,11 @@ def live(pipe: Connection, life: Life) -> None:
         for n in range(life.jobs):
             kills = life.killer and producer == 0 and n == life.jobs // 2
             job = job_class(f"{life.name}-{producer}-{n}", KILLER if kills else n)
+            if kills:  # it may not leave time to say so afterwards
+                report.say("killer", job.id)
             queue.enqueue(job)
-            report.say("killer" if kills else "accepted", job.id)
+            if not kills:
+                report.say("accepted", job.id)
 
     producers = [threading.Thread(target=produce, args=(n,)) for n in range(PRODUCERS)]
     for producer in producers:
@@ -158,9 +184,8 @@ def wait_for_the_end() -> None:
 def _open_final(life: Life, handler: Callable[[Any], None], step: Step, report: Report) -> Any:
     from final import JobQueue, Status
 
-    retries = MAX_RETRIES.get(life.step, MANY_RETRIES)
     with queues_use(_watched_store(FAULTS.get(life.fault, SqliteStore), step)):
-        queue = JobQueue(handler, path=life.path, capacity=20, max_retries=retries)
+        queue = JobQueue(handler, path=life.path, capacity=20, max_retries=life.max_retries)
     queue.subscribe(
         lambda transition: (
             report.say("completed", transition.job_id)

@@ -73,10 +73,18 @@ def table(*columns: str) -> Table:
 
 @contextlib.contextmanager
 def progress(console: Console, what: str, total: int) -> Iterator[Advance]:
-    """A bar while it runs; where there is no terminal to draw it on, a line before."""
+    """A bar while it runs; where there is no terminal to draw it on, a line for each tenth."""
     if not console.is_terminal:
         console.print(f"{what}: {total:,} ...")
-        yield lambda count: None
+        done = 0
+
+        def say_each_tenth(count: int) -> None:
+            nonlocal done
+            tenths_before, done = 10 * done // total, done + count
+            if 10 * done // total > tenths_before:
+                console.print(f"  {done:,}")
+
+        yield say_each_tenth
         return
     bar = Progress(
         TextColumn("  {task.description}"),

@@ -14,12 +14,12 @@ writes in any order (power_disk.py). Each disk that may be left is made, opened 
 store as at the next start, and asked: is the file whole, and is everything there that was
 acknowledged before this moment?
 
-What a planted fault does: a store that says "full" and does not sync loses jobs here in
-hundreds of images (FAULT=sync-off, sync-normal), and so does one that answers before
-the commit (FAULT=early-acknowledgement).
+What a planted fault does: a store that says "full" and does not sync loses jobs on half of
+these disks (FAULT=sync-off, which also damages the file, and sync-normal), and so does one
+that answers before the commit (FAULT=early-acknowledgement).
 
     python -m tests.labs.power            a run of 60 jobs
-    JOBS=500 python -m tests.labs.power   a run of 500: three minutes on two cores
+    JOBS=500 python -m tests.labs.power   a run of 500: some minutes
 
 But: it tests the order of writes and syncs, not the drive. One that says "synced" and
 lies loses data under any database.
@@ -108,25 +108,21 @@ def run(jobs: int, fault: str, console: Console, by_copies: bool = False) -> boo
     began = time.monotonic()
     tallies = {durability: Tally() for durability in DURABILITIES}
     with output.scratch() as folder, _processes() as processes:
-        logs = {}
-        for durability in DURABILITIES:
-            logs[durability] = folder / f"{durability}.log"
-            recording = processes.submit(
-                record, logs[durability], durability, jobs, fault, by_copies
-            )
-            moments, excuse = recording.result()
-            tallies[durability].moments = moments
-            if excuse and durability == DURABILITIES[0]:
-                console.print(f"{excuse} {COPIES}", soft_wrap=True)
-        total = sum(tally.moments for tally in tallies.values())
-        with output.progress(console, "Moments at which the power fails", total) as advance:
+        recordings = {
+            durability: processes.submit(
+                record, folder / durability, durability, jobs, fault, by_copies
+            ).result()
+            for durability in DURABILITIES
+        }
+        if excuse := recordings["full"].excuse:
+            console.print(f"{excuse} {COPIES}", soft_wrap=True)
+        moments = sum(recording.moments for recording in recordings.values())
+        with output.progress(console, "Moments at which the power fails", moments) as advance:
             parts = {
-                processes.submit(judge, logs[durability], folder, first, durability): durability
-                for durability, tally in tallies.items()
-                for first in range(0, tally.moments, MOMENTS_AT_ONCE)
+                processes.submit(judge, folder / durability, first): durability
+                for durability, recording in recordings.items()
+                for first in range(0, recording.moments, MOMENTS_AT_ONCE)
             }
-            for tally in tallies.values():
-                tally.moments = 0
             for part in as_completed(parts):
                 tallies[parts[part]].add(part.result())
                 advance(part.result().moments)
@@ -148,32 +144,36 @@ COPIES = (
 # ---- the recording ---------------------------------------------------------------------------
 
 
-def record(
-    log_path: Path, durability: str, jobs: int, fault: str, by_copies: bool
-) -> tuple[int, str]:
-    """Run a queue and write down what happens; in a process of its own, since all of it is
-    watched. Returns the number of moments, and an excuse where SQLite cannot be watched."""
+class Recorded(NamedTuple):
+    """moments: how many there are. excuse: why SQLite could not be watched, if it could not."""
+
+    moments: int
+    excuse: str
+
+
+def record(log_path: Path, durability: str, jobs: int, fault: str, by_copies: bool) -> Recorded:
+    """Run a queue and write down what happens; in a process where nothing else does."""
     log: list[Event] = []
     excuse = ""
+    try:
+        require_watching()
+    except CannotWatch as cause:
+        excuse, by_copies = str(cause), True
     store = SqliteStore
     if durability == "off":
         store = SyncOff
     elif durability == "full" and fault:
         store = FAULTS[fault]
-    try:
-        require_watching()
-    except CannotWatch as cause:
-        excuse, by_copies = str(cause), True
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "jobs.db"
         if by_copies:
-            with queues_use(copying(store, path, durability, log)):
+            with queues_use(copying(store, path, log)):
                 _live(path, durability, jobs, log)
         else:
             with queues_use(store), watching(Recording(log)):
                 _live(path, durability, jobs, log)
     log_path.write_bytes(pickle.dumps(log))
-    return len(log), excuse
+    return Recorded(len(log), excuse)
 
 
 def _live(path: Path, durability: str, jobs: int, log: list[Event]) -> None:
@@ -197,13 +197,13 @@ def _live(path: Path, durability: str, jobs: int, log: list[Event]) -> None:
 # ---- the judgement ---------------------------------------------------------------------------
 
 
-def judge(log_path: Path, folder: Path, first: int, seed: str) -> Tally:
+def judge(log_path: Path, first: int) -> Tally:
     """Cut the power at ``MOMENTS_AT_ONCE`` moments from ``first`` on, and look at what is left."""
     disk = Disk()
     accepted: set[str] = set()
     completed: set[str] = set()
     tally = Tally()
-    with tempfile.TemporaryDirectory(dir=folder) as place:
+    with output.scratch() as place:
         for moment, event in enumerate(_load(log_path)[: first + MOMENTS_AT_ONCE]):
             if not isinstance(event, Acknowledged):
                 disk.follow(event)
@@ -215,10 +215,10 @@ def judge(log_path: Path, folder: Path, first: int, seed: str) -> Tally:
                 continue
             tally.moments += 1
             # The same chances at each run, so that a disk can be made again and looked at.
-            for image in _images(disk, random.Random(f"{seed} {moment}")):
+            for image in _images(disk, random.Random(moment)):
                 tally.disks += 1
                 try:
-                    found = _open(image, Path(place))
+                    found = _open(image, place)
                 except Corrupt as damage:
                     tally.corrupt += 1
                     tally.damage = tally.damage or f"at moment {moment}: {damage}"

@@ -20,9 +20,7 @@ from tests.labs.disk_watch import Delete, Operation, Sync, Truncate, Write
 from tests.labs.power_disk import SECTOR, Found
 
 
-def copying(
-    store: type[SqliteStore], path: Path, durability: str, log: list[Any]
-) -> type[SqliteStore]:
+def copying(store: type[SqliteStore], path: Path, log: list[Any]) -> type[SqliteStore]:
     """Such a store, but one that compares copies of its files after each commit, into ``log``."""
     copies = Copies(path, log)
 

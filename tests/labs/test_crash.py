@@ -91,7 +91,7 @@ def test_a_planted_fault_is_found(
 def test_a_damaged_file_is_found(tmp_path: Path) -> None:
     path = tmp_path / "jobs.db"
     with JobQueue(lambda job: None, path=path) as queue:
-        queue.enqueue_many([Job() for _ in range(100)])
+        queue.enqueue_many([Job(run_at=3600) for _ in range(100)])  # none of them runs
     books = Books(Life("final", str(path), ""))
     books.enter(End([], killed=True))
     assert not books.balance().broken

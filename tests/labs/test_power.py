@@ -19,9 +19,9 @@ def cut(durability: str, jobs: int, fault: str = "", by_copies: bool = False) ->
     tally = Tally()
     with scratch() as folder:
         log = folder / "log"
-        moments, _ = record(log, durability, jobs, fault, by_copies)
+        moments = record(log, durability, jobs, fault, by_copies).moments
         for first in range(0, moments, 2 * MOMENTS_AT_ONCE):
-            tally.add(judge(log, folder, first, durability))
+            tally.add(judge(log, first))
     return tally
 
 
