@@ -18,8 +18,8 @@ it read-only.
 What a planted fault does: FAULT=swallowed-error accepts what was never written,
 raw-error tells the producer in SQLite's words, open-transaction never recovers.
 
-    python -m tests.labs.bad_disk             every 4th operation
-    EVERY=1 python -m tests.labs.bad_disk     every one
+    python -m tests.labs.bad_disk            every operation, in turn
+    EVERY=10 python -m tests.labs.bad_disk   every tenth
 
 But: the disk refuses and says so. One that says "done" and forgets is the power lab's.
 """
@@ -44,6 +44,7 @@ from typing import NamedTuple, TypeVar
 from unittest import mock
 
 from rich.console import Console
+from rich.table import Table
 
 from final import DuplicateJob, Job, JobQueue, JobQueueError, Status, StorageError
 from final.stores import Changes, SqliteStore
@@ -149,12 +150,12 @@ class Tally:
 
 
 def main() -> None:
-    held = run(output.number("EVERY", 4), output.fault(FAULTS), output.console())
+    held = run(output.number("EVERY", 1), output.fault(FAULTS), output.console())
     sys.exit(not held)
 
 
 def run(every: int, fault: str, console: Console) -> bool:
-    """Let every so-manieth operation fail, in each of the ways; whether all promises held."""
+    """Let each operation fail, or only every so manieth; whether all promises held."""
     began = time.monotonic()
     tallies = {name: Tally() for name in AILMENTS}
     with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn")) as processes:
@@ -174,8 +175,12 @@ def run(every: int, fault: str, console: Console) -> bool:
                 tallies[runs[part]].add(part.result())
                 advance(1)
     show(console, tallies, operations, fault)
-    checks = verdict(tallies) + (mounted_disk(console) if not fault else [])
-    output.show_checks(console, checks)
+    checks = verdict(tallies)
+    output.show_checks(console, output.NEVER, checks)
+    if not fault:
+        mounted = mounted_disk()
+        output.show_checks(console, "On a real file system", mounted or [NOT_MOUNTED])
+        checks += mounted
     console.print(f"  {len(runs):,} failing disks in {time.monotonic() - began:.0f} s.")
     return all(check.held for check in checks)
 
@@ -336,11 +341,13 @@ class Producer:
 # ---- a real file system, filled and made read-only ---------------------------------------------
 
 
-def mounted_disk(console: Console) -> list[Check]:
+NOT_MOUNTED = Check("none can be mounted here, so none was filled", True, "")
+
+
+def mounted_disk() -> list[Check]:
     """Fill a file system of its own to the last byte; only root may make one, and on Linux only."""
     with tempfile.TemporaryDirectory() as folder, output.quiet():
         if not (sys.platform == "linux" and os.geteuid() == 0 and _mount("size=512k", folder)):
-            console.print("  No file system can be mounted here, so none was filled.\n")
             return []
         try:
             return _fill(Path(folder)) + _make_read_only(Path(folder))
@@ -364,9 +371,9 @@ def _fill(folder: Path) -> list[Check]:
         kept = sum(queue.status(job_id) is Status.COMPLETED for job_id in accepted)
     return [
         Check(
-            "a file system filled to the last byte costs no accepted job",
+            "filled to the last byte, it costs no accepted job",
             kept == len(accepted) and "full" in refused,
-            f"{len(accepted) - kept} of {len(accepted)}",
+            f"{kept} of {len(accepted)} kept",
         )
     ]
 
@@ -383,7 +390,7 @@ def _make_read_only(folder: Path) -> list[Check]:
     with JobQueue(lambda job: None, path=path) as queue:
         works = queue.wait(queue.enqueue(Job()), PATIENCE_SECONDS).status is Status.COMPLETED
     held = works and "Choose a path you may write to." in said
-    return [Check("one that is read-only is refused in a sentence", held, "")]
+    return [Check("read-only, it is refused in a sentence, and used again later", held, "")]
 
 
 def _mount(options: str, folder: str) -> bool:
@@ -422,9 +429,12 @@ def show(
     console.print(table)
     said: Counter[str] = sum((tally.said for tally in tallies.values()), Counter())
     if said:
-        console.print("  What producers were told:")
+        console.print("What producers were told", style="bold")
+        console.print()
+        sentences = Table.grid(padding=(0, 1, 0, 1))
         for sentence, count in said.most_common():
-            console.print(f"  {count:5,} x  {sentence}")
+            sentences.add_row(f"{count:6,} times", sentence)
+        console.print(sentences)
         console.print()
     for tally in tallies.values():
         if tally.example:

@@ -141,7 +141,7 @@ def run(kills: int, fault: str, console: Console, seed: int = 1) -> bool:
                 advance(lives)
     show(console, tallies, fault)
     checks = verdict(tallies)
-    output.show_checks(console, checks)
+    output.show_checks(console, output.NEVER, checks)
     done = sum(tally.kills for tally in tallies.values())
     seconds = time.monotonic() - began
     console.print(f"  {done:,} kills in {seconds:.0f} s, {done / seconds * 60:,.0f} a minute.")

@@ -107,12 +107,17 @@ class Check(NamedTuple):
     figures: str
 
 
-def show_checks(console: Console, checks: list[Check]) -> None:
+NEVER = "What must never happen, and how often it did"
+
+
+def show_checks(console: Console, title: str, checks: list[Check]) -> None:
     utf8 = console.encoding.startswith("utf")
     kept, broken = ("✓", "✗") if utf8 else ("ok", "BROKEN")
     grid = Table.grid(padding=(0, 2, 0, 0))
     for check in checks:
         sign = Text(kept, "green") if check.held else Text(broken, "bold red")
         grid.add_row("", sign, check.promise, Text(check.figures, "" if check.held else "bold red"))
+    console.print(title, style="bold")
+    console.print()
     console.print(grid)
     console.print()

@@ -128,7 +128,7 @@ def run(jobs: int, fault: str, console: Console, by_copies: bool = False) -> boo
                 advance(part.result().moments)
     show(console, tallies, jobs, fault)
     checks = verdict(tallies)
-    output.show_checks(console, checks)
+    output.show_checks(console, "What was promised", checks)
     disks = sum(tally.disks for tally in tallies.values())
     seconds = time.monotonic() - began
     console.print(f"  {disks:,} disks in {seconds:.0f} s, {disks / seconds:,.0f} a second.")
