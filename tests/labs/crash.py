@@ -66,6 +66,7 @@ ATTEMPTS = MAX_RETRIES + 1
 OCCASIONS = {AT_CLOSE: 2, IN_RECOVERY: 3}
 MANY_OCCASIONS = 8
 
+AT_ONCE = 2 * (os.cpu_count() or 1)  # children: they wait for each other more than they compute
 LIVES = 10  # that end on one file, before one is let live
 LONGEST_SECONDS = 0.05  # until a kill "at any moment"
 PATIENCE_SECONDS = 30.0  # with a child that says nothing
@@ -125,7 +126,7 @@ def run(kills: int, fault: str, console: Console, seed: int = 1) -> bool:
     """Kill ``final`` so often, and the others a few times; whether all promises were kept."""
     began = time.monotonic()
     tallies: Tallies = {(stage, step): Tally() for stage in STEPS for step in STEPS[stage]}
-    with output.scratch() as folder, ThreadPoolExecutor(os.cpu_count()) as pool:
+    with output.scratch() as folder, ThreadPoolExecutor(AT_ONCE) as pool:
         campaigns: dict[Future[Tally], tuple[str, str, int]] = {}
         for stage, step, lives in _shares(kills):
             number = len(campaigns)
