@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from types import CodeType, ModuleType
 from typing import Any
@@ -27,8 +27,6 @@ from tests.labs.scheduler import (
     Where,
 )
 from tests.labs.stand_ins import in_place
-
-Progress = Callable[["Verdict"], None]
 
 
 @dataclass
@@ -48,11 +46,10 @@ class Verdict:
     story: list[Event] = field(default_factory=list)
     stuck: list[Stuck] = field(default_factory=list)
 
-    def count(self, schedule: Schedule, seconds: float) -> None:
+    def count(self, schedule: Schedule) -> None:
         """Another one is about to be tried."""
         self.tried += [0] * (len(schedule) + 1 - len(self.tried))
         self.tried[len(schedule)] += 1
-        self.seconds = seconds
 
     def found(self, schedule: Schedule, run: Run) -> None:
         """This one fails."""
@@ -84,7 +81,6 @@ def explore(
     *modules: ModuleType,
     switches: int = 2,
     where: Where | None = None,
-    progress: Progress | None = None,
 ) -> Verdict:
     """Play ``scenario`` under every schedule with up to ``switches`` forced switches.
 
@@ -107,9 +103,7 @@ def explore(
     began = time.monotonic()
     with in_place([*modules, own]):
         for schedule in tree.all(switches):
-            verdict.count(schedule, time.monotonic() - began)
-            if progress is not None:
-                progress(verdict)
+            verdict.count(schedule)
             if tree.play(schedule, watch=False).failure is not None:
                 verdict.found(schedule, tree.play(schedule))
                 break

@@ -21,8 +21,7 @@ from final import batches, current, dispatcher, job, messages, runners, transiti
 from final.stores import sqlite
 from tests.labs import race_bugs as bugs
 from tests.labs import race_scenarios as scenarios
-from tests.labs.exploration import Progress, Verdict, explore, only
-from tests.labs.race_scenarios import Rivals
+from tests.labs.exploration import Verdict, explore, only
 from tests.stages import NeverRaised
 
 
@@ -71,12 +70,10 @@ class Entry:
     def title(self) -> str:
         return str(self.scenario.__name__).replace("_", " ")
 
-    def explore(self, switches: int, progress: Progress | None = None) -> Verdict:
+    def explore(self, switches: int) -> Verdict:
         play = functools.partial(self.scenario, self.subject.names)
         where = only(*self.subject.places) if self.subject.places else None
-        return explore(
-            play, *self.subject.modules, switches=switches, where=where, progress=progress
-        )
+        return explore(play, *self.subject.modules, switches=switches, where=where)
 
 
 class _InOrder(dict[Any, None]):
@@ -195,5 +192,3 @@ CATALOGUE = [
         scenarios.failed_commit_against_producers, FINAL.with_bug(bugs.ForgetsTheNextInLine), True
     ),
 ]
-
-__all__ = ["CATALOGUE", "Entry", "Rivals", "Subject"]

@@ -27,7 +27,7 @@ from tests.labs.scheduler import Event, Stuck
 ROOT = Path(__file__).parents[2]
 STEP = 18  # characters from one column to the next, at least
 CODE = 42  # characters for the code in the last column, at least
-AT_START, AT_END = 4, 5  # lines of a stretch that are shown
+AT_START, AT_END = 6, 6  # lines of a stretch that are shown
 
 
 def terminal() -> Console:
@@ -74,14 +74,13 @@ def _switches(count: int) -> str:
 
 
 def summary(results: list[tuple[Entry, Verdict]], surprises: list[Entry]) -> Text:
-    """The last line: how much was tried, and whether all is as it should be."""
+    """How much was tried, and whether all is as it should be."""
     tried = sum(sum(verdict.tried) for _, verdict in results)
-    text = Text(f"\n  {tried:,} schedules tried. ")
+    text = Text(f"\n  Schedules tried: {tried:,}. ")
     if surprises:
-        return text.append(f"{len(surprises)} surprises, shown above.", "bold yellow")
+        return text.append(f"Surprises: {len(surprises)}, shown above.", "bold yellow")
     held = sum(verdict.holds for _, verdict in results)
-    text.append(f"{held} scenarios hold, {len(results) - held} break as they should.", "green")
-    return text
+    return text.append(f"{held} hold, {len(results) - held} break as they should.", "green")
 
 
 # ---- the schedule that fails ---------------------------------------------------------------
@@ -109,9 +108,10 @@ def show(verdict: Verdict, console: Console | None = None, name: str = "") -> No
         f"with {forced_switches(len(verdict.schedule))}."
     )
     console.print()
-    for row in Columns(verdict.story, console).rows():
-        console.print(row, no_wrap=True, overflow="crop")
-    console.print()
+    if verdict.story:  # none, if it failed while the stage was set
+        for row in Columns(verdict.story, console).rows():
+            console.print(row, no_wrap=True, overflow="crop")
+        console.print()
     console.print(Padding(Text(verdict.failure, "bold red"), (0, 2)))
     for stuck in verdict.stuck:
         _show_stuck(stuck, console)

@@ -42,6 +42,7 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -56,19 +57,23 @@ from tests.labs.race_report import show
 
 # A planted bug may need two; it is found long before all of them are tried.
 FOR_BUGS = 2
+# So many are shown line by line.
+AT_MOST = 3
 
 
 def run(entries: list[Entry], switches: int, console: Console) -> int:
     """Explore the entries, print what came of it; 0 if all is as the catalogue says."""
-    results = dict(_explored(entries, switches, console))
-    found = [(entry, results[entry.name]) for entry in entries]
+    verdicts = dict(_explored(entries, switches, console))
+    results = [(entry, verdicts[entry.name]) for entry in entries]
+    surprises = [entry for entry, verdict in results if verdict.holds is entry.breaks]
     console.print()
-    console.print(race_report.table(found))
-    surprises = [entry for entry, verdict in found if verdict.holds is entry.breaks]
-    for entry, verdict in found:
-        if entry in surprises or len(entries) <= 3:
+    console.print(race_report.table(results))
+    for entry, verdict in results:
+        if entry in surprises or (len(entries) <= AT_MOST and not verdict.holds):
             show(verdict, console, entry.name)
-    console.print(race_report.summary(found, surprises))
+    console.print(race_report.summary(results, surprises))
+    if len(entries) > AT_MOST:
+        console.print("  See one break, line by line: make lab-race RACE=PeeksThenPops")
     return 1 if surprises else 0
 
 
@@ -86,7 +91,8 @@ def _explored(
         transient=True,
     )
     # Fresh processes: a fork would inherit what this one's threads hold.
-    with bar, ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as processes:
+    spawn = multiprocessing.get_context("spawn")
+    with bar, ProcessPoolExecutor(mp_context=spawn, initializer=_end_with_ctrl_c) as processes:
         under_way = {
             processes.submit(_explore, entry.name, max(switches, FOR_BUGS * entry.breaks)): entry
             for entry in entries
@@ -94,8 +100,13 @@ def _explored(
         task = bar.add_task("", total=len(entries))
         for future in as_completed(under_way):
             entry = under_way[future]
-            bar.update(task, advance=1, description=entry.name)
+            bar.update(task, advance=1, description=f"done: {entry.name}")
             yield entry.name, future.result()
+
+
+def _end_with_ctrl_c() -> None:
+    """At once, and without a word: the process that started this one says it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _explore(name: str, switches: int) -> Verdict:
@@ -115,7 +126,11 @@ def main() -> None:
     if arguments.list:
         print("\n".join(entry.name for entry in entries))
         return
-    sys.exit(run(entries, _chosen_switches(parser), race_report.terminal()))
+    switches = _chosen_switches(parser)
+    try:
+        sys.exit(run(entries, switches, race_report.terminal()))
+    except KeyboardInterrupt:
+        sys.exit("\n  Stopped by Ctrl-C.")
 
 
 def _chosen_switches(parser: argparse.ArgumentParser) -> int:

@@ -75,7 +75,7 @@ class Deadlock(AssertionError):
 
 
 class Livelock(AssertionError):
-    """Threads that run and run, and get nowhere."""
+    """Threads that run and run: they go round in circles, or the scenario is too long."""
 
 
 class NotRepeatable(Exception):
@@ -171,7 +171,7 @@ class Run:
         self.story: list[Event] = []
         self.now = 0.0  # virtual seconds
         self._where = where
-        self._seen: dict[CodeType, bool | None] = {}
+        self._known: dict[CodeType, bool | None] = {}  # what `where` said
         self._forced = dict(schedule)
         self._last_forced = schedule[-1].at if schedule else -1
         self._operations = operations
@@ -253,6 +253,8 @@ class Run:
             self._switch(self.current())
         else:
             self._count()
+            if self._over:
+                raise Abandoned
 
     def operation(self) -> None:
         """Something is about to be done to a lock, an event or a queue."""
@@ -299,9 +301,9 @@ class Run:
     def _trace(self, frame: FrameType, event: str, arg: object) -> Any:
         code = frame.f_code
         try:
-            decides = self._seen[code]
+            decides = self._known[code]
         except KeyError:
-            decides = self._seen[code] = self._where(code)
+            decides = self._known[code] = self._where(code)
         if decides is None:
             return None
         return self._before_line if decides else self._show_line
@@ -337,20 +339,36 @@ class Run:
         """The thread that goes on: by default, or because the schedule says so."""
         if self._over:
             return self._main
-        now, rest = self.now, self._threads[1:] if self._racing else self._threads
-        ready = [thread for thread in rest if thread.can_run(now)]
-        timed = [t for t in rest if t.deadline is not None and not t.ended and t not in ready]
-        if not ready and self._racing and all(rival.ended for rival in self._rivals):
+        threads = self._threads[1:] if self._racing else self._threads
+        able = [thread for thread in threads if thread.can_run(self.now)]
+        if not able and self._racing and all(rival.ended for rival in self._rivals):
             self._racing = False
             return self._main
-        if not ready and not timed:
+        timed = [t for t in threads if t.deadline is not None and t not in able]
+        candidates = able + sorted(timed, key=_deadline)
+        if not candidates:
             self._fail(Deadlock(self._stuck()))
             return self._main
-        default = me if me in ready else ready[0] if ready else min(timed, key=_deadline)
-        chosen = self._forced_or(default, ready + timed) if self._racing else default
+        default = me if me in able else candidates[0]
+        chosen = self._forced_or(default, candidates) if self._racing else default
         if chosen in timed:
             self._pass_time(chosen)
         return chosen
+
+    def _forced_or(self, default: Thread, candidates: list[Thread]) -> Thread:
+        at = self._decisions
+        self._count()
+        to = self._forced.pop(at, None)
+        if to is None:
+            if self._watch and at > self._last_forced:
+                self.choices += [Switch(at, t.number) for t in candidates if t is not default]
+            return self._main if self._over else default
+        for thread in candidates:
+            if thread.number == to:
+                self._tell("switch", thread)
+                return thread
+        self._fail(NotRepeatable())
+        return self._main
 
     def _pass_time(self, waiter: Thread) -> None:
         """Its wait is over, and so are all that would have ended before."""
@@ -358,26 +376,10 @@ class Run:
         self.now = _deadline(waiter)
         self._tell("time", waiter, text=f"{seconds:g} s")
 
-    def _forced_or(self, default: Thread, candidates: list[Thread]) -> Thread:
-        at = self._decisions
-        self._count()
-        to = self._forced.pop(at, None)
-        if to is not None:
-            if to >= len(self._threads) or self._threads[to] not in candidates:
-                self._fail(NotRepeatable())
-                return self._main
-            chosen = self._threads[to]
-            self._tell("switch", chosen)
-            return chosen
-        if self._watch and at > self._last_forced:
-            self.choices += [Switch(at, t.number) for t in candidates if t is not default]
-        return default
-
     def _count(self) -> None:
         self._decisions += 1
         if self._decisions > MOST_DECISIONS:
             self._fail(Livelock(f"Still running after {MOST_DECISIONS:,} decisions."))
-            raise Abandoned
 
     # ---- the end -------------------------------------------------------------------------------
 
@@ -407,8 +409,8 @@ class Run:
         return stuck
 
     def _stack(self, frame: FrameType | None) -> Iterator[tuple[str, int]]:
-        seen = list(self._seen.items())  # a copy: this very thread is traced, and may add to it
-        files = {code.co_filename for code, shown in seen if shown is not None}
+        known = list(self._known.items())  # a copy: this very thread is traced, and may add to it
+        files = {code.co_filename for code, shown in known if shown is not None}
         lines = []
         while frame is not None:
             if frame.f_code.co_filename in files:
