@@ -151,11 +151,15 @@ class Columns:
                 yield Text(f"  {self._dots} others run {self._dots}", "dim")
 
     def _told(self) -> set[int]:
-        """The stretches around each forced switch, and the last ones: by their numbers."""
-        forced = [n for n, stretch in enumerate(self._stretches) if stretch.forced]
-        told = {n for switch in forced for n in (switch - 1, switch)}
-        told.update(range(len(self._stretches) - 3, len(self._stretches)))
-        return {n for n in told if n >= 0 and self._stretches[n].thread in self._threads}
+        """Which stretches: those around a forced switch, where the other one resumes, the end."""
+        threads = [stretch.thread for stretch in self._stretches]
+        told = set(range(len(threads) - 3, len(threads)))
+        for n, stretch in enumerate(self._stretches):
+            if stretch.forced:
+                told |= {n - 1, n}
+                if n and threads[n - 1] in threads[n + 1 :]:
+                    told.add(threads.index(threads[n - 1], n + 1))
+        return {n for n in told if n >= 0 and threads[n] in self._threads}
 
     def _chosen(self, at_most: int) -> list[str]:
         """The threads that get a column: those around the switches first."""

@@ -1,4 +1,4 @@
-"""The catalogue of races: what runs against what, and what must hold whoever is faster.
+"""The scenarios: what runs against what, and what must hold whoever is faster.
 
 Each scenario sets the stage, yields the threads that run against each other, and checks
 what is true of every order. ``on`` is what it plays on: a stage, or one with a planted bug.
@@ -59,7 +59,7 @@ def two_workers_claiming(on: Any) -> Rivals:
 
 
 def notify_against_wait(on: Any) -> Rivals:
-    """Three producers at a lane with room for one: all get in, and never two at a time."""
+    """Two producers before a full lane with room for one: both get in, one after the other."""
     ran: list[str] = []
     queue = on.JobQueue(lambda job: ran.append(job.id), workers=1, capacity=1)
     queue.enqueue(on.Job("a"))

@@ -6,7 +6,7 @@ switch to another before each line where it could matter: every schedule without
 switch, then every one with one, then with two (scheduler.py, exploration.py). Where something
 goes wrong, it prints the lines in the order in which they ran.
 
-    python -m tests.labs.races                     each stage with one switch, 20 s
+    python -m tests.labs.races                     with one switch, half a minute
     SWITCHES=2 python -m tests.labs.races          with two: a quarter of an hour
     python -m tests.labs.races TwoLocksTwoOrders   only those with this word in the name
     python -m tests.labs.races --list              their names
