@@ -257,7 +257,7 @@ class Dispatcher:
         for question in withdrawn:
             if not question.answered:
                 self._withdraw(question, now, wall)
-        self._again = self._storage_error is None and self._can_go_on(now)
+        self._again = self._can_go_on(now)
 
     def _plan_and_commit(self, now: float, wall: float) -> None:
         while True:
@@ -499,7 +499,9 @@ class Dispatcher:
     def _can_go_on(self, now: float) -> bool:
         """Whether another turn could do something without waiting for a message."""
         if self._lines.can_admit():
-            return True
+            return True  # or be refused: nobody stands in front of a free place and sleeps
+        if self._storage_error is not None:
+            return False
         if self._rules.overflow == "drop-oldest" and len(self._lines):
             return True
         if self._history.is_too_long():

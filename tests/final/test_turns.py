@@ -208,6 +208,19 @@ class TestFailedCommit:
         held.turn()
         assert held.work_off() == ["held", "a", "b", "c", "d"]
 
+    def test_those_next_in_line_are_told_too_and_do_not_sleep_before_a_free_place(self) -> None:
+        engine = Engine(capacity=1)
+        first, second = jobs("first"), jobs("second")
+        engine.store.failures = 2
+        engine.turn(first, second)
+        assert first.answered
+        assert not second.answered
+        assert engine.dispatcher._again, "the second would wait until somebody else says something"
+        engine.turn()
+        with pytest.raises(StorageError, match="The disk is full"):
+            second.result()
+        assert not engine.dispatcher._again
+
     def test_the_clock_goes_on_for_retries_meanwhile(self, engine: Engine) -> None:
         engine.turn(jobs("a"))
         engine.turn(report(engine.batches[0], failed=True))
