@@ -342,26 +342,31 @@ class Dispatcher:
         self._again = self._storage_error is None and self._can_go_on(now)
 
     def _plan_and_commit(self, now: float, wall: float) -> None:
+        clashes: list[tuple[Enqueue, list[str]]] = []
         while True:
             plan = self._plan(now, wall)
-            if not plan.changes:
-                return
             try:
-                self._store.commit(plan.changes)
-            except DuplicateIds as clash:
-                clashes = _clashes(plan, clash.ids)
+                if plan.changes:
+                    self._store.commit(plan.changes)
+            except DuplicateIds as taken:
+                found = _clashes(plan, taken.ids)
                 self._undo(plan)
-                if not clashes:
+                if not found:
                     raise  # or this would go round for ever
-                for request, ids in clashes:
+                for request, _ in found:
                     self._lines.leave(request)
-                    request.refuse(DuplicateJob(ids, request.accepted()))
+                clashes += found
             except StorageError as error:
                 self._undo(plan)
+                plan.admitted += [request for request, _ in clashes]
                 self._refuse_unwritten(plan, error)
                 return
             else:
-                self._apply(plan, now)
+                if plan.changes:
+                    self._apply(plan, now)
+                # Not before: the job that has the id may have come in with this very commit.
+                for request, ids in clashes:
+                    request.refuse(DuplicateJob(ids, request.accepted()))
                 return
 
     # ---- messages in ---------------------------------------------------------------------
@@ -629,6 +634,10 @@ class Dispatcher:
                     task.cancelled = True
                     self._pool.tell(batch, task)
                     return True
+        for outcome in self._outcomes:  # it has run, but that could not be written yet
+            if outcome.task.id == job_id:
+                outcome.task.cancelled = True
+                return True
         if self._store.get(job_id) is None:
             raise UnknownJob(job_id)
         return False

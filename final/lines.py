@@ -61,13 +61,13 @@ class Lines:
         ``accept`` must append the job to its lane. With ``turn_away``, that is called for a
         job without room, and nobody waits.
         """
-        served = []
+        served: dict[Enqueue, None] = {}  # one that goes from line to line is served in each
         for priority, line in self._lines.items():
             while line and (turn_away or self._fits(line[0].next_task())):
                 request = line.popleft()
-                served.append(request)
+                served[request] = None
                 self._serve(request, priority, accept, turn_away)
-        return served
+        return list(served)
 
     def _serve(
         self, request: Enqueue, own: Priority, accept: Accept, turn_away: Accept | None
