@@ -99,6 +99,8 @@ class Lanes:
         """Take a waiting job out, wherever it stands."""
         lane = self._by_priority[task.priority]
         (lane.held if task in lane.held else lane.tasks).remove(task)
+        if not len(lane):
+            lane.passed_over = 0  # nobody waits there any more; who comes next starts anew
 
     def oldest(self, priority: Priority, count: int) -> list[Task]:
         """The first ``count`` jobs of a lane; they stay where they are."""
