@@ -225,7 +225,7 @@ class DropsRetriesWhenClosing(Steered):
         (OneJobTooMany, "which is full"),
         (LowFirst, "was claimed while .* wait"),
         (LastInFirstOut, "of its own lane"),
-        (ForgetsRetries, "are due"),
+        (ForgetsRetries, "are due|queued, and not"),
         (RetriesFirst, "of its own lane"),
         (DropsRetriesWhenClosing, "A worker leaves"),
     ],
