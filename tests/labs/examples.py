@@ -1,6 +1,6 @@
 """How many examples Hypothesis tries: a few and always the same, or as many new ones as you like.
 
-    EXAMPLES=10000 python -m pytest tests/labs/test_model_final.py
+EXAMPLES=10000 python -m pytest tests/labs/test_model_final.py
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ class Entry:
     attempts: int = 0
     token: int = 0
     due: float = 0.0
-    due_at: float = 0.0
+    due_at: float | None = None
     interrupted: int = 0
     told: bool = False
 
@@ -138,6 +138,7 @@ class Model:
         """Its backoff or its run_at is over: to the back of its lane, behind its peers."""
         entry = self._entry(job_id, "put into its lane", "retrying", "scheduled")
         require(entry.due <= now + A_MOMENT, f"{job_id} came back {entry.due - now:g} s too soon.")
+        entry.due_at = None
         self._to_the_back(job_id, entry)
 
     def give_back(self, job_id: str) -> None:
@@ -179,7 +180,8 @@ class Model:
         self._heads.clear()
         self._pruned.clear()  # the counts cover what is in the file
         for entry in self.jobs.values():
-            entry.due = now + (entry.due_at - wall)
+            if entry.due_at is not None:
+                entry.due = now + (entry.due_at - wall)
             entry.told = False
 
     def interrupt(self, job_id: str) -> None:
@@ -270,7 +272,7 @@ class Model:
         if entry.status == "queued" and job_id not in self.suspects:
             self._waiting[entry.lane].remove((entry.place, job_id))
         self.suspects.discard(job_id)
-        entry.status = status
+        entry.status, entry.due_at = status, None
 
     def _pick(self, job_id: str, lane: str) -> None:
         """One pick: it is the turn of this job in its lane, and no other lane waits too long."""

@@ -10,7 +10,6 @@ But: a machine that does one thing after the other shows no races.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -40,6 +39,9 @@ class Clock:
         return self.now
 
 
+CLOCK = Clock()
+
+
 class Idle(Exception):
     """A worker has found nothing to do and would wait, for so many seconds."""
 
@@ -67,7 +69,7 @@ class Steered(JobQueue):
 
 
 class ImprovedMachine(RuleBasedStateMachine):
-    make_queue: type[JobQueue] = Steered
+    make_queue: type[Steered] = Steered
 
     def __init__(self) -> None:
         super().__init__()
@@ -93,7 +95,7 @@ class ImprovedMachine(RuleBasedStateMachine):
 
     @rule()
     def claim(self) -> None:
-        now = module.time.monotonic()
+        now = CLOCK.now
         try:
             task = self.queue._take()
         except Idle as idle:
@@ -131,12 +133,12 @@ class ImprovedMachine(RuleBasedStateMachine):
         if attempts > MAX_RETRIES:
             self.model.fail(task.job.id, None)
         else:
-            due = module.time.monotonic() + min(4, 2 ** (attempts - 1))
+            due = CLOCK.now + min(4, 2 ** (attempts - 1))
             self.model.retry_later(task.job.id, None, due, due)
 
     @rule(seconds=st.sampled_from([0.3, 0.7, 1.0, 5.0]))
     def tick(self, seconds: float) -> None:
-        module.time.now += seconds  # type: ignore[attr-defined]
+        CLOCK.now += seconds
 
     @precondition(lambda self: not self.closed)
     @rule()
@@ -161,10 +163,9 @@ class ImprovedMachine(RuleBasedStateMachine):
 
 
 @pytest.fixture(autouse=True)
-def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(module, "time", Clock())
+def virtual_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "time", CLOCK)
     monkeypatch.setattr(module.log, "warning", lambda *_: None)  # failing jobs are no news here
-    yield
 
 
 def test_any_history_keeps_the_contract() -> None:
@@ -230,7 +231,7 @@ class DropsRetriesWhenClosing(Steered):
         (DropsRetriesWhenClosing, "A worker leaves"),
     ],
 )
-def test_a_planted_fault_is_caught(broken: type[JobQueue], sentence: str) -> None:
+def test_a_planted_fault_is_caught(broken: type[Steered], sentence: str) -> None:
     machine = type("Broken", (ImprovedMachine,), {"make_queue": broken})
     with pytest.raises(AssertionError, match=sentence):
         run_state_machine_as_test(machine, settings=until_it_fails(500))

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 from hypothesis import given
+from hypothesis import settings as Settings
 from hypothesis import strategies as st
 
 import final
@@ -29,7 +30,6 @@ from tests.labs.examples import examples, until_it_fails
 EIGHTH = 0.125
 pauses = st.lists(st.integers(0, 40), min_size=1, max_size=60)  # in eighths of a second
 
-Settings = Any
 Law = Callable[[Any, Settings], None]
 
 
@@ -38,9 +38,7 @@ Law = Callable[[Any, Settings], None]
 
 def no_retry_waits_less_than_the_one_before(backoff: Any, settings: Settings) -> None:
     @settings
-    @given(
-        base=st.floats(0, 100), maximum=st.floats(0, 1e6), retry=st.integers(1, 2_000)
-    )
+    @given(base=st.floats(0, 100), maximum=st.floats(0, 1e6), retry=st.integers(1, 2_000))
     def check(base: float, maximum: float, retry: int) -> None:
         delays = backoff(base, maximum, jitter=0)
         assert 0 <= delays.delay(retry) <= delays.delay(retry + 1) <= maximum
@@ -129,10 +127,9 @@ def what_is_stored_comes_back_or_is_refused(
     def check(value: object) -> None:
         try:
             stored = encode("Job.payload", value, 1 << 20)
-        except (TypeError, ValueError) as error:
-            assert "Job.payload" in str(error)
-        else:
-            assert repr(decode(stored)) == repr(value)
+        except (TypeError, ValueError):
+            return  # refused
+        assert repr(decode(stored)) == repr(value)
 
     check()
 
