@@ -163,7 +163,6 @@ class Producer(NamedTuple):
     name: str
     request: Enqueue
     gives_up_at: float | None
-    own_lane: str | None  # the lane of its jobs, if it is one lane
 
 
 class Happened(NamedTuple):
@@ -240,7 +239,7 @@ class Engine:
         self.inbox: list[Message] = []
         self.producers: list[Producer] = []
         self.closes: list[Close] = []
-        self.out_of_order = False  # the latest commit failed
+        self.latest_failed = False  # the latest commit, that is
         self._failed_in_turn = False
         self._cut_off = False  # close was not waited for
         self._questions: list[Question[Any]] = []
@@ -288,14 +287,12 @@ class Engine:
             who = f"producer {self._producer_numbers}"
         else:
             worker.question, who = request, f"worker {worker.name}"
-        lanes = {lane for _, lane in jobs}
-        own_lane = lanes.pop() if len(lanes) == 1 else None
         if self.options.overflow == "reject":
             patience = 0.0
         elif self.options.overflow != "block":
             patience = None
         gives_up_at = None if patience is None else self.now + patience
-        self.producers.append(Producer(who, request, gives_up_at, own_lane))
+        self.producers.append(Producer(who, request, gives_up_at))
         names = ", ".join(f"{job_id} ({lane})" for job_id, lane in jobs)
         when = "" if delay is None else f", due in {delay:g} s"
         until = "" if patience is None else f", gives up after {patience:g} s"
@@ -303,8 +300,8 @@ class Engine:
         for task in tasks:
             self._request_of[task] = request
         self._written[request] = 0
-        if own_lane is not None:
-            self._lines[own_lane].append(request)
+        if len({lane for _, lane in jobs}) == 1:
+            self._lines[jobs[0][1]].append(request)
         if patience == 0:
             self.inbox.append(Withdraw(request))
         return request
@@ -423,8 +420,6 @@ class Engine:
         if batch.seize():
             require(worker in self.workers, "A worker that was given up was let back in.")
             self.inbox.append(Report(batch))
-            # Idle for the dispatcher once it has read this; for the others it is so now, and
-            # they cannot tell the difference.
         else:
             self.ghosts.remove(worker)
 
@@ -449,6 +444,11 @@ class Engine:
         self._note("disk", f"is full: {count} commits will fail")
         self.failing_commits = count
 
+    def heal(self) -> None:
+        """From here on nothing fails."""
+        self._note("disk", "works, from here on")
+        self.failing_commits, self.crash_point = 0, ""
+
     def crash_at_commit(self, point: str) -> None:
         self._note("process", f"will end right {point} its next commit")
         self.crash_point = point
@@ -456,7 +456,7 @@ class Engine:
     def before_commit(self) -> None:
         if self.failing_commits:
             self.failing_commits -= 1
-            self.out_of_order = self._failed_in_turn = True
+            self.latest_failed = self._failed_in_turn = True
             self.tally["failed commits"] += 1
             self._note("disk", "a commit fails")
             raise StorageError("The disk is full.")
@@ -464,7 +464,7 @@ class Engine:
             raise self._ended()
 
     def after_commit(self, changes: Changes) -> None:
-        self.out_of_order = False
+        self.latest_failed = False
         self.tally["commits"] += 1
         self._another_turn = True
         self._watch(changes)
@@ -500,7 +500,7 @@ class Engine:
                 break
         else:
             require(False, f"The dispatcher was still writing after {MOST_TURNS} turns.")
-        if not self.out_of_order:
+        if not self.latest_failed:
             self._check_nothing_is_left_undone()
         return []
 
@@ -510,7 +510,7 @@ class Engine:
         self._check_answers()
         require(not self._questions, "The queue has ended, and somebody still waits for an answer.")
         require(
-            self.out_of_order or not self.model.having("processing"),
+            self.latest_failed or not self.model.having("processing"),
             "The queue has ended, and jobs are still said to be processing.",
         )
         self._note("process", "has closed the file; another one opens it")

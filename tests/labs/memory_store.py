@@ -169,9 +169,7 @@ class MemoryStore:
 
     def _end(self, task: Task, status: Status, now: float) -> Row:
         row = self._rows[task.seq]
-        row.status, row.ended_at = status, now
-        if status is not Status.COMPLETED:
-            row.due_at = None
+        row.status, row.ended_at, row.due_at = status, now, None
         return row
 
     def taken(self, job_ids: list[str]) -> set[str]:

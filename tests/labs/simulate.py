@@ -1,8 +1,8 @@
 """Whole lives of a queue, one seed each: random orders of messages, virtual time, and faults.
 
-    python -m tests.labs.simulate             2,000 seeds
-    SEEDS=1000000 python -m tests.labs.simulate
-    SEED=42 python -m tests.labs.simulate     one of them, line by line
+    python -m tests.labs.simulate                  2,000 seeds
+    SEEDS=1000000 python -m tests.labs.simulate    more; Ctrl-C says how far it came
+    SEED=42 python -m tests.labs.simulate          one of them, line by line
 
 The dispatcher of ``final`` is a function of state, messages and time. So it can be run without
 threads, as often as a processor allows, through orders of events that take luck to see in a
@@ -13,8 +13,8 @@ the faults stop, and everything accepted must come to its end.
 
 The same seed gives the same life, so a failure can be looked at as often as one likes.
 
-But: threads are not simulated, the dispatcher has none to simulate; what happens between
-threads is tried out elsewhere. Nor are power cuts: here a commit is there or it is not.
+But: the dispatcher has no threads, so none are simulated here; what goes on between threads is
+not seen. Nor are power cuts: a commit is there or it is not.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from collections.abc import Callable, Iterator
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+from rich.traceback import Traceback
 
 from tests.labs.engine import Disk, Engine, Options, Producer
 from tests.labs.model import LANES, ContractBroken
@@ -159,8 +160,7 @@ class Life:
     def _come_to_the_end(self) -> None:
         """No more faults: everything that was accepted ends, and everybody gets an answer."""
         engine = self.engine
-        engine.fail_commits(0)
-        engine.crash_point = ""
+        engine.heal()
         for _ in range(MOST_STEPS_TO_THE_END):
             engine.settle()
             if workers := engine.busy_workers():
@@ -212,7 +212,7 @@ def quiet() -> Iterator[None]:
 
 
 def run(seed: int, disk: Disk | None = None) -> Life:
-    """Live the life of ``seed``; a ContractBroken that it ends with has the seed as a note."""
+    """Live the life of ``seed``; an error that ends it has the seed as a note."""
     life = Life(seed, disk)
     try:
         with quiet():
@@ -254,7 +254,7 @@ def replay(seed: int, console: Console) -> int:
         return 0
     console.print(f"\n[red]Seed {seed} breaks the contract:[/] {error}")
     if not isinstance(error, ContractBroken):
-        console.print_exception()
+        console.print(Traceback.from_exception(type(error), error, error.__traceback__))
     return 1
 
 
