@@ -193,6 +193,7 @@ class Engine:
         self._another_turn = False  # the latest one has moved something, so more may follow
         self._id_of: dict[int, str] = {}  # jobs by their number
         self._known_ids: set[str] = set()
+        self._coming_in: set[str] = set()  # the new jobs of the commit that is looked at
         self.open()
 
     # ---- the process -------------------------------------------------------------------------
@@ -524,6 +525,7 @@ class Engine:
         model, now = self.model, self.now
         self._check_answers()  # those that were given before this commit
         new = sorted(changes.inserted + changes.turned_away, key=lambda task: task.seq)
+        self._coming_in = {task.id for task in new}
         for task in new:
             self._id_of[task.seq] = task.id
             self._known_ids.add(task.id)
@@ -590,7 +592,9 @@ class Engine:
     def _is_out_of_line(self, request: Enqueue) -> bool:
         """It was refused, or is about to be, because one of its ids is taken."""
         rest = request.tasks[self._written[request] :]
-        return request.answered or any(task.id in self.model.jobs for task in rest)
+        return request.answered or any(
+            task.id in self.model.jobs or task.id in self._coming_in for task in rest
+        )
 
     # ---- what is checked: each answer --------------------------------------------------------
 
