@@ -105,6 +105,8 @@ class Lanes:
             self._let_go(lane, [task])
         else:
             lane.tasks.remove(task)
+        if not len(lane):
+            lane.passed_over = 0  # nobody waits there any more; who comes next starts anew
 
     def oldest(self, priority: Priority, count: int) -> list[Task]:
         """The first ``count`` jobs of a lane; they stay where they are."""

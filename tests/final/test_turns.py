@@ -13,6 +13,7 @@ from final import DuplicateJob, Job, Priority, QueueClosed, QueueFull, StorageEr
 from final.batches import BATCH_LIMIT
 from final.messages import (
     Batch,
+    Cancel,
     Close,
     Inspect,
     Join,
@@ -221,6 +222,18 @@ class TestFailedCommit:
             second.result()
         assert not engine.dispatcher._again
 
+    def test_a_failed_job_is_not_tried_again_if_it_is_cancelled_meanwhile(
+        self, engine: Engine
+    ) -> None:
+        """It is neither waiting nor running, but it has not ended either: that is not written."""
+        engine.turn(jobs("a"))
+        cancel = Cancel("a")
+        engine.store.failures = 1
+        engine.turn(report(engine.batches[0], failed=True), cancel)
+        assert cancel.result() is True
+        engine.turn()
+        assert engine.status("a") == ("cancelled", 1)
+
     def test_the_clock_goes_on_for_retries_meanwhile(self, engine: Engine) -> None:
         engine.turn(jobs("a"))
         engine.turn(report(engine.batches[0], failed=True))
@@ -345,6 +358,28 @@ class TestDuplicates:
         with pytest.raises(DuplicateJob) as refused:
             waiting.result()
         assert (refused.value.ids, refused.value.accepted) == (["x"], ["h1"])
+
+    def test_a_request_that_goes_from_line_to_line_is_no_duplicate_of_itself(
+        self, engine: Engine
+    ) -> None:
+        engine.turn(jobs("taken"))
+        both = jobs("h", priority=HIGH)
+        both.tasks += jobs("m").tasks  # has to stand behind the duplicate
+        duplicate = jobs("taken")
+        engine.turn(both, duplicate)
+        assert both.result() == ["h", "m"]
+        with pytest.raises(DuplicateJob):
+            duplicate.result()
+
+    def test_nobody_is_called_a_duplicate_of_a_job_that_is_not_in_yet(self, engine: Engine) -> None:
+        """The commit that would bring in the first of the two may fail."""
+        first, second = jobs("a"), jobs("a")
+        failures = iter([0, 1])  # the first try finds the duplicate
+        engine.store.on_commit = lambda: setattr(engine.store, "failures", next(failures))
+        engine.turn(first, second)
+        for request in (first, second):
+            with pytest.raises(StorageError):
+                request.result()
 
     def test_the_others_of_the_turn_are_not_disturbed(self, engine: Engine) -> None:
         engine.turn(jobs("a"))

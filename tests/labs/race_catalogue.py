@@ -17,7 +17,18 @@ import improved
 import improved.job_queue
 import naive
 import naive.job_queue
-from final import batches, current, dispatcher, job, messages, runners, transitions, workers
+from final import (
+    batches,
+    current,
+    dispatcher,
+    job,
+    messages,
+    orders,
+    returns,
+    runners,
+    transitions,
+    workers,
+)
 from final.stores import sqlite
 from tests.labs import race_bugs as bugs
 from tests.labs import race_scenarios as scenarios
@@ -118,6 +129,8 @@ FINAL = Subject(
         dispatcher,
         job,
         messages,
+        orders,
+        returns,
         runners,
         sqlite,
         transitions,
@@ -130,13 +143,14 @@ FINAL = Subject(
         batches.Batches._take_back,
         batches.Batches.out_of_time,
         current.CurrentJob,
-        dispatcher.Dispatcher._cancel,
         dispatcher.Dispatcher._end,
         dispatcher.Dispatcher._end_now,
         dispatcher.Dispatcher.ask,
         messages.Question.answer,
         messages.Question.refuse,
         messages.Question.result,
+        orders.Orders._cancel,
+        returns.Returns._end_late_attempts,
         workers.WorkerPool._attempt,
         workers.WorkerPool._work,
         workers.WorkerPool.is_current_thread,
