@@ -103,7 +103,7 @@ class Lanes:
     def oldest(self, priority: Priority, count: int) -> list[Task]:
         """The first ``count`` jobs of a lane; they stay where they are."""
         lane = self._by_priority[priority]
-        return [*lane.held, *lane.tasks][:count]
+        return sorted([*lane.held, *lane.tasks], key=_place)[:count]
 
     # ---- picking, and undoing it -----------------------------------------------------------
 
@@ -160,15 +160,15 @@ class Lanes:
         return Counter(task.kind for lane in self._lanes for task in lane.held)
 
     def release(self, kind: str, at_most: int) -> None:
-        """Jobs of this kind may be picked again, before all others in their lanes.
+        """Jobs of this kind may be picked again, each at its place in its lane.
 
         at_most: for each lane. As many as may start, so that no newer one passes them.
         """
         for lane in self._lanes if at_most else ():
             free = [task for task in lane.held if task.kind == kind][:at_most]
-            lane.tasks.extendleft(reversed(free))
             freed = set(free)
             lane.held = [task for task in lane.held if task not in freed]
+            self.put_back(free)  # not simply in front: some that were released before may wait
 
 
 def _place(task: Task) -> int:
