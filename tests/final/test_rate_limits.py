@@ -260,6 +260,15 @@ class TestOrder:
         plan(batches, lanes, now=EVER)
         assert lanes.held_kinds() == {"limited": 2}
 
+    def test_slow_jobs_start_in_their_order_when_several_may_start_after_a_pause(self) -> None:
+        """A worker takes one slow job at a time, so some of those that may start still wait."""
+        lanes, gate = Lanes(1000, fairness=10), Gate({"limited": TokenBucket(1, burst=3)}, 0.0)
+        batches = Batches(1, gate, None)
+        for n in range(10):
+            lanes.append(Task(str(n), "null", MEDIUM, "limited", place=n))
+        started = [plan(batches, lanes, now) for now in (0, 0, 0, 0, 9, 9, 9, 9, 99, 99, 99, 999)]
+        assert [task.place for tasks in started for task in tasks] == list(range(10))
+
     def test_a_failed_commit_leaves_everybody_in_place(self) -> None:
         lanes, gate = Lanes(1000, fairness=10), Gate({"limited": TokenBucket(1, burst=2)}, 0.0)
         batches = Batches(2, gate, None)
