@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 BUILD = ROOT / "build"
 
 STAGES = ("naive", "improved", "final")
-NOT_COPIED = shutil.ignore_patterns("__pycache__", "bugs", "benchmarks", "*.db*")
+NOT_COPIED = ("bugs", "benchmarks", "*.db*")
 
 Watcher = Callable[[str, int], None]  # is told which test has run, and how many percent that makes
 
@@ -32,13 +32,21 @@ class NoHuntError(Exception):
     """There is no copy with a bug in it."""
 
 
-def copy_of_everything(folder: Path) -> Path:
-    """The stages and the tests, without the zoo, in a folder of their own."""
-    for stage in STAGES:
-        shutil.copytree(ROOT / stage, folder / stage, ignore=NOT_COPIED)
-    shutil.copytree(ROOT / "tests", folder / "tests", ignore=NOT_COPIED)
+def copy_of_everything(folder: Path, *, compiled: bool = False) -> Path:
+    """The stages and the tests, without the zoo, in a folder of their own.
+
+    compiled: with Python's compiled files, which save it a second, but name the files that
+        they were made from, and not those of the copy.
+    """
+    for name in (*STAGES, "tests"):
+        _copy(name, folder, compiled)
     shutil.copy(ROOT / "pyproject.toml", folder)
     return folder
+
+
+def _copy(name: str, folder: Path, compiled: bool = False) -> None:
+    ignored = NOT_COPIED if compiled else (*NOT_COPIED, "__pycache__")
+    shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns(*ignored))
 
 
 def pytest(*arguments: str) -> list[str]:
@@ -87,7 +95,7 @@ class Hunt:
     def symptom(self) -> list[str]:
         """Run the test that catches the bug; what it complains of, and nothing once it passes."""
         shutil.rmtree(self.folder / "tests")
-        shutil.copytree(ROOT / "tests", self.folder / "tests", ignore=NOT_COPIED)
+        _copy("tests", self.folder)
         return self._run(["--timeout=15", self.bug.caught_by], lambda test, percent: None)
 
     def damage(self, watcher: Watcher) -> list[str]:
