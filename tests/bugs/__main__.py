@@ -103,19 +103,22 @@ def check(console: Console) -> int:
         return 1
     solved = current.solved()
     _verdict(console, "green", f"So do all tests of {bug.stage}: fixed.", [])
-    console.print(
-        f"  {len(solved)} of {len(zoo())} solved. make hunt-solution compares your fix with ours "
-        "and says what is to be learned.\n"
+    _prose(
+        console,
+        f"{len(solved)} of {len(zoo())} solved. `make hunt-solution` shows our fix beside yours, "
+        "and says what is to be learned.",
     )
+    console.print()
     return 0
 
 
 def solution(console: Console) -> int:
     bug = Hunt.current().bug
     _title(console, f"Bug {bug.number}: {bug.title}")
-    for line in bug.solution():
-        console.print(Padding(Text(line, COLOURS.get(line[0], "")), (0, 2)), soft_wrap=True)
     console.print()
+    for line in bug.solution():
+        style = "bold" if line.startswith("---") else COLOURS.get(line[0], "")
+        console.print(Text(f"  {line}", style), soft_wrap=True)
     _prose(console, bug.lesson)
     _prose(console, f"Caught by `{bug.caught_by}`")
     console.print()

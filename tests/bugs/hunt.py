@@ -107,7 +107,7 @@ class Hunt:
     def solved(self) -> list[int]:
         """Remember it; returns the numbers of all that were."""
         numbers = sorted({*numbers_solved(), self.bug.number})
-        _SOLVED.write_text(json.dumps(numbers), encoding="utf-8")
+        _solved().write_text(json.dumps(numbers), encoding="utf-8")
         return numbers
 
     def _run(self, arguments: list[str], watcher: Watcher) -> list[str]:
@@ -134,11 +134,13 @@ class Hunt:
         self._state.write_text(json.dumps(state), encoding="utf-8")
 
 
-_SOLVED = BUILD / "hunts-solved.json"
+def _solved() -> Path:
+    return BUILD / "hunts-solved.json"
 
 
 def numbers_solved() -> list[int]:
-    return json.loads(_SOLVED.read_text(encoding="utf-8")) if _SOLVED.exists() else []
+    """Of the bugs that were solved here."""
+    return json.loads(_solved().read_text(encoding="utf-8")) if _solved().exists() else []
 
 
 def _unsolved() -> int:

@@ -96,7 +96,7 @@ class TestWakeUps:
         with queue._mutex:
             room.notify()
         # Whoever is woken waits again, or has gone in; closing tells which.
-        eventually(lambda: waiting(room) or queue.metrics().queued > 1, "what it does then")
+        eventually(lambda: waiting(room) == 1 or queue.metrics().queued > 1, "what it does then")
         closing = Background(queue.close)
         with pytest.raises(QueueClosed):
             producer.result()
