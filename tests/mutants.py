@@ -55,7 +55,8 @@ markers = ["capability(name): the capability in tests/expectations.py that the t
 source_paths = ["final/"]
 only_mutate = {files}
 also_copy = ["naive", "improved", "final"]
-pytest_add_cli_args = ["-p", "no:cacheprovider"]
+# The profile of hypothesis for machines: no deadlines, and the same examples for each mutant.
+pytest_add_cli_args = ["-p", "no:cacheprovider", "--hypothesis-profile=ci"]
 pytest_add_cli_args_test_selection = {tests}
 use_git_change_detection = false
 # Each mutant is tested in a fork of a process that has run no test: there are no threads in it.

@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from improved import Backoff, Job, JobQueue
-from tests.helpers import Background, Broken, Journal
+from tests.helpers import Background, Broken, Gate, Journal
 
+AT_ONCE = Backoff(base=0, jitter=0)
 TOMORROW = Backoff(base=86_400, maximum=86_400, jitter=0)
 
 
@@ -29,6 +30,19 @@ class TestRetries:
         journal.wait_for("other")
         assert not queue.close(timeout=0)
         assert journal.entries == ["flaky", "other"]
+
+    def test_one_that_is_due_goes_behind_its_peers(self, journal: Journal, gate: Gate) -> None:
+        def handler(job: Job) -> None:
+            gate.wait()
+            if journal.write(job.id) == 1 and job.id == "flaky":
+                raise Broken
+
+        queue = JobQueue(handler, workers=1, backoff=AT_ONCE)
+        for job_id in ("flaky", "a", "b"):
+            queue.enqueue(Job(job_id))
+        gate.open()
+        assert Background(queue.close).result()
+        assert journal.entries == ["flaky", "a", "b", "flaky"]
 
 
 class TestClosing:
