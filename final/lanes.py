@@ -111,7 +111,7 @@ class Lanes:
     def oldest(self, priority: Priority, count: int) -> list[Task]:
         """The first ``count`` jobs of a lane; they stay where they are."""
         lane = self._by_priority[priority]
-        return [*lane.held, *lane.tasks][:count]
+        return sorted([*lane.held, *lane.tasks], key=_place)[:count]
 
     # ---- picking, and undoing it -----------------------------------------------------------
 
