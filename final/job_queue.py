@@ -267,7 +267,7 @@ class JobQueue:
     def dead_letters(self) -> list[JobRecord]:
         """The jobs that have failed for good, newest first."""
         self._refuse_in_a_fork()
-        return self._store.jobs(Status.FAILED, -1)
+        return self._store.jobs(Status.FAILED, -1) or []
 
     def attempts(self, job_id: str) -> list[AttemptRecord]:
         """The failed attempts of a job, with their times and tracebacks."""
@@ -311,11 +311,35 @@ class JobQueue:
             raise UnknownJob(job_id)
         return record
 
-    def jobs(self, status: Status | str | None = None, limit: int = 100) -> list[JobRecord]:
-        """The newest jobs first, at most ``limit``; of one status, if given."""
+    def jobs(
+        self,
+        status: Status | str | None = None,
+        limit: int = 100,
+        *,
+        kind: str | None = None,
+        priority: Priority | str | None = None,
+        before: str | None = None,
+    ) -> list[JobRecord]:
+        """The newest jobs first, at most ``limit``; of one status, kind and priority, if given.
+
+        before: only jobs that were accepted before this one. So the last id of one page leads
+        to the next, whatever comes in between. Raises UnknownJob for an unknown id.
+        """
         self._refuse_in_a_fork()
         require_int("limit", limit, 1)
-        return self._store.jobs(None if status is None else Status(status), limit)
+        try:
+            records = self._store.jobs(
+                None if status is None else Status(status),
+                limit,
+                kind,
+                None if priority is None else Priority(priority),
+                before,
+            )
+        except UnicodeEncodeError:  # no stored text has a lone surrogate
+            records = []
+        if records is None:
+            raise UnknownJob(str(before))
+        return records
 
     def wait(self, job_id: str, timeout: float | None = None) -> JobRecord:
         """Wait until the job has completed or failed, and return its record.
