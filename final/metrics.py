@@ -18,6 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from final.job import Outcome, Priority, Status, Task
+from final.stores.base import Changes
 
 SAMPLES = 1_000  # the latest jobs per lane that percentiles are taken from
 RATE_WINDOW = 10.0  # seconds over which throughput and utilisation are averaged
@@ -104,6 +105,25 @@ class Recorder:
         self._updated = now
         # (time, ended, busy seconds) about once a second, the window's left edge first.
         self._history: deque[tuple[float, int, float]] = deque([(now, 0, 0.0)])
+
+    def committed(self, changes: Changes, now: float) -> None:
+        """What a turn has written. now: monotonic seconds."""
+        self.ended(changes.completed, Status.COMPLETED)
+        scheduled = [task for task in changes.inserted if task.due_at is not None]
+        self.accepted(changes.inserted, Status.QUEUED)
+        self.moved(scheduled, Status.QUEUED, Status.SCHEDULED)
+        self.accepted(changes.turned_away, Status.DROPPED)
+        self.started(changes.claimed, now)
+        if changes.failed:
+            dead = [failed.outcome for failed in changes.failed if failed.due_at is None]
+            self.ended(dead, Status.FAILED)
+            again = [failed.outcome for failed in changes.failed if failed.due_at is not None]
+            self.ended(again, Status.RETRYING)
+        self.moved(changes.returned, Status.PROCESSING, Status.QUEUED)
+        self.moved(changes.cancelled, Status.PROCESSING, Status.CANCELLED)
+        for task in changes.requeued:
+            source = Status.RETRYING if task.due_at is None else Status.SCHEDULED
+            self.moved([task], source, Status.QUEUED)
 
     def found(self, priority: Priority, status: Status, count: int) -> None:
         """Jobs that were in the file when it was opened."""

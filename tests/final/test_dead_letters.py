@@ -164,7 +164,7 @@ class TestRetry:
     def test_of_two_who_retry_at_once_one_does(self, queue: JobQueue) -> None:
         """The status is looked at first, but the dispatcher decides."""
         questions = [Revive(job_id="i1") for _ in range(2)]
-        queue._dispatcher._orders += questions
+        queue._dispatcher._new_orders += questions
         queue.metrics()
         assert questions[0].result() == 1
         with pytest.raises(ValueError, match="Job i1 is not a dead letter"):

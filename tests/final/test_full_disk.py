@@ -162,7 +162,7 @@ class TestNoRoomInTheFile:
         assert queue.status("large") is Status.PROCESSING
         # From here on nobody sends the dispatcher a message: it must come back by itself.
         waiting = Background(queue.wait, "large")
-        eventually(lambda: "large" in queue._dispatcher._watchers, "the wait to begin")
+        eventually(lambda: "large" in queue._dispatcher._questions._watches, "the wait to begin")
         disk.free()
         assert waiting.result().result == LARGE
         queue.join(DEADLINE)

@@ -139,7 +139,7 @@ class Engine:
             [[(task.id, task.attempts) for task in lane.tasks] for lane in self.lanes._lanes],
             [lane.passed_over for lane in self.lanes._lanes],
             [[request.tasks for request in line] for line in dispatcher._lines._lines.values()],
-            sorted((due, task.id, task.attempts) for due, _, task in dispatcher._later),
+            sorted((due, task.id, task.attempts) for due, _, task in dispatcher._waiting._later),
             dispatcher._token,
         )
 
@@ -753,7 +753,7 @@ class TestQuestions:
         with pytest.raises(TimeoutError):
             first.result()
         engine.turn(Withdraw(second))
-        assert engine.dispatcher._watchers == {}
+        assert engine.dispatcher._questions._watches == {}
 
     def test_a_join_is_answered_when_nothing_is_left(self, engine: Engine) -> None:
         join = Join()
