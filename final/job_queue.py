@@ -48,6 +48,7 @@ from final.messages import (
     Question,
     Report,
     Revive,
+    SetFairness,
     Watch,
     Withdraw,
 )
@@ -122,8 +123,7 @@ class JobQueue:
         require_int("max_payload", max_payload, 1)
         if not isinstance(backoff, Backoff):
             raise TypeError(f"backoff must be a Backoff, not {backoff!r}.")
-        if fairness is not None:
-            require_int("fairness", fairness, 1)
+        _require_fairness(fairness)
         require_choice("overflow", overflow, ("block", "reject", "drop-newest", "drop-oldest"))
         require_choice("executor", executor, ("thread", "process"))
         require_choice("durability", durability, ("full", "normal"))
@@ -337,7 +337,7 @@ class JobQueue:
                 before,
             )
         except UnicodeEncodeError:  # no stored text has a lone surrogate
-            records = []
+            records = [] if before is None else None
         if records is None:
             raise UnknownJob(str(before))
         return records
@@ -369,6 +369,11 @@ class JobQueue:
             return self._ask(Inspect(), None)
         except QueueClosed:
             return self._dispatcher.last_metrics
+
+    def set_fairness(self, fairness: int | None) -> None:
+        """Choose by another ``fairness`` from the next pick on; None for strict priority."""
+        _require_fairness(fairness)
+        self._ask(SetFairness(fairness), None)
 
     def subscribe(self, subscriber: Subscriber) -> Callable[[], None]:
         """Call ``subscriber(transition)`` for every change of a job's status.
@@ -479,6 +484,11 @@ class JobQueue:
             self._dispatcher.run()
         finally:
             self._pool.stop()
+
+
+def _require_fairness(fairness: int | None) -> None:
+    if fairness is not None:
+        require_int("fairness", fairness, 1)
 
 
 def _due_at(run_at: datetime | float) -> float | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 
 from final import JobQueue
 
@@ -13,6 +14,7 @@ class Service:
 
     demo: whether the dashboard may flood it and change its fairness.
     stopping: from the signal to stop until the end of the process.
+    refused: how many requests to create jobs were turned away, by reason.
     """
 
     queue: JobQueue
@@ -21,3 +23,4 @@ class Service:
     fairness: int | None
     demo: bool = False
     stopping: bool = False
+    refused: Counter[str] = field(default_factory=Counter)

@@ -7,7 +7,7 @@ attempts. So a job with ``"fails": 9`` ends as a dead letter.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 
 from fastapi import APIRouter
 
@@ -56,9 +56,7 @@ def demo_routes(service: Service) -> APIRouter:
         """Enqueue many demo jobs at once, as far as there is room."""
         return Flooded(
             accepted={
-                priority: _fill(
-                    service.queue, priority, getattr(wanted, priority), lambda: next(numbers)
-                )
+                priority: _fill(service.queue, priority, getattr(wanted, priority), numbers)
                 for priority in reversed(Priority)  # so that the low ones do not come last
             }
         )
@@ -73,8 +71,8 @@ def demo_routes(service: Service) -> APIRouter:
     return router
 
 
-def _fill(queue: JobQueue, priority: Priority, count: int, number: Callable[[], int]) -> int:
-    jobs = [_demo_job(priority, number()) for _ in range(count)]
+def _fill(queue: JobQueue, priority: Priority, count: int, numbers: Iterator[int]) -> int:
+    jobs = [_demo_job(priority, next(numbers)) for _ in range(count)]
     try:
         return len(queue.enqueue_many(jobs, timeout=0))
     except QueueFull as error:

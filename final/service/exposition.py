@@ -8,15 +8,21 @@ But: no rates and no percentiles, which Prometheus computes itself from what is 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Mapping
 
 from fastapi import APIRouter, Response
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 
-from final import Status
+from final import Counts, Histogram, Priority, Status
 from final.service.context import Service
 
 
@@ -39,22 +45,73 @@ class QueueCollector(Collector):
     def __init__(self, service: Service) -> None:
         self._service = service
 
-    def collect(self) -> Iterator[Metric]:
-        metrics = self._service.queue.metrics()
-        jobs = GaugeMetricFamily(
-            "jobqueue_jobs", "Jobs by status and priority.", labels=["status", "priority"]
-        )
-        for priority, counts in metrics.by_priority.items():
-            for status in Status:
-                jobs.add_metric([status, priority], getattr(counts, status))
-        yield jobs
-        yield GaugeMetricFamily(
-            "jobqueue_worker_utilisation_ratio",
-            "Share of the workers' time spent on jobs, over the last ten seconds.",
-            metrics.utilisation,
-        )
-        yield GaugeMetricFamily("jobqueue_workers", "Size of the pool.", self._service.workers)
-
     def describe(self) -> list[Metric]:
         """Nothing: registering must not ask the queue."""
         return []
+
+    def collect(self) -> Iterator[Metric]:
+        service = self._service
+        metrics = service.queue.metrics()
+        yield from _lanes(metrics.by_priority)
+
+        yield _gauge("workers", "How many handlers run at a time.", service.workers)
+        yield _gauge(
+            "worker_utilisation_ratio",
+            "Share of the workers' time spent on jobs, over the last ten seconds.",
+            metrics.utilisation,
+        )
+        yield _gauge("lane_capacity_jobs", "How many jobs may wait in each lane.", service.capacity)
+        yield _gauge(
+            "storage_up",
+            "1 while jobs can be written to the disk, 0 while they cannot.",
+            metrics.storage_error is None,
+        )
+        commits = HistogramMetricFamily(
+            "jobqueue_commit_jobs", "Jobs accepted in one transaction (group commit)."
+        )
+        commits.add_metric([], _buckets(metrics.commits), metrics.commits.total)
+        yield commits
+        refused = CounterMetricFamily(
+            "jobqueue_refused", "Jobs that were not accepted, by reason.", labels=["reason"]
+        )
+        for reason, count in service.refused.items():
+            refused.add_metric([reason], count)
+        yield refused
+
+
+def _lanes(by_priority: Mapping[Priority, Counts]) -> Iterator[Metric]:
+    jobs = GaugeMetricFamily(
+        "jobqueue_jobs", "Jobs by status and priority.", labels=["status", "priority"]
+    )
+    oldest = GaugeMetricFamily(
+        "jobqueue_oldest_queued_age_seconds",
+        "How long the first job in line has been ready to run.",
+        labels=["priority"],
+    )
+    dropped = CounterMetricFamily(
+        "jobqueue_dropped", "Jobs dropped because their lane was full.", labels=["priority"]
+    )
+    waits = HistogramMetricFamily(
+        "jobqueue_wait_seconds", "From ready to run until started.", labels=["priority"]
+    )
+    runs = HistogramMetricFamily(
+        "jobqueue_run_seconds", "How long an attempt took.", labels=["priority"]
+    )
+    for priority, counts in by_priority.items():
+        for status in Status:
+            jobs.add_metric([status, priority], getattr(counts, status))
+        oldest.add_metric([priority], counts.oldest_queued)
+        dropped.add_metric([priority], counts.dropped)
+        waits.add_metric([priority], _buckets(counts.waits), counts.waits.total)
+        runs.add_metric([priority], _buckets(counts.runs), counts.runs.total)
+    yield from (jobs, oldest, dropped, waits, runs)
+
+
+def _gauge(name: str, what: str, value: float) -> Metric:
+    return GaugeMetricFamily(f"jobqueue_{name}", what, value)
+
+
+def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
+    """Prometheus counts what is at most each bound, the smaller ones included."""
+    bounds = [*map(str, map(float, histogram.bounds)), "+Inf"]
+    return list(zip(bounds, itertools.accumulate(histogram.counts), strict=True))

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from final import AttemptRecord, Job, JobRecord, Priority, Status, Transition
+from final import AttemptRecord, Job, JobRecord, Priority, Running, Status, Transition
 
 LONGEST_DELAY = 10 * 365 * 86_400.0  # seconds
 BATCH_LIMIT = 1_000
@@ -184,6 +184,8 @@ class TransitionView(BaseModel):
 class Spread(BaseModel):
     """Seconds."""
 
+    model_config = ConfigDict(from_attributes=True)
+
     p50: float
     p95: float
     p99: float
@@ -191,6 +193,8 @@ class Spread(BaseModel):
 
 class LaneStats(BaseModel):
     """``oldest_queued``: seconds that the longest waiting job has been ready to run."""
+
+    model_config = ConfigDict(from_attributes=True)
 
     accepted: int
     queued: int
@@ -213,6 +217,17 @@ class RunningJob(BaseModel):
     priority: Priority
     attempt: int
     started_at: datetime
+
+    @classmethod
+    def of(cls, running: Running, now: float) -> Self:
+        return cls(
+            worker=int(running.worker.rpartition("-")[2]),  # a thread: final-worker-3
+            id=running.job_id,
+            type=running.kind,
+            priority=running.priority,
+            attempt=running.attempt,
+            started_at=moment(now - running.seconds),
+        )
 
 
 class Stats(BaseModel):

@@ -1,4 +1,4 @@
-"""What a live view needs, of one instant, as JSON."""
+"""``/stats``: what a live view needs, of one instant, as JSON."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import time
 
 from fastapi import APIRouter
 
-from final import Counts, Percentiles
 from final.service.context import Service
-from final.service.models import LaneStats, RunningJob, Spread, Stats, moment
+from final.service.models import LaneStats, RunningJob, Stats, moment
 
 
 def stats_routes(service: Service) -> APIRouter:
@@ -18,9 +17,9 @@ def stats_routes(service: Service) -> APIRouter:
     @router.get("/stats")
     def stats() -> Stats:
         """All figures of one instant."""
-        metrics = service.queue.metrics()
+        metrics, now = service.queue.metrics(), time.time()
         return Stats(
-            at=moment(time.time()),
+            at=moment(now),
             uptime=time.monotonic() - started,
             demo=service.demo,
             stopping=service.stopping,
@@ -29,29 +28,13 @@ def stats_routes(service: Service) -> APIRouter:
             fairness=service.fairness,
             throughput=metrics.throughput,
             utilisation=metrics.utilisation,
-            totals=_lane(metrics),
-            lanes={priority: _lane(counts) for priority, counts in metrics.by_priority.items()},
+            totals=LaneStats.model_validate(metrics),
+            lanes={
+                priority: LaneStats.model_validate(counts)
+                for priority, counts in metrics.by_priority.items()
+            },
             workers=service.workers,
-            running=[
-                RunningJob(
-                    worker=job.worker,
-                    id=job.id,
-                    type=job.kind,
-                    priority=job.priority,
-                    attempt=job.attempt,
-                    started_at=moment(job.started_at),
-                )
-                for job in getattr(metrics, "running", ())
-            ],
+            running=[RunningJob.of(job, now) for job in metrics.running],
         )
 
     return router
-
-
-def _lane(counts: Counts) -> LaneStats:
-    figures = {name: getattr(counts, name, 0.0) for name in LaneStats.model_fields}
-    return LaneStats(**figures | {"wait": _spread(counts.wait), "run": _spread(counts.run)})
-
-
-def _spread(percentiles: Percentiles) -> Spread:
-    return Spread(p50=percentiles.p50, p95=percentiles.p95, p99=percentiles.p99)
