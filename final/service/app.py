@@ -66,7 +66,7 @@ def create_app(
         redirect_slashes=False,
         max_body_size=LARGEST_BODY,
     )
-    problems.install(app)
+    problems.install(app, service.refused)
     app.include_router(job_routes(service.queue))
     app.include_router(stats_routes(service))
     app.include_router(event_routes(broadcast))

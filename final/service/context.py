@@ -14,7 +14,7 @@ class Service:
 
     demo: whether the dashboard may flood it and change its fairness.
     stopping: from the signal to stop until the end of the process.
-    refused: how many requests to create jobs were turned away, by reason.
+    refused: how many requests were answered with a problem, by the name of that.
     """
 
     queue: JobQueue

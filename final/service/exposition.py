@@ -24,6 +24,7 @@ from prometheus_client.registry import Collector
 
 from final import Counts, Histogram, Priority, Status
 from final.service.context import Service
+from final.service.problems import PROBLEMS
 
 
 def metrics_routes(service: Service) -> APIRouter:
@@ -72,10 +73,10 @@ class QueueCollector(Collector):
         commits.add_metric([], _buckets(metrics.commits), metrics.commits.total)
         yield commits
         refused = CounterMetricFamily(
-            "jobqueue_refused", "Jobs that were not accepted, by reason.", labels=["reason"]
+            "jobqueue_refused_requests", "Requests answered with a problem.", labels=["problem"]
         )
-        for reason, count in service.refused.items():
-            refused.add_metric([reason], count)
+        for name in PROBLEMS:  # also those that never came up, or their first would be missed
+            refused.add_metric([name], service.refused[name])
         yield refused
 
 

@@ -1,8 +1,10 @@
 """The endpoints for jobs: create, look, retry, cancel.
 
-They are plain functions and not coroutines, because a call of the queue may block: each runs
-in a thread of a pool while the event loop serves the others. A job is answered when it is
-durable; a client that is gone by then finds it by the id that it gave.
+A call of the queue may block, so none is made on the event loop: plain functions run in a pool
+of threads, and those that may wait for room in a pool of their own, so that a full queue can
+still be looked at.
+
+A job is answered when it is durable. A client that is gone by then finds it by the id it gave.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 from typing import Annotated
 from urllib.parse import quote, urlencode
 
+from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Query, Response
 
 from final import DuplicateJob, Job, JobQueue, Priority, Status
@@ -27,37 +30,49 @@ from final.service.strict import StrictRoute
 
 # Seconds that a producer waits for room before it is told to come back.
 PATIENCE = 0.1
+# Threads that may wait for room at a time; the requests behind them wait for a thread.
+PRODUCERS = 64
 Limit = Annotated[int, Query(ge=1, le=100)]
 Kind = Annotated[str | None, Query(alias="type")]
 
 
 def job_routes(queue: JobQueue) -> APIRouter:
     router = APIRouter(route_class=StrictRoute, tags=["jobs"])
+    producers = CapacityLimiter(PRODUCERS)
 
     @router.post("/jobs", status_code=201)
-    def create(new: NewJob, response: Response) -> JobView:
+    async def create(new: NewJob, response: Response) -> JobView:
         """Create a job; answered when it is durable. Waits up to 100 ms for room."""
-        job = _job(new)
-        try:
-            queue.enqueue(job, timeout=PATIENCE)
-        except DuplicateJob as error:
-            existing = JobView.of(queue.get(job.id)).model_dump(mode="json")
-            raise Problem("duplicate", str(error), job=existing) from None
-        except (TypeError, ValueError) as error:
-            raise _unacceptable("", error) from None
-        response.headers["Location"] = f"/jobs/{quote(job.id, safe='')}"
-        return JobView.of(queue.get(job.id))
+
+        def enqueue() -> JobView:
+            job = _job(new)
+            try:
+                _enqueue([job])
+            except DuplicateJob as error:
+                existing = JobView.of(queue.get(job.id)).model_dump(mode="json")
+                raise Problem("duplicate", str(error), job=existing) from None
+            return JobView.of(queue.get(job.id))
+
+        created = await to_thread.run_sync(enqueue, limiter=producers)
+        response.headers["Location"] = f"/jobs/{quote(created.id, safe='')}"
+        return created
 
     @router.post("/jobs/batch", status_code=201)
-    def create_batch(batch: NewBatch) -> Created:
+    async def create_batch(batch: NewBatch) -> Created:
         """Create jobs in order; a problem names in `accepted` those that are durable."""
-        jobs = [_job(new, f"jobs.{index}.") for index, new in enumerate(batch.jobs)]
+
+        def enqueue() -> Created:
+            return Created(ids=_enqueue([_job(new) for new in batch.jobs]))
+
+        return await to_thread.run_sync(enqueue, limiter=producers)
+
+    def _enqueue(jobs: list[Job]) -> list[str]:
         try:
-            return Created(ids=queue.enqueue_many(jobs, timeout=PATIENCE))
+            return queue.enqueue_many(jobs, timeout=PATIENCE)
         except DuplicateJob:
             raise
         except (TypeError, ValueError) as error:
-            raise _unacceptable("jobs", error) from None
+            raise _unacceptable(error) from None
 
     @router.get("/jobs")
     def jobs(
@@ -126,13 +141,13 @@ def job_routes(queue: JobQueue) -> APIRouter:
     return router
 
 
-def _job(new: NewJob, field: str = "") -> Job:
+def _job(new: NewJob) -> Job:
     try:
         return new.job()
     except (TypeError, ValueError) as error:
-        raise _unacceptable(field, error) from None
+        raise _unacceptable(error) from None
 
 
-def _unacceptable(field: str, error: Exception) -> Problem:
-    errors = [{"field": field, "message": str(error)}]
-    return Problem("invalid", "Some fields cannot be accepted: see errors.", errors=errors)
+def _unacceptable(error: Exception) -> Problem:
+    """The queue has the last word; its sentences name the field themselves."""
+    return Problem("invalid", str(error), errors=[])

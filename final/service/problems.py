@@ -6,6 +6,7 @@ But: what a client sent is never repeated in an answer.
 from __future__ import annotations
 
 import http
+from collections import Counter
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -49,14 +50,19 @@ def answer(name: str, detail: str, **members: object) -> Response:
     return _details(f"/problems#{name}", title, status, detail, retry, members)
 
 
-def install(app: FastAPI) -> None:
-    """Every error that leaves ``app`` is a problem."""
-    app.add_exception_handler(Problem, _problem)
+def install(app: FastAPI, refused: Counter[str]) -> None:
+    """Every error that leaves ``app`` is a problem; ``refused`` counts those with a name."""
+
+    async def answer_problem(_: Request, error: Exception) -> Response:
+        problem = error if isinstance(error, Problem) else _of_the_queue(error)
+        refused[problem.name] += 1
+        return answer(problem.name, problem.detail, **problem.members)
+
+    for kind in (Problem, UnknownJob, QueueFull, QueueClosed, StorageError, DuplicateJob):
+        app.add_exception_handler(kind, answer_problem)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _internal_error)
-    for kind in (UnknownJob, QueueFull, QueueClosed, StorageError, DuplicateJob):
-        app.add_exception_handler(kind, _of_the_queue)
 
 
 def _details(
@@ -71,24 +77,18 @@ def _details(
     return JSONResponse(content, status, headers, media_type="application/problem+json")
 
 
-async def _problem(_: Request, error: Exception) -> Response:
-    assert isinstance(error, Problem)
-    return answer(error.name, error.detail, **error.members)
-
-
-async def _of_the_queue(_: Request, error: Exception) -> Response:
+def _of_the_queue(error: Exception) -> Problem:
     match error:
-        case UnknownJob():
-            return answer("unknown-job", str(error))
         case QueueFull():
-            return answer("queue-full", str(error), accepted=error.accepted)
+            return Problem("queue-full", str(error), accepted=error.accepted)
         case QueueClosed():
-            return answer("stopping", str(error), accepted=error.accepted)
+            return Problem("stopping", str(error), accepted=error.accepted)
         case StorageError():
-            return answer("storage", str(error), accepted=error.accepted)
+            return Problem("storage", str(error), accepted=error.accepted)
         case DuplicateJob():
-            return answer("duplicate", str(error), accepted=error.accepted, ids=error.ids)
-    raise error
+            return Problem("duplicate", str(error), accepted=error.accepted, ids=error.ids)
+        case _:
+            return Problem("unknown-job", str(error))
 
 
 async def _invalid(_: Request, error: Exception) -> Response:

@@ -22,12 +22,14 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from final import Handler, JobQueue
 from final.service.app import create_app
 from final.service.context import Service
 from final.service.demo import demo_handlers
 from final.service.events import Broadcast
+from final.service.impatient import ImpatientProtocol
 
 CONNECTIONS = 1_000
 SHORTEST_TOKEN = 16
@@ -125,11 +127,15 @@ def _is_loopback(host: str) -> bool:
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=2_048)
+        listener = socket.create_server((host, port), family=family, backlog=2_048)
     except OSError as error:
         raise ServiceError(
             f"Cannot listen on {host}:{port} ({error.strerror}): choose another --port."
         ) from None
+    # For the connections too, which inherit it: a small answer waits for nothing. (asyncio sets
+    # this itself, but not on sockets that it does not know to be TCP, like these.)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
+    return listener
 
 
 async def _run(
@@ -140,20 +146,7 @@ async def _run(
     shutdown_timeout: float,
 ) -> None:
     broadcast = Broadcast(service.queue)
-    app = create_app(service, broadcast, token=token, names=names)
-    server = _Server(
-        uvicorn.Config(
-            app,
-            http="h11",
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            limit_concurrency=CONNECTIONS,
-            timeout_graceful_shutdown=5,
-        )
-    )
+    server = HttpServer(create_app(service, broadcast, token=token, names=names))
     stop = asyncio.Event()
     with _signals(stop):
         serving = asyncio.create_task(server.serve(sockets=[listener]))
@@ -190,8 +183,23 @@ def _signals(stop: asyncio.Event) -> Iterator[None]:
     yield
 
 
-class _Server(uvicorn.Server):
-    """Leaves signals to us, because the queue has to be closed first."""
+class HttpServer(uvicorn.Server):
+    """uvicorn, with bounds. It leaves signals to us, because the queue has to be closed first."""
+
+    def __init__(self, app: ASGIApp, protocol: type[ImpatientProtocol] = ImpatientProtocol) -> None:
+        config = uvicorn.Config(
+            app,
+            http=protocol,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            limit_concurrency=CONNECTIONS,
+            timeout_graceful_shutdown=5,
+        )
+        super().__init__(config)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
