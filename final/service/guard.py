@@ -76,8 +76,8 @@ class Guard:
         host = headers.get("host", "")
         if not self._is_ours(host):
             return "host", "Use the address of this service, or start it with --allow-host NAME."
-        origins = headers.getlist("origin")
-        if any(urlsplit(origin).netloc.lower() != host.lower() for origin in origins):
+        ours = (f"http://{host}".lower(), f"https://{host}".lower())
+        if any(origin.lower() not in ours for origin in headers.getlist("origin")):
             return "origin", "Requests from pages of other sites are refused."
         if self._token is not None and path not in OPEN and not self._is_authorised(headers):
             return "token", (

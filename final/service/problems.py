@@ -34,13 +34,15 @@ PROBLEMS = {
 RETRY_AFTER = {"queue-full": "1", "stopping": "5", "storage": "5", "busy": "5"}
 
 
-class Problem(Exception):
-    """To be raised by an endpoint; ``members`` go into the answer beside the detail."""
+class Problem(HTTPException):
+    """To be raised by an endpoint; ``members`` go into the answer beside the detail.
+
+    An HTTPException, because FastAPI lets only these through while it reads a body.
+    """
 
     def __init__(self, name: str, detail: str, **members: object) -> None:
-        super().__init__(detail)
+        super().__init__(PROBLEMS[name][0], detail)
         self.name = name
-        self.detail = detail
         self.members = members
 
 

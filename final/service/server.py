@@ -66,7 +66,7 @@ def serve(
     token = token or os.environ.get("JOBQUEUE_TOKEN") or None
     _check_exposure(host, token)
     chosen = demo_handlers(demo_seconds) if handlers is None else load_handlers(handlers)
-    listener = _listen(host, port)
+    listener = listen(host, port)
     with listener:
         queue = JobQueue(chosen, path=db, workers=workers, capacity=capacity)
         service = Service(queue, workers, capacity, fairness=10, demo=handlers is None)
@@ -124,7 +124,7 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         listener = socket.create_server((host, port), family=family, backlog=2_048)
