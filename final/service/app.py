@@ -26,10 +26,9 @@ from final.service.exposition import metrics_routes
 from final.service.guard import Guard
 from final.service.jobs import job_routes
 from final.service.models import State
-from final.service.problems import PROBLEMS, Problem
+from final.service.problems import LARGEST_BODY, PROBLEMS, Problem
 from final.service.stats import stats_routes
 
-LARGEST_BODY = 1024 * 1024
 PAGE = Path(__file__).parent / "page"
 
 API_PAGE = """<!doctype html>

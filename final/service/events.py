@@ -32,11 +32,14 @@ class Client:
         self._closed = False
         self._news = asyncio.Event()
 
-    def offer(self, transitions: list[Transition]) -> None:
+    def offer(self, transitions: list[Transition]) -> int:
+        """Take what there is room for; returns how many are missed."""
         room = BACKLOG - len(self._waiting)
         self._waiting.extend(transitions[:room])
-        self._missed += len(transitions[room:])
+        missed = len(transitions[room:])
+        self._missed += missed
         self._news.set()
+        return missed
 
     def close(self) -> None:
         self._closed = True
@@ -64,6 +67,7 @@ class Broadcast:
         self._clients: set[Client] = set()
         self._unsubscribe: Callable[[], None] | None = None
         self._news: deque[Transition] = deque()  # on its way into the loop
+        self.missed = 0  # by all clients together
         self._closed = False
 
     def join(self) -> Client:
@@ -101,7 +105,7 @@ class Broadcast:
         while self._news:  # until it is empty: only then the next one wakes the loop again
             transitions.append(self._news.popleft())
         for client in self._clients:
-            client.offer(transitions)
+            self.missed += client.offer(transitions)
 
 
 def event_routes(broadcast: Broadcast) -> APIRouter:

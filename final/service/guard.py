@@ -3,7 +3,8 @@
 1. Host: an address, ``localhost`` or a name that was allowed. A web page can point its own
    name at 127.0.0.1 (DNS rebinding), and its requests then carry that name.
 2. Origin: a browser says which page sends a request; only our own may.
-3. Token, if there is one: ``Authorization: Bearer TOKEN``, or Basic with TOKEN as the password
+3. Size, where it is told.
+4. Token, if there is one: ``Authorization: Bearer TOKEN``, or Basic with TOKEN as the password
    and any user name. The second is for browsers: they ask for it by themselves and send it
    with everything, event streams too.
 
@@ -24,7 +25,7 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from final.service.problems import answer
+from final.service.problems import LARGEST_BODY, TOO_LARGE, answer
 
 # For probes, which bring no token; they tell nothing.
 OPEN = {"/health", "/ready"}
@@ -79,6 +80,9 @@ class Guard:
         ours = (f"http://{host}".lower(), f"https://{host}".lower())
         if any(origin.lower() not in ours for origin in headers.getlist("origin")):
             return "origin", "Requests from pages of other sites are refused."
+        # Of a body that comes in chunks nobody knows the size yet: those are counted in app.py.
+        if _length(headers) > LARGEST_BODY:
+            return "too-large", TOO_LARGE
         if self._token is not None and path not in OPEN and not self._is_authorised(headers):
             return "token", (
                 "Send 'Authorization: Bearer TOKEN'. In a browser: any user name, and the token "
@@ -106,6 +110,11 @@ class Guard:
         assert self._token is not None
         # Takes as long for a nearly right token as for a wrong one.
         return hmac.compare_digest(credentials.strip().encode(), self._token.encode())
+
+
+def _length(headers: Headers) -> int:
+    length = headers.get("content-length", "0")
+    return int(length) if len(length) < 20 and length.isdigit() else LARGEST_BODY + 1
 
 
 def _is_address(name: str) -> bool:

@@ -25,12 +25,15 @@ PROBLEMS = {
     "duplicate": (409, "A job with this id is there already"),
     "wrong-state": (409, "The job's status does not allow this"),
     "unknown-job": (404, "No such job"),
+    "too-large": (413, "The body is too large"),
     "invalid": (422, "The request makes no sense"),
     "json": (400, "The body is not strict JSON"),
     "host": (421, "Not a name of this service"),
     "origin": (403, "Another site may not do this"),
     "token": (401, "A token is needed"),
 }
+LARGEST_BODY = 1024 * 1024
+TOO_LARGE = f"A request may have {LARGEST_BODY:,} bytes: store the rest, and send where it is."
 RETRY_AFTER = {"queue-full": "1", "stopping": "5", "storage": "5", "busy": "5"}
 
 
@@ -104,6 +107,8 @@ async def _invalid(_: Request, error: Exception) -> Response:
 
 async def _http_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    if error.status_code == 413:
+        return answer("too-large", TOO_LARGE)
     title = http.HTTPStatus(error.status_code).phrase
     headers = dict(error.headers or {})
     return _details("about:blank", title, error.status_code, error.detail, headers, {})

@@ -21,6 +21,7 @@ from final.service.context import Service
 from final.service.events import Broadcast
 from final.service.impatient import ImpatientProtocol
 from final.service.server import HttpServer, listen
+from tests.final.helpers import eventually
 from tests.helpers import DEADLINE
 
 
@@ -41,7 +42,8 @@ class Live:
     ) -> None:
         self.queue = JobQueue(handlers, workers=workers, capacity=capacity, **options)
         self.service = Service(self.queue, workers, capacity, fairness=10, demo=demo)
-        app = create_app(self.service, Broadcast(self.queue), token=token, names=names)
+        self.broadcast = Broadcast(self.queue)
+        app = create_app(self.service, self.broadcast, token=token, names=names)
         self._listener = listen("127.0.0.1", 0)
         self.port: int = self._listener.getsockname()[1]
         self._server = HttpServer(app, protocol)
@@ -70,6 +72,17 @@ class Live:
         assert answer.status_code == 201, answer.text
         created: dict[str, Any] = answer.json()
         return created
+
+    def wait_for_connections(self, count: int) -> None:
+        connections = self._server.server_state.connections
+        eventually(lambda: len(connections) == count, f"{count} connections")
+
+    def wait_for_listeners(self, count: int) -> None:
+        eventually(lambda: len(self.broadcast._clients) == count, f"{count} listeners")
+
+    def end_events(self) -> None:
+        """What the service does when it stops."""
+        self._server.servers[0].get_loop().call_soon_threadsafe(self.broadcast.close)
 
     def stored(self) -> int:
         """How many jobs the queue has ever accepted."""

@@ -12,6 +12,10 @@ from tests.service.conftest import OpenService
 from tests.service.helpers import Live
 
 TOKEN = "correct-horse-battery"
+EVERYTHING = (
+    *("/", "/jobs", "/jobs/x", "/dead-letters", "/stats", "/events", "/metrics", "/docs"),
+    *("/openapi.json", "/static/index.html", "/docs/files/swagger-ui.css", "/nowhere"),
+)
 
 
 def status(live: Live, path: str = "/health", **headers: str) -> int:

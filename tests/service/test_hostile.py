@@ -147,7 +147,7 @@ class TestSize:
             assert status_of(connection) == 413
 
     def test_a_header_without_an_end(self, live: Live) -> None:
-        assert live.send(head("GET", "/health", X="x" * 100_000)) in (400, 431)
+        assert live.send(head("GET", "/health", X="x" * 1_000_000)) == 400
 
     def test_a_length_that_is_none(self, live: Live) -> None:
         assert live.send(head("POST", "/jobs", Content_Length="-1")) == 400
