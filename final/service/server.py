@@ -24,7 +24,7 @@ from typing import Any
 import uvicorn
 from starlette.types import ASGIApp
 
-from final import Handler, JobQueue
+from final import Handler, JobQueue, StorageError
 from final.service.app import create_app
 from final.service.context import Service
 from final.service.demo import demo_handlers
@@ -211,5 +211,5 @@ def main() -> None:
     logging.basicConfig(format="%(levelname)s: %(message)s")
     try:
         serve()
-    except ServiceError as error:
+    except (ServiceError, StorageError) as error:
         sys.exit(str(error))
