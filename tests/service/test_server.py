@@ -29,10 +29,8 @@ TOKEN = "correct-horse-battery"
 @contextlib.contextmanager
 def serving(folder: Path, module: str = "tests.service.child", **options: Any) -> Iterator[Served]:
     """A process that serves on a free port, until the end of the ``with`` block at the latest."""
-    arguments = (
-        [] if module == "final.service" else [json.dumps({"port": 0, "workers": 1} | options)]
-    )
-    with Program(folder, module, *arguments) as program:
+    given = json.dumps({"port": 0, "workers": 1} | options)
+    with Program(folder, module, *([] if module == "final.service" else [given])) as program:
         program.read_until("Serving on ")
         [url] = re.findall(r"http://\S+:\d+", program.output)
         with httpx.Client(base_url=url, timeout=DEADLINE, trust_env=False) as client:
@@ -135,9 +133,11 @@ class TestAddress:
             serve()
 
     def test_a_port_that_is_taken(self) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as taken:
-            with pytest.raises(ServiceError, match="choose another --port"):
-                serve(port=taken.getsockname()[1])
+        with (
+            socket.create_server(("127.0.0.1", 0)) as taken,
+            pytest.raises(ServiceError, match="choose another --port"),
+        ):
+            serve(port=taken.getsockname()[1])
 
     @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.0.1", "jobs.example"])
     def test_other_machines_need_a_token(self, host: str) -> None:
@@ -175,7 +175,7 @@ class TestHandlers:
             load_handlers(name)
 
     def test_a_module_that_is_not_there(self) -> None:
-        with pytest.raises(ServiceError, match="No module named 'nowhere'. Is it in this folder?"):
+        with pytest.raises(ServiceError, match="No module named 'nowhere'"):
             load_handlers("nowhere:handlers")
 
     def test_a_name_that_is_not_there(self) -> None:
@@ -188,8 +188,9 @@ def test_a_file_belongs_to_one_process(tmp_path: Path) -> None:
         serve(port=0, db=str(tmp_path / "jobs.db"))
 
 
-def test_the_curl_commands_of_the_docs(tmp_path: Path) -> None:
+def test_the_curl_commands_of_the_docs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From creation over processing to completed, as a reader types them."""
+    monkeypatch.setenv("PORT", "0")
     page = (ROOT / "docs" / "service.md").read_text(encoding="utf-8")
     [block] = re.findall(r"```sh\n(curl -s localhost:8080/health\n.*?)```", page, re.DOTALL)
     commands = block.replace("\\\n", " ").strip().splitlines()
@@ -197,10 +198,11 @@ def test_the_curl_commands_of_the_docs(tmp_path: Path) -> None:
         port = served.http.base_url.port
 
         def run(command: str) -> dict[str, Any]:
-            words = shlex.split(
-                command.replace("localhost:8080", f"127.0.0.1:{port}"), comments=True
+            command = command.replace("localhost:8080", f"127.0.0.1:{port}")
+            done = subprocess.run(
+                shlex.split(command, comments=True), stdout=subprocess.PIPE, check=True
             )
-            answer = json.loads(subprocess.run(words, capture_output=True, check=True).stdout)
+            answer = json.loads(done.stdout)
             assert isinstance(answer, dict)
             return answer
 
