@@ -471,7 +471,7 @@ class Dispatcher:
         """Close ran out of time: what runs goes back to the queue uncharged, for the next start."""
         self._cut_off = True
         self._drain = False
-        waiting = len(self._waiting)
+        waiting = self._waiting.to_run()
         interrupted = self._returns.fetch_all()
         self._plan_and_commit(now, wall)
         log.warning(
@@ -515,7 +515,9 @@ class Dispatcher:
     def _metrics(self, now: float) -> Metrics:
         waiting = {task.priority: now - task.queued_at for task in self._lanes.heads()}
         running = list(self._batches.running(now))
-        return self._recorder.snapshot(now, waiting, running, self._storage_error)
+        return self._recorder.snapshot(
+            now, waiting, running, self._storage_error, self._events.missed
+        )
 
 
 def _attempted(changes: Changes) -> Iterator[Task]:

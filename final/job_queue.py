@@ -375,7 +375,8 @@ class JobQueue:
         """Call ``subscriber(transition)`` for every change of a job's status.
 
         In a thread of its own, after the change is durable: a slow or raising subscriber harms
-        nothing, but one that is too slow misses some. Returns a function that ends it.
+        nothing, but one that is too slow misses some: ``Metrics.missed_events`` counts them.
+        Returns a function that ends it.
         """
         return self._events.subscribe(subscriber)
 
@@ -434,7 +435,7 @@ class JobQueue:
         task = Task(job.id, payload, job.priority, job.kind, job.timeout)
         if job.run_at is not None:
             task.due_at = _due_at(job.run_at)
-        if type(job.payload) in IMMUTABLE:
+        if type(job.payload) in IMMUTABLE and job.run_at is None:
             task.job = job
         return task
 

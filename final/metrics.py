@@ -112,6 +112,7 @@ class Metrics(Counts):
     commits: how many jobs were accepted in one transaction, as a histogram (group commit).
     running: what the workers are on, job by job.
     storage_error: why nothing can be written at the moment (a full disk); None when all is well.
+    missed_events: transitions that no subscriber got, because one was too slow.
     """
 
     throughput: float = 0.0
@@ -119,6 +120,7 @@ class Metrics(Counts):
     commits: Histogram = Histogram()
     running: Sequence[Running] = ()
     storage_error: str | None = None
+    missed_events: int = 0
     by_priority: Mapping[Priority, Counts] = field(default_factory=dict)
 
 
@@ -242,6 +244,7 @@ class Recorder:
         waiting: Mapping[Priority, float],
         running: Sequence[Running],
         storage_error: str | None,
+        missed_events: int,
     ) -> Metrics:
         """The figures of this instant. waiting: seconds, of the first job of each lane."""
         self.busy(self._busy, now)
@@ -259,6 +262,7 @@ class Recorder:
             commits=self._commits.histogram(),
             running=running,
             storage_error=storage_error,
+            missed_events=missed_events,
             by_priority=by_priority,
         )
 
