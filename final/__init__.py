@@ -14,7 +14,7 @@ from final.errors import (
 from final.job import AttemptRecord, Job, JobRecord, Priority, Status
 from final.job_queue import JobQueue
 from final.limits import LeakyBucket, TokenBucket
-from final.metrics import Counts, Metrics, Percentiles
+from final.metrics import Counts, Histogram, Metrics, Percentiles, Running
 from final.retry import Backoff
 from final.runners import Handler
 from final.transitions import Transition
@@ -27,6 +27,7 @@ __all__ = [
     "DuplicateJob",
     "EnqueueError",
     "Handler",
+    "Histogram",
     "Job",
     "JobFailed",
     "JobQueue",
@@ -38,6 +39,7 @@ __all__ = [
     "Priority",
     "QueueClosed",
     "QueueFull",
+    "Running",
     "Status",
     "StorageError",
     "TokenBucket",

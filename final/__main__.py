@@ -1,11 +1,12 @@
-"""The demo of stage 3: twelve jobs, one producer, three workers. ``python -m final [FILE]``
+"""The demo of stage 3: twelve jobs, one producer, three workers. ``python -m final``
 
 A job takes about half a second, and the first attempt at photo-2 fails. Watch what this
 queue makes of that, of the payments (high priority), and of the jobs left at the end.
 Ctrl-C (or SIGTERM) ends it early and in order: what runs is finished; exit code 0. What
-waits stays in FILE (demo.db) for the next run, also after ``kill -9``: try it.
+waits stays in demo.db for the next run, also after ``kill -9``: try it.
 
 The same scenario runs in every stage: compare ``python -m naive``, ``python -m improved``.
+With arguments this is the command line instead (final/cli/): ``python -m final --help``.
 """
 
 from __future__ import annotations
@@ -40,9 +41,8 @@ latest: dict[str, str] = {}  # job id -> the latest event in this process
 def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # an exception, as for Ctrl-C
     logging.getLogger("final").setLevel(logging.ERROR)  # show() tells of failures already
-    path = sys.argv[1] if len(sys.argv) > 1 else "demo.db"
     try:
-        queue = JobQueue(work, path=path, workers=3, backoff=Backoff(base=0.5))
+        queue = JobQueue(work, path="demo.db", workers=3, backoff=Backoff(base=0.5))
     except StorageError as error:
         sys.exit(str(error))
     jobs = plan(queue)
@@ -130,5 +130,14 @@ def summarise(queue: JobQueue) -> None:
             print(textwrap.indent(textwrap.fill(" ".join(ids), 68), " " * 11))
 
 
-if __name__ == "__main__":
+def command_line() -> None:
+    try:
+        from final.cli.app import main
+    except ModuleNotFoundError as error:
+        print(f"Commands need {error.name}: pip install '.[service]'", file=sys.stderr)
+        sys.exit(2)
     main()
+
+
+if __name__ == "__main__":
+    command_line() if len(sys.argv) > 1 else main()

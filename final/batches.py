@@ -19,6 +19,7 @@ from final.job import Outcome, Task
 from final.lanes import Lanes
 from final.limits import Gate
 from final.messages import Batch
+from final.metrics import Running
 
 BATCH_SECONDS = 0.001
 BATCH_LIMIT = 128
@@ -160,6 +161,15 @@ class Batches:
             else:  # it has not started yet, or later than it was handed out
                 shortest = min(map(self._timeout_of, batch.claimed), default=math.inf)
                 batch.check_at = min(due, now + shortest)
+
+    def running(self, now: float) -> Iterator[Running]:
+        """The job of each busy worker at this moment."""
+        for batch in self.in_flight:
+            task, started, attempt = batch.running, batch.started, batch.attempt
+            if task is not None and batch.worker is not None:
+                seconds = max(0.0, now - started)
+                name = batch.worker.name
+                yield Running(name, task.id, task.kind, task.priority, attempt, seconds)
 
     def next_check(self) -> float:
         """When ``out_of_time`` or ``look_after`` may have something; infinity for never."""

@@ -52,6 +52,7 @@ from final.messages import (
     Question,
     Report,
     Revive,
+    SetFairness,
     Watch,
     Withdraw,
     Workers,
@@ -241,6 +242,9 @@ class Dispatcher:
                     self._returns.hand_in(message.batch)
                 case Withdraw():
                     withdrawn.append(message.question)
+                case SetFairness():
+                    self._lanes.fairness = message.fairness
+                    message.answer(None)
                 case Cancel() | Revive() | Purge():
                     self._new_orders.append(message)
                 case Watch() | Join() | Inspect():
@@ -517,8 +521,11 @@ class Dispatcher:
         return (self._lanes.ready() > 0 and self._gate.is_open(now)) or self._next_token(now) <= now
 
     def _metrics(self, now: float) -> Metrics:
-        oldest = max((now - task.queued_at for task in self._lanes.heads()), default=0.0)
-        return self._recorder.snapshot(now, oldest, self._storage_error, self._events.missed)
+        waiting = {task.priority: now - task.queued_at for task in self._lanes.heads()}
+        running = list(self._batches.running(now))
+        return self._recorder.snapshot(
+            now, waiting, running, self._storage_error, self._events.missed
+        )
 
 
 def _attempted(changes: Changes) -> Iterator[Task]:

@@ -48,6 +48,7 @@ from final.messages import (
     Question,
     Report,
     Revive,
+    SetFairness,
     Watch,
     Withdraw,
 )
@@ -122,8 +123,7 @@ class JobQueue:
         require_int("max_payload", max_payload, 1)
         if not isinstance(backoff, Backoff):
             raise TypeError(f"backoff must be a Backoff, not {backoff!r}.")
-        if fairness is not None:
-            require_int("fairness", fairness, 1)
+        _require_fairness(fairness)
         require_choice("overflow", overflow, ("block", "reject", "drop-newest", "drop-oldest"))
         require_choice("executor", executor, ("thread", "process"))
         require_choice("durability", durability, ("full", "normal"))
@@ -312,11 +312,31 @@ class JobQueue:
             raise UnknownJob(job_id)
         return record
 
-    def jobs(self, status: Status | str | None = None, limit: int = 100) -> list[JobRecord]:
-        """The newest jobs first, at most ``limit``; of one status, if given."""
+    def jobs(
+        self,
+        status: Status | str | None = None,
+        limit: int = 100,
+        *,
+        kind: str | None = None,
+        priority: Priority | str | None = None,
+        before: str | None = None,
+    ) -> list[JobRecord]:
+        """The newest jobs first, at most ``limit``; of one status, kind and priority, if given.
+
+        before: only jobs that were accepted before this one. So the last id of one page leads
+        to the next, whatever comes in between. Raises UnknownJob for an unknown id.
+        """
         self._refuse_in_a_fork()
         require_int("limit", limit, 1)
-        return self._store.jobs(None if status is None else Status(status), limit)
+        status = None if status is None else Status(status)
+        priority = None if priority is None else Priority(priority)
+        try:
+            records = self._store.jobs(status, limit, kind, priority, before)
+        except UnicodeEncodeError:  # no stored text has a lone surrogate
+            records = []
+        if not records and before is not None:
+            self.get(before)  # is it the last one, or unknown?
+        return records
 
     def wait(self, job_id: str, timeout: float | None = None) -> JobRecord:
         """Wait until the job has completed or failed, and return its record.
@@ -345,6 +365,11 @@ class JobQueue:
             return self._ask(Inspect(), None)
         except QueueClosed:
             return self._dispatcher.last_metrics
+
+    def set_fairness(self, fairness: int | None) -> None:
+        """Choose by another ``fairness`` from the next pick on; None for strict priority."""
+        _require_fairness(fairness)
+        self._ask(SetFairness(fairness), None)
 
     def subscribe(self, subscriber: Subscriber) -> Callable[[], None]:
         """Call ``subscriber(transition)`` for every change of a job's status.
@@ -456,6 +481,11 @@ class JobQueue:
             self._dispatcher.run()
         finally:
             self._pool.stop()
+
+
+def _require_fairness(fairness: int | None) -> None:
+    if fairness is not None:
+        require_int("fairness", fairness, 1)
 
 
 def _due_at(run_at: datetime | float) -> float | None:

@@ -116,6 +116,14 @@ class Purge(Question[int]):
 Order = Cancel | Revive | Purge
 
 
+class SetFairness(Question[None]):
+    """Choose by this rule from the running turn on; answered when it is so."""
+
+    def __init__(self, fairness: int | None) -> None:
+        super().__init__()
+        self.fairness = fairness
+
+
 class Join(Question[None]):
     """Answered when nothing is queued, processing or retrying."""
 

@@ -8,20 +8,27 @@ The invariant, in every ``Metrics`` and for every lane of it:
 ``Recorder`` is fed by the dispatcher after each commit and read by it alone, so a
 ``Metrics`` is a picture of one instant without a lock.
 
-But: percentiles come from the latest jobs (1,000 per lane), not from all of them.
+But: percentiles come from the latest jobs (1,000 per lane), not from all of them. The
+histograms count all jobs since the file was opened; of many that start or end in one turn, some
+stand for the others.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter, deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from final.job import Outcome, Priority, Status, Task
 from final.stores.base import Changes
 
 SAMPLES = 1_000  # the latest jobs per lane that percentiles are taken from
 RATE_WINDOW = 10.0  # seconds over which throughput and utilisation are averaged
+# Upper bounds of histograms: seconds, and jobs in a transaction.
+SECONDS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1_800)
+JOBS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1_024)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +52,39 @@ class Percentiles:
 
 
 @dataclass(frozen=True, slots=True)
+class Histogram:
+    """How many values fell between each of ``bounds`` and the one before it.
+
+    counts: one more than there are bounds; the last is for what is above them all.
+    total: the sum of all values.
+    """
+
+    bounds: Sequence[float] = ()
+    counts: Sequence[int] = ()
+    total: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """An attempt that is being made: by which worker (a thread's name), and for how long."""
+
+    worker: str
+    job_id: str
+    kind: str
+    priority: Priority
+    attempt: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Counts:
     """Jobs by status, and how many were accepted in all.
 
     The counts cover what is in the file: jobs of earlier runs count as they stand there.
     Ended jobs stay counted when ``history`` lets go of them; purged dead letters do not.
     wait: from being ready to run until started. run: how long the handler took.
+    oldest_queued: seconds that the longest waiting job has been ready to run; 0.0 if none.
+    waits and runs: the same as wait and run, as histograms of all attempts.
     """
 
     accepted: int = 0
@@ -64,6 +98,9 @@ class Counts:
     dropped: int = 0
     wait: Percentiles = Percentiles()
     run: Percentiles = Percentiles()
+    oldest_queued: float = 0.0
+    waits: Histogram = Histogram()
+    runs: Histogram = Histogram()
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,17 +109,35 @@ class Metrics(Counts):
 
     throughput: jobs that ended per second, over the last ten seconds.
     utilisation: share of the workers' time that was spent on jobs, 0 to 1, over the same.
-    oldest_queued: seconds that the longest waiting job has been ready to run; 0.0 if none.
+    commits: how many jobs were accepted in one transaction, as a histogram (group commit).
+    running: what the workers are on, job by job.
     storage_error: why nothing can be written at the moment (a full disk); None when all is well.
     missed_events: transitions that no subscriber got, because one was too slow.
     """
 
     throughput: float = 0.0
     utilisation: float = 0.0
-    oldest_queued: float = 0.0
+    commits: Histogram = Histogram()
+    running: Sequence[Running] = ()
     storage_error: str | None = None
     missed_events: int = 0
     by_priority: Mapping[Priority, Counts] = field(default_factory=dict)
+
+
+class Tally:
+    """A histogram that is still being filled."""
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self._bounds = bounds
+        self._counts = [0] * (len(bounds) + 1)
+        self._total = 0.0
+
+    def add(self, value: float, times: int = 1) -> None:
+        self._counts[bisect_left(self._bounds, value)] += times
+        self._total += value * times
+
+    def histogram(self) -> Histogram:
+        return Histogram(self._bounds, tuple(self._counts), self._total)
 
 
 class Lane:
@@ -93,6 +148,8 @@ class Lane:
         self.by_status: Counter[Status] = Counter()
         self.waits: deque[float] = deque(maxlen=SAMPLES)
         self.runs: deque[float] = deque(maxlen=SAMPLES)
+        self.all_waits = Tally(SECONDS)
+        self.all_runs = Tally(SECONDS)
 
 
 class Recorder:
@@ -101,6 +158,7 @@ class Recorder:
     def __init__(self, workers: int, now: float) -> None:
         self._workers = workers
         self._lanes = {priority: Lane() for priority in Priority}
+        self._commits = Tally(JOBS)
         self._ended = 0
         self._busy = 0
         self._busy_seconds = 0.0  # the area under the number of busy workers
@@ -110,6 +168,8 @@ class Recorder:
 
     def committed(self, changes: Changes, now: float) -> None:
         """What a turn has written. now: monotonic seconds."""
+        if changes.inserted:
+            self._commits.add(len(changes.inserted))
         self.ended(changes.completed, Status.COMPLETED)
         scheduled = [task for task in changes.inserted if task.due_at is not None]
         self.accepted(changes.inserted, Status.QUEUED)
@@ -154,14 +214,20 @@ class Recorder:
     def started(self, tasks: Sequence[Task], now: float) -> None:
         """Queued jobs that were claimed."""
         self.moved(tasks, Status.QUEUED, Status.PROCESSING)
-        for task in tasks[:: _step(tasks)]:
-            self._lanes[task.priority].waits.append(now - task.queued_at)
+        for priority, lane in self._lanes.items():
+            waits = [now - task.queued_at for task in tasks if task.priority is priority]
+            for seconds, times in _samples(waits):
+                lane.waits.append(seconds)
+                lane.all_waits.add(seconds, times)
 
     def ended(self, outcomes: Sequence[Outcome], target: Status) -> None:
         """Attempts that ended, and with what status for their jobs."""
         self.moved([outcome.task for outcome in outcomes], Status.PROCESSING, target)
-        for outcome in outcomes[:: _step(outcomes)]:
-            self._lanes[outcome.task.priority].runs.append(outcome.seconds)
+        for priority, lane in self._lanes.items():
+            runs = [o.seconds for o in outcomes if o.task.priority is priority]
+            for seconds, times in _samples(runs):
+                lane.runs.append(seconds)
+                lane.all_runs.add(seconds, times)
 
     def busy(self, workers: int, now: float) -> None:
         """How many workers have jobs from ``now`` on."""
@@ -173,38 +239,60 @@ class Recorder:
                 self._history.popleft()
 
     def snapshot(
-        self, now: float, oldest_queued: float, storage_error: str | None, missed_events: int
+        self,
+        now: float,
+        waiting: Mapping[Priority, float],
+        running: Sequence[Running],
+        storage_error: str | None,
+        missed_events: int,
     ) -> Metrics:
-        """The figures of this instant."""
+        """The figures of this instant. waiting: seconds, of the first job of each lane."""
         self.busy(self._busy, now)
         start, ended, busy_seconds = self._history[0]
         elapsed = max(now - start, 1e-9)
-        by_priority = {priority: _counts([lane]) for priority, lane in self._lanes.items()}
-        totals = _counts(list(self._lanes.values()))
+        by_priority = {
+            priority: Counts(**_counts([lane]), oldest_queued=waiting.get(priority, 0.0))
+            for priority, lane in self._lanes.items()
+        }
         return Metrics(
-            **{name: getattr(totals, name) for name in Counts.__slots__},
+            **_counts(list(self._lanes.values())),
+            oldest_queued=max(waiting.values(), default=0.0),
             throughput=(self._ended - ended) / elapsed,
             utilisation=(self._busy_seconds - busy_seconds) / (elapsed * self._workers),
-            oldest_queued=oldest_queued,
+            commits=self._commits.histogram(),
+            running=running,
             storage_error=storage_error,
             missed_events=missed_events,
             by_priority=by_priority,
         )
 
 
-def _step(events: Sequence[object]) -> int:
-    """Of many events in one turn only some are samples, evenly picked: 16 to 31 of them."""
-    return max(1, len(events) // 16)
+def _samples(values: Sequence[float]) -> Iterator[tuple[float, int]]:
+    """Of many values in one turn only some, evenly picked, and how many each stands for.
+
+    Up to 31 are all taken; from then on 16 to 31 of them.
+    """
+    step = max(1, len(values) // 16)
+    for start in range(0, len(values), step):
+        yield values[start], min(step, len(values) - start)
 
 
-def _counts(lanes: list[Lane]) -> Counts:
+def _sum(histograms: list[Histogram]) -> Histogram:
+    counts = tuple(map(sum, zip(*(each.counts for each in histograms), strict=True)))
+    return Histogram(histograms[0].bounds, counts, sum(each.total for each in histograms))
+
+
+def _counts(lanes: list[Lane]) -> dict[str, Any]:
+    """The fields of Counts, of these lanes together."""
+
     def total(status: Status) -> int:
         return sum(lane.by_status[status] for lane in lanes)
 
-    counts = {status.value: total(status) for status in Status}
-    return Counts(
-        accepted=sum(lane.accepted for lane in lanes),
-        **counts,
-        wait=Percentiles.of(sample for lane in lanes for sample in lane.waits),
-        run=Percentiles.of(sample for lane in lanes for sample in lane.runs),
-    )
+    return {
+        "accepted": sum(lane.accepted for lane in lanes),
+        **{status.value: total(status) for status in Status},
+        "wait": Percentiles.of(sample for lane in lanes for sample in lane.waits),
+        "run": Percentiles.of(sample for lane in lanes for sample in lane.runs),
+        "waits": _sum([lane.all_waits.histogram() for lane in lanes]),
+        "runs": _sum([lane.all_runs.histogram() for lane in lanes]),
+    }

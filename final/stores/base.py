@@ -120,8 +120,19 @@ class Store(Protocol):
     def get(self, job_id: str) -> JobRecord | None:
         """One job by its id. From any thread, also after ``close``."""
 
-    def jobs(self, status: Status | None, limit: int) -> list[JobRecord]:
-        """The newest jobs, newest first. From any thread, also after ``close``."""
+    def jobs(
+        self,
+        status: Status | None,
+        limit: int,
+        kind: str | None = None,
+        priority: Priority | None = None,
+        before: str | None = None,
+    ) -> list[JobRecord]:
+        """The newest jobs, newest first; those of which all that is given holds.
+
+        before: accepted before the job with this id; none are, if there is no such job.
+        From any thread, also after ``close``.
+        """
 
     def attempts(self, job_id: str) -> list[AttemptRecord]:
         """The failed attempts of a job, in order. From any thread, also after ``close``."""

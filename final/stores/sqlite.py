@@ -312,10 +312,20 @@ class SqliteStore:
         records = self._look_up("WHERE id = ?", (job_id,))
         return records[0] if records else None
 
-    def jobs(self, status: Status | None, limit: int) -> list[JobRecord]:
-        if status is None:
-            return self._look_up("ORDER BY seq DESC LIMIT ?", (limit,))
-        return self._look_up("WHERE status = ? ORDER BY seq DESC LIMIT ?", (status, limit))
+    def jobs(
+        self,
+        status: Status | None,
+        limit: int,
+        kind: str | None = None,
+        priority: Priority | None = None,
+        before: str | None = None,
+    ) -> list[JobRecord]:
+        wanted = {"status = ?": status, "kind = ?": kind, "priority = ?": priority}
+        wanted["seq < (SELECT seq FROM job WHERE id = ?)"] = before
+        conditions = [condition for condition, value in wanted.items() if value is not None]
+        values = [value for value in wanted.values() if value is not None]
+        where = f"WHERE {' AND '.join(conditions)} " if conditions else ""
+        return self._look_up(f"{where}ORDER BY seq DESC LIMIT ?", (*values, limit))
 
     def attempts(self, job_id: str) -> list[AttemptRecord]:
         with self._mutex, _translated(f"Cannot read {self._path}"), self._reading() as reader:

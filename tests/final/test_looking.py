@@ -147,6 +147,38 @@ class TestLists:
         with pytest.raises(ValueError, match=f"{status!r} is not a valid Status"):
             queue.jobs(status)
 
+    def test_of_one_kind_and_priority_if_given(self, open_queue: OpenQueue) -> None:
+        queue = open_queue(work, workers=1)
+        for number, priority in enumerate(["high", "low", "high", "low"]):
+            queue.enqueue(Job(f"j{number}", kind="ab"[number // 2], priority=Priority(priority)))
+        assert [job.id for job in queue.jobs(kind="a")] == ["j1", "j0"]
+        assert [job.id for job in queue.jobs(priority="low")] == ["j3", "j1"]
+        assert [job.id for job in queue.jobs(kind="b", priority=Priority.HIGH)] == ["j2"]
+        assert queue.jobs(kind="c") == []
+        assert queue.jobs(kind="\ud800") == []  # no stored kind can have it
+
+    @pytest.mark.parametrize("size", [1, 2, 3, 5])
+    @pytest.mark.parametrize("status", [None, "completed"])
+    def test_page_by_page_each_is_seen_once(
+        self, queue: JobQueue, size: int, status: str | None
+    ) -> None:
+        expected = [job.id for job in queue.jobs(status)]
+        seen = [job.id for job in queue.jobs(status, size)]
+        while page := queue.jobs(status, size, before=seen[-1]):
+            seen += [job.id for job in page]
+            queue.enqueue(Job(f"new-{len(seen)}"))  # comes before the first page
+            queue.join(DEADLINE)
+        assert seen == expected
+
+    @pytest.mark.parametrize("before", ["nobody", "", "\ud800"], ids=ascii)
+    def test_before_an_unknown_job_is_an_error(self, queue: JobQueue, before: str) -> None:
+        with pytest.raises(UnknownJob):
+            queue.jobs(before=before)
+
+    def test_an_unknown_priority_is_refused(self, queue: JobQueue) -> None:
+        with pytest.raises(ValueError, match="'urgent' is not a valid Priority"):
+            queue.jobs(priority="urgent")
+
     def test_dead_letters_are_the_failed_ones(self, queue: JobQueue) -> None:
         assert [job.id for job in queue.dead_letters()] == ["f1", "f0"]
         assert queue.dead_letters() == queue.jobs(Status.FAILED)

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from final import Counts, Job, Metrics, Percentiles, Priority, Status
+from final import Counts, Histogram, Job, Metrics, Percentiles, Priority, Status
 from final.job import Outcome, Task
-from final.metrics import RATE_WINDOW, SAMPLES, Recorder
+from final.metrics import RATE_WINDOW, SAMPLES, SECONDS, Recorder
 from tests.final.helpers import AT_ONCE, OpenQueue, eventually
 from tests.helpers import DEADLINE, Background, Broken, Gate, Journal
 
@@ -72,14 +72,17 @@ class TestRecorder:
 
     @staticmethod
     def look(recorder: Recorder, now: float = 1.0) -> Metrics:
-        metrics = recorder.snapshot(now, 0.0, None, 0)
+        metrics = recorder.snapshot(now, {}, [], None, 0)
         assert adds_up(metrics)
         assert all(adds_up(lane) for lane in metrics.by_priority.values())
         return metrics
 
     def test_nothing_has_happened_yet(self, recorder: Recorder) -> None:
         metrics = self.look(recorder, now=0.0)
-        assert metrics == Metrics(by_priority={priority: Counts() for priority in Priority})
+        nothing = Histogram(SECONDS, (0,) * (len(SECONDS) + 1))
+        lane = Counts(waits=nothing, runs=nothing)
+        assert metrics.by_priority == dict.fromkeys(Priority, lane)
+        assert (metrics.accepted, metrics.throughput, metrics.utilisation) == (0, 0, 0)
 
     def test_a_job_is_counted_in_its_lane_and_in_the_total(self, recorder: Recorder) -> None:
         recorder.accepted([task(LOW), task(LOW), task(HIGH)], Status.QUEUED)
@@ -135,6 +138,29 @@ class TestRecorder:
         assert metrics.completed == 500
         assert metrics.run.p50 == pytest.approx(250, abs=500 / 16)
         assert metrics.run.p99 == pytest.approx(495, abs=500 / 16)
+
+    def test_histograms_count_every_job_in_its_lane(self, recorder: Recorder) -> None:
+        """Also when a thousand of each start in one turn, of which only some are looked at."""
+        for priority, age in ((HIGH, 0.002), (LOW, 20.0)):
+            tasks = [task(priority, queued_at=50.0 - age)] * 1_000
+            recorder.accepted(tasks, Status.QUEUED)
+            recorder.started(tasks, 50.0)
+        by_priority = self.look(recorder).by_priority
+        for priority, bound in ((HIGH, 0.005), (LOW, 30)):
+            waits = by_priority[priority].waits
+            assert dict(zip(waits.bounds, waits.counts, strict=False))[bound] == 1_000
+            assert sum(waits.counts) == 1_000
+        assert by_priority[LOW].waits.total == pytest.approx(20_000)
+        assert sum(by_priority[MEDIUM].waits.counts) == 0
+        assert sum(self.look(recorder).waits.counts) == 2_000
+
+    @pytest.mark.parametrize(("seconds", "place"), [(0.001, 0), (0.0011, 1), (9e9, -1)])
+    def test_a_value_counts_up_to_its_bound(
+        self, recorder: Recorder, seconds: float, place: int
+    ) -> None:
+        recorder.found(LOW, Status.PROCESSING, 1)
+        recorder.ended([Outcome(task(LOW), seconds)], Status.COMPLETED)
+        assert self.look(recorder).runs.counts[place] == 1
 
     def test_throughput_is_what_ended_per_second(self, recorder: Recorder) -> None:
         recorder.found(LOW, Status.PROCESSING, 6)
@@ -268,6 +294,39 @@ class TestInAQueue:
         queue = open_queue(lambda job: gate.wait(), path=path, workers=1)
         eventually(lambda: queue.metrics().processing == 1, "the holder's start")
         assert 3_599 < queue.metrics().oldest_queued < 3_700
+
+    def test_each_lane_has_an_oldest_of_its_own(self, open_queue: OpenQueue, gate: Gate) -> None:
+        queue = open_queue(lambda job: gate.wait(), workers=1)
+        queue.enqueue(Job("holder"))
+        eventually(lambda: queue.metrics().processing == 1, "the holder's start")
+        queue.enqueue(Job(priority=LOW))
+        eventually(lambda: queue.metrics().oldest_queued > 0.02, "the job to age")
+        queue.enqueue(Job(priority=HIGH))
+        metrics = queue.metrics()
+        ages = [metrics.by_priority[priority].oldest_queued for priority in Priority]
+        assert ages[0] < ages[2] == metrics.oldest_queued
+        assert ages[1] == 0
+
+    def test_group_commit_is_counted_by_its_size(self, open_queue: OpenQueue) -> None:
+        queue = open_queue(lambda job: None)
+        queue.enqueue(Job())
+        queue.enqueue_many([Job() for _ in range(100)])
+        commits = queue.metrics().commits
+        assert commits.total == 101
+        assert (commits.counts[0], sum(commits.counts)) == (1, 2)
+
+    def test_running_says_what_each_worker_is_on(self, open_queue: OpenQueue, gate: Gate) -> None:
+        queue = open_queue({"slow": lambda job: gate.wait()}, workers=3)
+        queue.enqueue_many([Job(name, kind="slow", priority=HIGH) for name in ("a", "b")])
+        eventually(lambda: len(queue.metrics().running) == 2, "both to start")
+        first, second = queue.metrics().running
+        assert {first.job_id, second.job_id} == {"a", "b"}
+        assert first.worker != second.worker
+        assert (first.kind, first.priority, first.attempt) == ("slow", HIGH, 1)
+        eventually(lambda: queue.metrics().running[0].seconds > first.seconds, "time to pass")
+        gate.open()
+        queue.join(DEADLINE)
+        assert not queue.metrics().running
 
     def test_metrics_do_not_change_afterwards(self, open_queue: OpenQueue) -> None:
         queue = open_queue(lambda job: None)

@@ -1,0 +1,208 @@
+"""What the commands print: tables for people, JSON for programs.
+
+With --json a list is a line for each entry, and one thing is one line; the keys are those of the
+service's API. Nothing but that goes to stdout then.
+
+But: errors are sentences on stderr, in app.py.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from final.cli.bench import Measurement
+from final.cli.places import Document
+
+COLOURS = {"processing": "cyan", "completed": "green", "failed": "red", "retrying": "yellow"}
+MOST_RUNNING = 10
+
+
+def _console() -> Console:
+    return Console(markup=False, highlight=False, emoji=False)
+
+
+def plain(text: str) -> str:
+    """What a job or an error brings along may try to steer the terminal."""
+    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def _print_json(document: object) -> None:
+    sys.stdout.write(json.dumps(document) + "\n")
+    sys.stdout.flush()
+
+
+# ---- jobs ----------------------------------------------------------------------------------
+
+
+def job_line(job: Document, place: str, as_json: bool) -> None:
+    """What has become of one job."""
+    if as_json:
+        _print_json(job)
+    else:
+        line = Text.assemble(_status(job), f"  {plain(job['id'])}  ", (f"in {place}", "dim"))
+        _console().print(line, soft_wrap=True)
+
+
+def job_list(jobs: Iterable[Document], place: str, as_json: bool, errors: bool = False) -> None:
+    if as_json:
+        for job in jobs:
+            _print_json(job)
+        return
+    found = list(jobs)
+    table = _table("id", "status", "priority", "type", "age", *(["error"] if errors else []))
+    table.columns[0].overflow = "fold"
+    table.columns[0].min_width = min(36, max((len(job["id"]) for job in found), default=0))
+    for job in found:
+        error = [Text(plain(job["error"] or ""), no_wrap=True, overflow="ellipsis")]
+        table.add_row(
+            plain(job["id"]),
+            _status(job),
+            job["priority"],
+            plain(job["type"]),
+            _age(job["enqueued_at"]),
+            *(error if errors else []),
+        )
+    console = _console()
+    if found:
+        console.print(table)
+    console.print(Text(f" {_count(len(found), 'job')}, the newest first, in {place}", "dim"))
+
+
+def job_details(job: Document, place: str, as_json: bool) -> None:
+    if as_json:
+        _print_json(job)
+        return
+    grid = Table.grid(padding=(0, 2))
+    for name, value in job.items():
+        if name != "failures" and value is not None:
+            grid.add_row(Text(f" {name}", "dim"), _value(name, value, job))
+    console = _console()
+    console.print(grid)
+    for failure in job["failures"]:
+        title = f"\nAttempt {failure['number']} failed at {failure['ended_at']}:"
+        console.print(Text(title, "bold"))
+        console.print(Text(plain(failure["traceback"] or failure["error"]).rstrip()))
+    console.print(Text(f"\n in {place}", "dim"))
+
+
+def _value(name: str, value: Any, job: Document) -> Text:
+    if name == "status":
+        return _status(job)
+    shown = json.dumps(value) if name in ("payload", "result") else str(value)
+    return Text(plain(shown), overflow="fold")
+
+
+def _status(job: Document) -> Text:
+    return Text(job["status"], COLOURS.get(job["status"], ""))
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _age(moment: str) -> str:
+    return _span((datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds())
+
+
+def _span(seconds: float) -> str:
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+
+
+# ---- figures -------------------------------------------------------------------------------
+
+
+def stats(figures: Document, place: str, as_json: bool) -> None:
+    if as_json:
+        _print_json(figures)
+    else:
+        _console().print(_figures(figures, place))
+
+
+def watch(look: Callable[[], Document], place: str, as_json: bool, interval: float) -> None:
+    """Until Ctrl-C: one table that changes, or lines where there is no terminal."""
+    console = _console()
+    pause = threading.Event()  # nobody sets it
+    if as_json or not console.is_terminal:
+        while True:
+            stats(look(), place, as_json)
+            pause.wait(interval)
+    with Live(_figures(look(), place), console=console, auto_refresh=False) as live:
+        while not pause.wait(interval):
+            live.update(_figures(look(), place), refresh=True)
+
+
+def _figures(figures: Document, place: str) -> RenderableType:
+    parts: list[RenderableType] = [Text(f" {place}", "bold"), _lanes(figures)]
+    if figures["throughput"] is None:
+        parts.append(Text(" The file alone: what is measured while jobs run is not in it.", "dim"))
+    else:
+        parts.append(
+            Text(
+                f" {figures['throughput']:,.1f} jobs/s, {_count(figures['workers'], 'worker')}, "
+                f"{figures['utilisation']:.0%} busy, up for {_span(figures['uptime'])}"
+            )
+        )
+    if figures["storage_error"] is not None:
+        parts.append(Text(f" {plain(figures['storage_error'])}", "red"))
+    if figures["running"]:
+        parts.append(_running(figures["running"]))
+    return Group(*parts)
+
+
+def _lanes(figures: Document) -> Table:
+    columns = ("queued", "scheduled", "processing", "retrying", "completed", "failed")
+    table = _table("lane", *columns, "oldest", "p99 wait", numbers_from=1)
+    for name, lane in [*figures["lanes"].items(), ("all", figures["totals"])]:
+        counts = [Text(f"{lane[status]:,}", COLOURS.get(status, "")) for status in columns]
+        oldest = "" if lane["oldest_queued"] is None else _span(lane["oldest_queued"])
+        wait = "" if lane["wait"] is None else _span(lane["wait"]["p99"])
+        table.add_row(name, *counts, oldest, wait, style="bold" if name == "all" else "")
+    return table
+
+
+def _running(jobs: list[Document]) -> Table:
+    table = _table("worker", "running", "type", "priority", "attempt")
+    for job in jobs[:MOST_RUNNING]:
+        worker, attempt = str(job["worker"]), str(job["attempt"])
+        table.add_row(worker, plain(job["id"]), plain(job["type"]), job["priority"], attempt)
+    if len(jobs) > MOST_RUNNING:
+        table.add_row("", f"and {len(jobs) - MOST_RUNNING} more")
+    return table
+
+
+def measurements(found: Iterator[Measurement], as_json: bool) -> None:
+    if as_json:
+        for each in found:
+            _print_json(each._asdict())
+        return
+    console = _console()
+    table = _table("times", "durable enqueues", "jobs/s")
+    table.columns[0].justify = table.columns[2].justify = "right"
+    with Live(table, console=console, auto_refresh=False) as live:
+        for each in found:
+            table.add_row(f"{each.ratio:.1f} x", each.what, f"{each.jobs_per_second:,.0f}")
+            if console.is_terminal:
+                live.update(table, refresh=True)
+        live.update(table)
+
+
+def _table(*columns: str, numbers_from: int | None = None) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 0, 0, 1))
+    for index, column in enumerate(columns):
+        numeric = numbers_from is not None and index >= numbers_from
+        table.add_column(column, justify="right" if numeric else "left", no_wrap=column != "error")
+    return table

@@ -1,0 +1,26 @@
+"""What all endpoints share."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from final import JobQueue
+
+
+@dataclass
+class Service:
+    """A queue, and what it was opened with.
+
+    demo: whether the dashboard may flood it and change its fairness.
+    stopping: from the signal to stop until the end of the process.
+    refused: how many requests were answered with a problem, by the name of that.
+    """
+
+    queue: JobQueue
+    workers: int
+    capacity: int
+    fairness: int | None
+    demo: bool = False
+    stopping: bool = False
+    refused: Counter[str] = field(default_factory=Counter)

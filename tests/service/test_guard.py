@@ -1,0 +1,215 @@
+"""Who is let in: by which name, from which page, with which token. And what browsers are told."""
+
+from __future__ import annotations
+
+import base64
+import hmac
+from typing import Any
+
+import pytest
+
+from tests.service.conftest import OpenService
+from tests.service.helpers import Live
+
+TOKEN = "correct-horse-battery"
+EVERYTHING = (
+    *("/", "/jobs", "/jobs/x", "/dead-letters", "/stats", "/events", "/metrics", "/docs"),
+    *("/openapi.json", "/static/index.html", "/docs/files/swagger-ui.css", "/nowhere"),
+)
+
+
+def status(live: Live, path: str = "/health", **headers: str) -> int:
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return live.http.get(path, headers=named).status_code
+
+
+class TestHost:
+    """A page can point its own name at 127.0.0.1; its requests then carry that name."""
+
+    @pytest.mark.parametrize(
+        "host", ["localhost", "LOCALHOST:8080", "127.0.0.1:1", "[::1]", "[::1]:8080", "10.1.2.3"]
+    )
+    def test_addresses_and_localhost_are_ours(self, live: Live, host: str) -> None:
+        assert status(live, Host=host) == 200
+
+    @pytest.mark.parametrize(
+        "host",
+        [
+            "evil.example",
+            "localhost.evil.example",
+            "127.0.0.1.nip.io",
+            "evil.example:80",
+            "",
+            "[",
+        ],
+    )
+    def test_other_names_are_not(self, live: Live, host: str) -> None:
+        answer = live.http.get("/jobs", headers={"Host": host})
+        assert answer.status_code == 421
+        assert answer.json()["type"] == "/problems#host"
+
+    def test_a_name_can_be_allowed(self, open_service: OpenService) -> None:
+        live = open_service(names=["Jobs.internal"])
+        assert status(live, Host="jobs.internal:8080") == 200
+        assert status(live, Host="other.internal") == 421
+
+
+class TestOrigin:
+    def test_our_own_page_may(self, live: Live) -> None:
+        ours = f"http://127.0.0.1:{live.port}"
+        answer = live.http.post("/jobs", json={"type": "work"}, headers={"Origin": ours})
+        assert answer.status_code == 201
+
+    @pytest.mark.parametrize(
+        "origin",
+        ["https://evil.example", "null", "http://127.0.0.1:1", "http://localhost", "", "http://["],
+    )
+    @pytest.mark.parametrize("method", ["POST", "DELETE", "GET"])
+    def test_other_pages_may_not(self, live: Live, method: str, origin: str) -> None:
+        answer = live.http.request(
+            method, "/jobs", json={"type": "work"}, headers={"Origin": origin}
+        )
+        assert answer.status_code == 403
+        assert live.stored() == 0
+
+    def test_no_other_page_may_read_the_answers(self, live: Live) -> None:
+        answer = live.http.options("/jobs", headers={"Access-Control-Request-Method": "POST"})
+        assert not [name for name in answer.headers if name.startswith("access-control")]
+
+
+class TestToken:
+    @pytest.fixture
+    def locked(self, open_service: OpenService) -> Live:
+        return open_service(token=TOKEN, demo=True)
+
+    @staticmethod
+    def basic(user: str, password: str) -> str:
+        return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+
+    @pytest.mark.parametrize(
+        "path",
+        [
+            "/",
+            "/jobs",
+            "/jobs/x",
+            "/dead-letters",
+            "/stats",
+            "/events",
+            "/metrics",
+            "/docs",
+            "/openapi.json",
+            "/nowhere",
+            "/static/index.html",
+            "/docs/files/swagger-ui.css",
+        ],
+    )
+    def test_nothing_is_told_without_it(self, locked: Live, path: str) -> None:
+        answer = locked.http.get(path)
+        assert answer.status_code == 401
+        assert answer.headers.get_list("www-authenticate") == [
+            "Bearer",
+            'Basic realm="job queue", charset="UTF-8"',
+        ]
+
+    def test_nothing_is_done_without_it(self, locked: Live) -> None:
+        locked.queue.enqueue_many([])
+        for method, path in (
+            ("POST", "/jobs"),
+            ("POST", "/jobs/batch"),
+            ("POST", "/jobs/x/retry"),
+            ("DELETE", "/jobs/x"),
+            ("POST", "/demo/flood"),
+            ("PUT", "/demo/fairness"),
+        ):
+            assert locked.http.request(method, path, json={"type": "work"}).status_code == 401
+        assert locked.stored() == 0
+
+    @pytest.mark.parametrize("path", ["/health", "/ready"])
+    def test_probes_need_none(self, locked: Live, path: str) -> None:
+        assert locked.http.get(path).status_code == 200
+
+    @pytest.mark.parametrize("path", ["/", "/stats", "/metrics"])
+    def test_programs_send_it_as_bearer(self, locked: Live, path: str) -> None:
+        assert status(locked, path, Authorization=f"Bearer {TOKEN}") == 200
+
+    @pytest.mark.parametrize("user", ["", "ada", "a b"])
+    def test_browsers_send_it_as_the_password(self, locked: Live, user: str) -> None:
+        assert status(locked, "/", Authorization=self.basic(user, TOKEN)) == 200
+
+    def test_event_streams_too(self, locked: Live) -> None:
+        headers = {"Authorization": self.basic("", TOKEN)}
+        with locked.http.stream("GET", "/events", headers=headers) as answer:
+            assert answer.status_code == 200
+
+    @pytest.mark.parametrize(
+        "value",
+        [
+            "Bearer",
+            "Bearer correct-horse-batter",
+            "Bearer correct-horse-batteryy",
+            "Bearer CORRECT-HORSE-BATTERY",
+            "correct-horse-battery",
+            "Digest correct-horse-battery",
+            "Basic correct-horse-battery",
+            "Basic ====",
+            "Basic " + base64.b64encode(b"correct-horse-battery").decode(),
+            "Basic " + base64.b64encode(b"correct-horse-battery:").decode(),
+            "Basic " + base64.b64encode(b"a:\xff\xfe").decode(),
+            "Bearer " + "x" * 10_000,
+        ],
+    )
+    def test_anything_else_is_refused(self, locked: Live, value: str) -> None:
+        assert status(locked, "/jobs", Authorization=value) == 401
+
+    def test_it_is_no_good_in_an_address(self, locked: Live) -> None:
+        """There it would end in logs and histories."""
+        assert status(locked, f"/jobs?token={TOKEN}") == 401
+
+    def test_it_is_compared_in_constant_time(
+        self, locked: Live, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        compared: list[Any] = []
+
+        def compare(left: bytes, right: bytes) -> bool:
+            compared.append((left, right))
+            return compare_digest(left, right)
+
+        compare_digest = hmac.compare_digest
+        monkeypatch.setattr(hmac, "compare_digest", compare)
+        assert status(locked, "/jobs", Authorization="Bearer wrong") == 401
+        assert compared == [(b"wrong", TOKEN.encode())]
+
+
+class TestBrowserRules:
+    @pytest.mark.parametrize("path", ["/", "/docs", "/jobs", "/nowhere", "/static/index.html"])
+    def test_only_our_own_files_run(self, live: Live, path: str) -> None:
+        headers = live.http.get(path).headers
+        policy = headers["content-security-policy"]
+        assert "default-src 'none'" in policy
+        assert "script-src 'self';" in policy
+        assert "frame-ancestors 'none'" in policy
+        assert "unsafe" not in policy
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["referrer-policy"] == "no-referrer"
+
+    def test_refusals_too(self, live: Live) -> None:
+        for path, headers in (("/", {"Host": "evil.example"}), ("/jobs?limit=0", {})):
+            answer = live.http.get(path, headers=headers)
+            assert answer.status_code in (421, 422)
+            assert "default-src 'none'" in answer.headers["content-security-policy"]
+
+    def test_what_jobs_say_is_never_a_page(self, open_service: OpenService) -> None:
+        """Markup in ids, types, payloads and errors arrives as JSON text."""
+        markup = "<img src=x onerror=alert(1)>"
+
+        def fails(job: object) -> None:
+            raise RuntimeError(markup)
+
+        live = open_service({markup: fails}, max_retries=0)
+        live.create(type=markup, payload=markup)
+        live.queue.join()
+        for path in ("/jobs", "/dead-letters", f"/jobs/{live.queue.jobs()[0].id}"):
+            answer = live.http.get(path)
+            assert answer.headers["content-type"] == "application/json"
+            assert markup in answer.text
+        assert markup not in live.http.get("/metrics").text

@@ -1,0 +1,189 @@
+"""Looking at the service: probes, statistics, Prometheus, and the pages that need no network."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from final import Priority, Status, StorageError
+from tests.final.helpers import eventually
+from tests.helpers import DEADLINE, Gate
+from tests.service.helpers import Live
+
+Sample = dict[tuple[str, frozenset[tuple[str, str]]], float]
+
+
+def scrape(live: Live) -> Sample:
+    """Every sample by its name and labels."""
+    answer = live.http.get("/metrics")
+    assert answer.headers["content-type"].startswith("text/plain; version=")
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(answer.text)
+        for sample in family.samples
+    }
+
+
+def value(samples: Sample, name: str, **labels: str) -> float:
+    return samples[f"jobqueue_{name}", frozenset(labels.items())]
+
+
+class TestProbes:
+    def test_health(self, live: Live) -> None:
+        answer = live.http.get("/health")
+        assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
+
+    def test_ready(self, live: Live) -> None:
+        assert live.http.get("/ready").json() == {"status": "ready"}
+
+    def test_not_ready_while_stopping_but_still_healthy(self, live: Live) -> None:
+        live.service.stopping = True
+        answer = live.http.get("/ready")
+        assert answer.status_code == 503
+        assert answer.json()["type"] == "/problems#stopping"
+        assert live.http.get("/health").status_code == 200
+
+    def test_not_ready_while_nothing_can_be_stored(
+        self, live: Live, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def full(_: object) -> None:
+            raise StorageError("The disk of /secret/place is full.")
+
+        monkeypatch.setattr(live.queue._store, "commit", full)
+        refused = live.post("/jobs", {"type": "work"})
+        assert refused.status_code == 503
+        assert refused.headers["retry-after"]
+        answer = live.http.get("/ready")
+        assert answer.status_code == 503
+        assert "secret" not in answer.text  # everybody may ask this
+        assert value(scrape(live), "storage_up") == 0
+
+
+def test_after_the_queue_is_closed_no_job_is_taken(live: Live) -> None:
+    live.create(id="before")
+    live.queue.close()
+    answer = live.post("/jobs", {"type": "work"})
+    assert answer.status_code == 503
+    assert answer.json()["type"] == "/problems#stopping"
+    assert answer.headers["retry-after"]
+    assert live.http.get("/jobs/before").json()["status"] == "completed"  # but one may look
+
+
+def test_stats(held: Live, gate: Gate) -> None:
+    held.create(id="low", priority="low")
+    stats = held.http.get("/stats").json()
+    assert stats["totals"]["accepted"] == 2
+    assert stats["lanes"]["low"]["queued"] == 1
+    assert stats["lanes"]["low"]["oldest_queued"] > 0
+    assert stats["lanes"]["high"]["oldest_queued"] == 0
+    assert (stats["workers"], stats["capacity"], stats["fairness"]) == (1, 2, 10)
+    assert (stats["demo"], stats["stopping"], stats["storage_error"]) == (False, False, None)
+    eventually(lambda: held.http.get("/stats").json()["running"], "the holder's start")
+    [running] = held.http.get("/stats").json()["running"]
+    assert (running["id"], running["type"], running["attempt"]) == ("holder", "work", 1)
+    assert running["worker"] == 0
+    gate.open()
+    held.queue.join(DEADLINE)
+    stats = held.http.get("/stats").json()
+    assert stats["running"] == []
+    assert stats["totals"]["wait"]["p50"] <= stats["totals"]["wait"]["p99"]
+
+
+class TestMetrics:
+    def test_jobs_by_status_and_priority(self, live: Live) -> None:
+        live.create(priority="high")
+        live.create(priority="low", payload="fails")
+        live.queue.join(DEADLINE)
+        samples = scrape(live)
+        for priority in Priority:
+            for status in Status:
+                expected = (priority, status) in (("high", "completed"), ("low", "failed"))
+                assert value(samples, "jobs", priority=priority, status=status) == expected
+
+    def test_the_waits_of_a_lane_add_up(self, live: Live) -> None:
+        live.post("/jobs/batch", {"jobs": [{"type": "work", "priority": "low"}] * 100})
+        live.queue.join(DEADLINE)
+        samples = scrape(live)
+        for name in ("wait", "run"):
+            assert value(samples, f"{name}_seconds_count", priority="low") == 100
+            assert value(samples, f"{name}_seconds_bucket", priority="low", le="+Inf") == 100
+            assert value(samples, f"{name}_seconds_bucket", priority="low", le="1800.0") == 100
+            assert value(samples, f"{name}_seconds_sum", priority="low") > 0
+            assert value(samples, f"{name}_seconds_count", priority="high") == 0
+
+    def test_group_commit(self, live: Live) -> None:
+        live.post("/jobs/batch", {"jobs": [{"type": "work"}] * 64})
+        live.create()
+        samples = scrape(live)
+        assert value(samples, "commit_jobs_count") == 2
+        assert value(samples, "commit_jobs_sum") == 65
+        assert value(samples, "commit_jobs_bucket", le="1.0") == 1
+        assert value(samples, "commit_jobs_bucket", le="64.0") == 2
+
+    def test_the_oldest_of_each_lane(self, held: Live) -> None:
+        held.create(priority="low")
+        eventually(
+            lambda: value(scrape(held), "oldest_queued_age_seconds", priority="low") > 0.01,
+            "the job to age",
+        )
+        assert value(scrape(held), "oldest_queued_age_seconds", priority="high") == 0
+
+    def test_utilisation(self, held: Live) -> None:
+        eventually(lambda: value(scrape(held), "worker_utilisation_ratio") > 0.1, "work")
+        assert value(scrape(held), "workers") == 1
+        assert value(scrape(held), "lane_capacity_jobs") == 2
+
+    def test_what_was_refused(self, held: Live) -> None:
+        assert value(scrape(held), "refused_requests_total", problem="queue-full") == 0
+        for _ in range(3):
+            held.post("/jobs", {"type": "work"})
+        assert value(scrape(held), "refused_requests_total", problem="queue-full") == 1
+
+    def test_names_and_units_by_convention(self, live: Live) -> None:
+        for family in text_string_to_metric_families(live.http.get("/metrics").text):
+            assert family.name.startswith("jobqueue_")
+            assert family.documentation.endswith(".")
+            assert not re.search("_(ms|millis|percent)", family.name)
+            assert (family.type == "counter") == any(
+                sample.name.endswith("_total") for sample in family.samples
+            )
+
+
+class TestPages:
+    @pytest.mark.parametrize("path", ["/", "/docs"])
+    def test_they_load_only_what_is_here(self, live: Live, path: str) -> None:
+        page = live.http.get(path)
+        assert page.headers["content-type"].startswith("text/html")
+        files = re.findall(r'(?:src|href)="([^"#]+)"', page.text)
+        assert files
+        for file in files:
+            assert file.startswith("/")
+            assert live.http.get(file).status_code == 200
+        assert not re.search(r"<script>|<style>|\son\w+=|\sstyle=", page.text)  # the policy's
+
+    def test_the_openapi_document_has_every_endpoint(self, live: Live) -> None:
+        document = live.http.get("/openapi.json").json()
+        assert set(document["paths"]) == {
+            "/health",
+            "/ready",
+            "/jobs",
+            "/jobs/batch",
+            "/jobs/{job_id}",
+            "/jobs/{job_id}/retry",
+            "/dead-letters",
+            "/stats",
+            "/events",
+            "/metrics",
+        }
+
+    def test_problems_are_explained(self, live: Live) -> None:
+        name = live.http.get("/jobs/nobody").json()["type"].removeprefix("/problems#")
+        assert f"{name}" in live.http.get("/problems").text
+
+    def test_an_unknown_address_is_a_problem_too(self, live: Live) -> None:
+        for method, path, status in (("GET", "/nowhere", 404), ("PATCH", "/jobs", 405)):
+            answer = live.http.request(method, path)
+            assert answer.status_code == status
+            assert answer.headers["content-type"] == "application/problem+json"
