@@ -169,17 +169,18 @@ class Timeline:
         axes = axes or figure()
         with self._changed:
             arrivals = dict(self._arrivals)
-        firsts: dict[str, float] = {}
-        for span in self.spans:
-            firsts[span.job_id] = min(span.start, firsts.get(span.job_id, span.start))
-        until = max([span.end for span in self.spans], default=0.0)
-        for lane in [lane for lane in COLOURS if lane in {lane for _, lane in arrivals.values()}]:
-            steps = [(at, +1) for at, its_lane in arrivals.values() if its_lane == lane]
-            steps += [
-                (firsts[i], -1) for i, (_, l) in arrivals.items() if l == lane and i in firsts
-            ]
-            times, counts = _running_sum(steps, until)
-            axes.step(times, counts, where="post", color=COLOURS[lane], label=lane, marker="")
+        spans = self.spans
+        starts: dict[str, float] = {}
+        for span in spans:
+            starts[span.job_id] = min(span.start, starts.get(span.job_id, span.start))
+        until = max([span.end for span in spans], default=0.0)
+        for lane in COLOURS:
+            ids = [job_id for job_id, (_, its_lane) in arrivals.items() if its_lane == lane]
+            steps = [(arrivals[job_id][0], +1) for job_id in ids]
+            steps += [(starts[job_id], -1) for job_id in ids if job_id in starts]
+            if steps:
+                times, counts = _running_sum(steps, until)
+                axes.step(times, counts, where="post", color=COLOURS[lane], label=lane, marker="")
         axes.set(title=title, xlabel="seconds", ylabel="jobs waiting", ylim=(0, None))
         axes.legend()
         return axes
