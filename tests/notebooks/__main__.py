@@ -17,6 +17,7 @@ from pathlib import Path
 
 from nbclient.exceptions import CellExecutionError
 from rich.console import Console
+from rich.text import Text
 
 from tests.notebooks import pairs
 
@@ -50,7 +51,7 @@ def run(text: Path, check: bool, console: Console) -> bool:
         else:
             pairs.store(pairs.execute(pairs.read(text)), text)
     except (CellExecutionError, ValueError) as error:
-        console.print(f"[red]  failed [/] {text.name}\n{error}", soft_wrap=True)
+        console.print(f"[red]  failed [/] {text.name}\n", Text.from_ansi(str(error)))
         return False
     console.print(f"[green]  ran    [/] {text.name}  {time.monotonic() - began:.0f} s")
     return True
