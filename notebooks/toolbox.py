@@ -27,11 +27,11 @@ from matplotlib.patches import Patch
 # The colours of Okabe and Ito, which everyone can tell apart; the hatching is for print.
 COLOURS = {
     "high": "#D55E00",
-    "medium": "#F0E442",
+    "medium": "#009E73",
     "low": "#0072B2",
     "failed": "#000000",
     "job": "#56B4E9",
-    "other": "#009E73",
+    "other": "#E69F00",
     "more": "#CC79A7",
 }
 HATCHES = {"high": "", "medium": "//", "low": "..", "failed": "xx"}
