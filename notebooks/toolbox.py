@@ -200,7 +200,7 @@ def bars(values: dict[str, float], title: str, xlabel: str, axes: Axes | None = 
     """A horizontal bar for each name, its value written at its end."""
     axes = axes or figure(height=0.9 + 0.35 * len(values))
     drawn = axes.barh(list(values), list(values.values()), color=COLOURS["job"])
-    axes.bar_label(drawn, fmt="{:,.4g}", padding=3)
+    axes.bar_label(drawn, fmt=lambda value: f"{value:,.3g}" if value < 100 else f"{value:,.0f}")
     axes.invert_yaxis()
     axes.margins(x=0.12)
     axes.set(title=title, xlabel=xlabel)
