@@ -2,6 +2,9 @@
 
 A handler that takes its time should look at ``cancelled`` now and then and use ``sleep``
 instead of ``time.sleep``: then ``cancel``, a time-out and a shutdown reach it.
+
+But: not a coroutine. It needs none of that, since all three end it at its next ``await``;
+and ``sleep`` would put the event loop to sleep, and with it every other coroutine.
 """
 
 from __future__ import annotations
@@ -40,7 +43,11 @@ class CurrentJob:
         return late or (self._batch is not None and self._batch.told is self._task)
 
     def sleep(self, seconds: float) -> bool:
-        """Sleep, but no longer than until ``cancelled``. Returns whether to go on."""
+        """Sleep, but no longer than until ``cancelled``. Returns whether to go on.
+
+        It blocks the calling thread. Inside a coroutine that is the event loop of them all:
+        there use ``await asyncio.sleep(seconds)``.
+        """
         until = time.monotonic() + seconds
         if self.deadline is not None:
             until = min(until, self.deadline)

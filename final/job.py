@@ -80,6 +80,7 @@ class Job:
     priority: a Priority or its text ("high").
     kind: which handler runs it, where the queue has several.
     run_at: not before then: an aware datetime, or a delay in seconds from when it is enqueued.
+        A handler sees None: the time has come, and is kept no longer.
     timeout: seconds that one attempt may take; None for the queue's own.
 
     Raises TypeError or ValueError, naming the field, for an id or kind that is not
@@ -153,7 +154,8 @@ class Task:
     due_at: Unix seconds, of a scheduled job that waits for its time.
     queued_at: monotonic; when it last became ready to run.
     cancelled: while it ran; it is not tried again.
-    job: as it was enqueued, if its payload cannot change; else it is made from the above.
+    job: as it was enqueued, if a handler may see just that: its payload cannot change and it
+        had no ``run_at``. Else the handler's job is made from the above.
     """
 
     id: str

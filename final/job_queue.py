@@ -6,10 +6,11 @@ Follow one job through the files:
    an ``Enqueue`` message (messages.py) into the dispatcher's inbox;
 2. a turn of the dispatcher (dispatcher.py) gives it a place in its lane (lanes.py), writes
    it to the store (stores/sqlite.py) and answers: only now does ``enqueue`` return;
-3. the same turn, or a later one, picks it for an idle worker and commits that claim;
-4. the worker (workers.py) runs the handler and reports the outcome;
-5. the next turn commits the outcome: completed, or waiting for its retry (retry.py), or,
-   with no attempts left, a dead letter.
+3. the same turn, or a later one, picks it for an idle worker (batches.py) and commits that
+   claim;
+4. the worker (workers.py) runs the handler (runners.py) and reports the outcome;
+5. the next turn takes it in (returns.py) and commits it: completed, or waiting (waiting.py)
+   for its retry (retry.py), or, with no attempts left, a dead letter.
 
 But: at least once, not exactly once. A process that dies between running a handler and
 committing the outcome runs that job again at the next start: make handlers idempotent.
@@ -349,7 +350,8 @@ class JobQueue:
         """Call ``subscriber(transition)`` for every change of a job's status.
 
         In a thread of its own, after the change is durable: a slow or raising subscriber harms
-        nothing, but one that is too slow misses some. Returns a function that ends it.
+        nothing, but one that is too slow misses some: ``Metrics.missed_events`` counts them.
+        Returns a function that ends it.
         """
         return self._events.subscribe(subscriber)
 
@@ -408,7 +410,7 @@ class JobQueue:
         task = Task(job.id, payload, job.priority, job.kind, job.timeout)
         if job.run_at is not None:
             task.due_at = _due_at(job.run_at)
-        if type(job.payload) in IMMUTABLE:
+        if type(job.payload) in IMMUTABLE and job.run_at is None:
             task.job = job
         return task
 

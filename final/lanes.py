@@ -52,6 +52,9 @@ class Lanes:
         self.fairness = fairness
         self._by_priority = {priority: Lane() for priority in Priority}
         self._lanes = list(self._by_priority.values())
+        # How many jobs of each kind are held: counted as they come and go, because every turn
+        # asks which kinds there are. A kind of which none is held is not in it.
+        self._held: Counter[str] = Counter()
         self._picked: list[Task] = []  # since the latest ``begin``, in this order
         self._passed_over: list[int] = []  # as they were then
 
@@ -85,20 +88,23 @@ class Lanes:
         """Return jobs that were picked to the front of their lanes.
 
         A lane is always in the order of ``place``. If a job that stood further in front came
-        back earlier, the front is not where this one belongs, and the lane is put in order.
+        back earlier, the front is not where these belong, and the lane is put in order.
         """
-        for task in sorted(tasks, key=_place)[::-1]:  # those at the same place keep their order
-            waiting = self._by_priority[task.priority].tasks
-            waiting.appendleft(task)
-            if len(waiting) > 1 and waiting[1].place < task.place:
-                ordered = sorted(waiting, key=_place)
-                waiting.clear()
-                waiting.extend(ordered)
+        coming = sorted(tasks, key=_place)  # those at the same place keep their order
+        for priority, lane in self._by_priority.items():
+            back = [task for task in coming if task.priority is priority]
+            in_order = not (back and lane.tasks) or back[-1].place <= lane.tasks[0].place
+            lane.tasks.extendleft(reversed(back))
+            if not in_order:
+                lane.tasks = deque(sorted(lane.tasks, key=_place))
 
     def remove(self, task: Task) -> None:
         """Take a waiting job out, wherever it stands."""
         lane = self._by_priority[task.priority]
-        (lane.held if task in lane.held else lane.tasks).remove(task)
+        if task in lane.held:
+            self._let_go(lane, [task])
+        else:
+            lane.tasks.remove(task)
 
     def oldest(self, priority: Priority, count: int) -> list[Task]:
         """The first ``count`` jobs of a lane; they stay where they are."""
@@ -114,10 +120,8 @@ class Lanes:
 
     def undo(self, appended: Iterable[Task]) -> None:
         """Restore the lanes as they were at ``begin``; ``appended`` has come since, in order."""
-        for task in self._picked:
-            lane = self._by_priority[task.priority]
-            if task in lane.held:
-                lane.held.remove(task)
+        for lane in self._lanes:
+            self._let_go(lane, [task for task in self._picked if task in lane.held])
         self.put_back(self._picked)
         for task in reversed(list(appended)):
             removed = self._by_priority[task.priority].tasks.pop()
@@ -154,21 +158,28 @@ class Lanes:
     def hold(self, task: Task) -> None:
         """A picked job may not start yet; it keeps its place in line."""
         insort(self._by_priority[task.priority].held, task, key=_place)
+        self._held[task.kind] += 1
 
-    def held_kinds(self) -> Counter[str]:
-        """How many jobs of each kind are held."""
-        return Counter(task.kind for lane in self._lanes for task in lane.held)
+    def held_kinds(self) -> list[str]:
+        """The kinds of which jobs are held."""
+        return list(self._held)
 
     def release(self, kind: str, at_most: int) -> None:
-        """Jobs of this kind may be picked again, before all others in their lanes.
+        """Jobs of this kind may be picked again.
 
-        at_most: for each lane. As many as may start, so that no newer one passes them.
+        at_most: for each lane. As many as may start, so that no newer one passes them. Not all
+        of them need be picked in the same turn, so those released next may belong behind them.
         """
         for lane in self._lanes if at_most else ():
             free = [task for task in lane.held if task.kind == kind][:at_most]
-            lane.tasks.extendleft(reversed(free))
-            freed = set(free)
-            lane.held = [task for task in lane.held if task not in freed]
+            self._let_go(lane, free)
+            self.put_back(free)
+
+    def _let_go(self, lane: Lane, tasks: list[Task]) -> None:
+        """These are not held any more."""
+        free = set(tasks)
+        lane.held = [task for task in lane.held if task not in free]
+        self._held -= Counter([task.kind for task in tasks])  # which keeps no zeros
 
 
 def _place(task: Task) -> int:

@@ -40,8 +40,10 @@ class TokenBucket:
 class LeakyBucket:
     """One start every ``1 / rate`` seconds, evenly, never a burst.
 
-    Starts stand on a grid: one that is a little late does not delay those after it, so the
-    rate is exact over time. Raises TypeError or ValueError for a rate that is not above 0.
+    Jobs that wait start on a grid: if the machine is busy and one starts a little late, the
+    next one starts in time all the same, so the rate is exact over time. The first job after
+    a pause begins a new grid: the next start is a whole ``1 / rate`` seconds later. Raises
+    TypeError or ValueError for a rate that is not above 0.
     """
 
     rate: float
@@ -60,7 +62,10 @@ class Meter(Protocol):
     """The running state of one limit."""
 
     def next_at(self, now: float) -> float:
-        """When the next start is allowed; ``now`` or earlier means at once."""
+        """When the next start is allowed; ``now`` or earlier means at once.
+
+        Asked only while a job waits to start.
+        """
 
     def allowance(self, now: float) -> int:
         """How many jobs may start now."""
@@ -105,27 +110,34 @@ class _Tokens:
 
 
 class _Drops:
-    """The next start on the grid; after a pause of more than one interval the grid starts anew."""
+    """The next start on the grid, and whether a job has waited for it.
+
+    A start that comes late stays on the grid if a job has waited: then it was held up. If
+    none has, there was a pause, and the grid begins anew, as it does after a whole interval.
+    """
 
     def __init__(self, rate: float, now: float) -> None:
         self._interval = 1.0 / rate
         self._next = now
+        self._awaited = False
 
     def next_at(self, now: float) -> float:
+        self._awaited = self._awaited or now < self._next
         return self._next
 
     def allowance(self, now: float) -> int:
         return int(self._next <= now)
 
     def take(self, now: float) -> None:
-        late = now - self._next
-        self._next = (now if late >= self._interval else self._next) + self._interval
+        on_grid = self._awaited and now - self._next < self._interval
+        self._next = (self._next if on_grid else now) + self._interval
+        self._awaited = False
 
     def state(self) -> tuple[float, float]:
-        return self._next, 0.0
+        return self._next, float(self._awaited)
 
     def restore(self, state: tuple[float, float]) -> None:
-        self._next = state[0]
+        self._next, self._awaited = state[0], bool(state[1])
 
 
 class Gate:

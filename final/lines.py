@@ -14,6 +14,7 @@ import contextlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 
+from final.errors import QueueFull
 from final.job import Priority, Task
 from final.lanes import Lanes
 from final.messages import Enqueue
@@ -45,6 +46,28 @@ class Lines:
         for line in self._lines.values():
             with contextlib.suppress(ValueError):
                 line.remove(request)
+
+    def give_up(self, request: Enqueue) -> None:
+        """Its sender has waited as long as it wanted."""
+        self.leave(request)
+        lane = request.tasks[request.durable].priority
+        message = (
+            f"The {lane} lane had no room in time (capacity {self._lanes.capacity}): "
+            "enqueue again later, or raise capacity or workers."
+        )
+        request.refuse(QueueFull(message, request.accepted()))
+
+    def refuse_deadlock(self, workers: int) -> None:
+        """If all ``workers`` wait for room that only workers can make, turn the last one away."""
+        waiting = [request for request in self if request.by_worker]
+        if len(waiting) == workers:
+            request = waiting[-1]
+            self.leave(request)
+            message = (
+                f"All {workers} workers wait to enqueue into full lanes, so no room would ever "
+                "come: raise capacity, or enqueue less inside handlers."
+            )
+            request.refuse(QueueFull(message, request.accepted()))
 
     def can_admit(self) -> bool:
         """Whether somebody waits for a lane that has room."""

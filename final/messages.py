@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from final.job import JobRecord, Outcome, Task
 from final.metrics import Metrics
@@ -113,6 +113,9 @@ class Purge(Question[int]):
         self.kind = kind
 
 
+Order = Cancel | Revive | Purge
+
+
 class Join(Question[None]):
     """Answered when nothing is queued, processing or retrying."""
 
@@ -199,3 +202,19 @@ class Report(NamedTuple):
 
 
 Message = Question[Any] | Withdraw | Report
+
+
+class Workers(Protocol):
+    """What the dispatcher asks of the pool. None of it may block."""
+
+    def deliver(self, batch: Batch) -> None:
+        """Hand a batch to an idle worker."""
+
+    def tell(self, batch: Batch, task: Task) -> None:
+        """Tell the handler of a running job to stop."""
+
+    def obeys(self, task: Task) -> bool:
+        """Whether ``tell`` frees the worker in any case."""
+
+    def replace(self, batch: Batch) -> None:
+        """Put a fresh worker in the place of the one that has this batch."""

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from final.job import Outcome, Priority, Status, Task
+from final.stores.base import Changes
 
 SAMPLES = 1_000  # the latest jobs per lane that percentiles are taken from
 RATE_WINDOW = 10.0  # seconds over which throughput and utilisation are averaged
@@ -73,12 +74,14 @@ class Metrics(Counts):
     utilisation: share of the workers' time that was spent on jobs, 0 to 1, over the same.
     oldest_queued: seconds that the longest waiting job has been ready to run; 0.0 if none.
     storage_error: why nothing can be written at the moment (a full disk); None when all is well.
+    missed_events: transitions that no subscriber got, because one was too slow.
     """
 
     throughput: float = 0.0
     utilisation: float = 0.0
     oldest_queued: float = 0.0
     storage_error: str | None = None
+    missed_events: int = 0
     by_priority: Mapping[Priority, Counts] = field(default_factory=dict)
 
 
@@ -104,6 +107,25 @@ class Recorder:
         self._updated = now
         # (time, ended, busy seconds) about once a second, the window's left edge first.
         self._history: deque[tuple[float, int, float]] = deque([(now, 0, 0.0)])
+
+    def committed(self, changes: Changes, now: float) -> None:
+        """What a turn has written. now: monotonic seconds."""
+        self.ended(changes.completed, Status.COMPLETED)
+        scheduled = [task for task in changes.inserted if task.due_at is not None]
+        self.accepted(changes.inserted, Status.QUEUED)
+        self.moved(scheduled, Status.QUEUED, Status.SCHEDULED)
+        self.accepted(changes.turned_away, Status.DROPPED)
+        self.started(changes.claimed, now)
+        if changes.failed:
+            dead = [failed.outcome for failed in changes.failed if failed.due_at is None]
+            self.ended(dead, Status.FAILED)
+            again = [failed.outcome for failed in changes.failed if failed.due_at is not None]
+            self.ended(again, Status.RETRYING)
+        self.moved(changes.returned, Status.PROCESSING, Status.QUEUED)
+        self.moved(changes.cancelled, Status.PROCESSING, Status.CANCELLED)
+        for task in changes.requeued:
+            source = Status.RETRYING if task.due_at is None else Status.SCHEDULED
+            self.moved([task], source, Status.QUEUED)
 
     def found(self, priority: Priority, status: Status, count: int) -> None:
         """Jobs that were in the file when it was opened."""
@@ -150,7 +172,9 @@ class Recorder:
             while now - self._history[1][0] > RATE_WINDOW:
                 self._history.popleft()
 
-    def snapshot(self, now: float, oldest_queued: float, storage_error: str | None) -> Metrics:
+    def snapshot(
+        self, now: float, oldest_queued: float, storage_error: str | None, missed_events: int
+    ) -> Metrics:
         """The figures of this instant."""
         self.busy(self._busy, now)
         start, ended, busy_seconds = self._history[0]
@@ -163,6 +187,7 @@ class Recorder:
             utilisation=(self._busy_seconds - busy_seconds) / (elapsed * self._workers),
             oldest_queued=oldest_queued,
             storage_error=storage_error,
+            missed_events=missed_events,
             by_priority=by_priority,
         )
 

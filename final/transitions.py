@@ -21,7 +21,9 @@ from final.stores.base import Changes
 
 log = logging.getLogger("final")
 
-# Turns that may wait for a slow subscriber; beyond it, news is dropped and counted.
+# Turns that may wait for a slow subscriber; beyond it, news is dropped, and counted where
+# whoever watches a queue looks: Metrics.missed_events. (A log line for each would come in
+# floods, just when everything is busy already.)
 BACKLOG = 1000
 
 
@@ -66,7 +68,7 @@ class Events:
         self._thread: threading.Thread | None = None
         # Waited on by the thread: the news of a turn, or None for the end.
         self._news: queue.Queue[list[Transition] | None] = queue.Queue(BACKLOG)
-        self.missed = 0
+        self.missed = 0  # transitions; for the dispatcher's thread alone
 
     def subscribe(self, subscriber: Subscriber) -> Callable[[], None]:
         """Call ``subscriber(transition)`` from now on; returns what ends it."""

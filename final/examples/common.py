@@ -54,7 +54,8 @@ def start(main: Callable[[Path], None], default: str) -> None:
 def run(queue: JobQueue, new_round: Callable[[int], list[Job]]) -> None:
     """Finish what the last run left or else a new round, then close; stop in order on a signal.
 
-    new_round: the jobs of a round, given how many jobs the file holds already.
+    new_round: the jobs of a round, given how many jobs the file holds already. None, if they
+        have come in some other way meanwhile.
     """
     for number in STOP_SIGNALS:
         # This handler only raises KeyboardInterrupt, in the main thread. A signal interrupts
@@ -79,8 +80,9 @@ def _continue_or_begin(queue: JobQueue, new_round: Callable[[int], list[Job]]) -
         log.info("%d jobs of the last run continue.", left)
     else:
         jobs = new_round(len(records))
-        log.info("%d new jobs.", len(jobs))
-        queue.enqueue_many(jobs)  # one transaction: a kill leaves all of them or none
+        if jobs:
+            log.info("%d new jobs.", len(jobs))
+            queue.enqueue_many(jobs)  # one transaction: a kill leaves all of them or none
 
 
 def _wait_for_all(queue: JobQueue) -> None:

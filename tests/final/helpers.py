@@ -57,11 +57,13 @@ def in_file(path: str, columns: str) -> list[Any]:
 
 
 @contextlib.contextmanager
-def child(scenario: str, *arguments: object) -> Iterator[subprocess.Popen[str]]:
+def child(
+    scenario: str, *arguments: object, stderr: int | None = None
+) -> Iterator[subprocess.Popen[str]]:
     """A process that runs ``scenario`` of ``tests/final/children.py``; killed at the end."""
     command = [sys.executable, "-m", "tests.final.children", scenario, *map(str, arguments)]
     with subprocess.Popen(
-        command, cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        command, cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr
     ) as process:
         try:
             yield process
@@ -77,8 +79,8 @@ def next_line(process: subprocess.Popen[str]) -> str:
     return str(line).rstrip("\n")
 
 
-def run_child(scenario: str, *arguments: object) -> tuple[int, list[str]]:
-    """Let a child run to its end, whatever that is: its exit code and the lines it printed."""
-    with child(scenario, *arguments) as process:
-        output, _ = process.communicate(timeout=3 * DEADLINE)
-    return process.returncode, output.splitlines()
+def run_child(scenario: str, *arguments: object) -> tuple[int, list[str], str]:
+    """Let a child run to its end: its exit code, its lines, and what it said on stderr."""
+    with child(scenario, *arguments, stderr=subprocess.PIPE) as process:
+        output, errors = process.communicate(timeout=3 * DEADLINE)
+    return process.returncode, output.splitlines(), errors

@@ -68,7 +68,7 @@ class TestPlaces:
         for file in open_folder.iterdir():
             file.chmod(0o666)
         path.chmod(stat.S_IREAD | stat.S_IRGRP | stat.S_IROTH)
-        _, [error] = run_child("unprivileged", path)
+        _, [error], _ = run_child("unprivileged", path)
         assert error.startswith(f"Cannot open {path}: ")
         assert error.endswith("Make the file and its folder writable.")
         path.chmod(0o666)
@@ -80,7 +80,7 @@ class TestPlaces:
         self, open_folder: Path, mode: int
     ) -> None:
         open_folder.chmod(mode)
-        _, [error] = run_child("unprivileged", open_folder / "jobs.db")
+        _, [error], _ = run_child("unprivileged", open_folder / "jobs.db")
         assert error.startswith(f"Cannot write next to {open_folder / 'jobs.db'}: ")
         assert error.endswith("Choose a path you may write to.")
         assert list(open_folder.iterdir()) == []

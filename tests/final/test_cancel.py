@@ -9,13 +9,13 @@ from tests.final.helpers import (
     AT_ONCE,
     NOT_TODAY,
     OpenQueue,
+    child,
     completes,
     eventually,
     in_file,
     next_line,
     nothing,
 )
-from tests.final.scripts import script
 from tests.helpers import DEADLINE, Background, Gate, Journal
 
 NEVER = TokenBucket(1 / 86_400, burst=1)
@@ -251,7 +251,7 @@ class TestRecovered:
     def test_a_suspect_lets_the_next_one_run(self, open_queue: OpenQueue, path: str) -> None:
         """Jobs that were running when two processes died run one at a time, until each ends."""
         for _ in range(2):
-            with script("hang", path, "one", "two") as process:
+            with child("hang", path, "one", "two") as process:
                 assert next_line(process) == "all hang"
         started = Journal()
 
@@ -271,7 +271,7 @@ class TestRecovered:
         self, open_queue: OpenQueue, path: str, gate: Gate
     ) -> None:
         for _ in range(2):
-            with script("hang", path, "one", "two", "three") as process:
+            with child("hang", path, "one", "two", "three") as process:
                 assert next_line(process) == "all hang"
         ran = Journal()
 

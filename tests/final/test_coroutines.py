@@ -58,6 +58,18 @@ class TestRunning:
         assert len(seen) == 1
         assert threading.get_ident() not in {thread for thread, _ in seen}
 
+    def test_one_waits_for_room_in_another_thread_while_others_make_it(
+        self, open_queue: OpenQueue
+    ) -> None:
+        async def handler(job: Job) -> None:
+            for n in range(5 if job.id == "parent" else 0):
+                await asyncio.to_thread(queue.enqueue, Job(f"child-{n}"), DEADLINE)
+
+        queue = open_queue(handler, workers=2, capacity=1, max_retries=0)
+        queue.enqueue(Job("parent"))
+        queue.join(DEADLINE)
+        assert queue.metrics().completed == 6
+
     def test_two_hundred_are_under_way_at_once(self, open_queue: OpenQueue) -> None:
         under_way = 0
         everybody: list[asyncio.Event] = []

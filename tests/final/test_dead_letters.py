@@ -8,8 +8,7 @@ import pytest
 
 from final import Job, JobQueue, Status, UnknownJob
 from final.messages import Revive
-from tests.final.helpers import AT_ONCE, OpenQueue, completes, eventually, next_line, nothing
-from tests.final.scripts import script
+from tests.final.helpers import AT_ONCE, OpenQueue, child, completes, eventually, next_line, nothing
 from tests.helpers import DEADLINE, Gate, Journal
 
 
@@ -164,7 +163,7 @@ class TestRetry:
     def test_of_two_who_retry_at_once_one_does(self, queue: JobQueue) -> None:
         """The status is looked at first, but the dispatcher decides."""
         questions = [Revive(job_id="i1") for _ in range(2)]
-        queue._dispatcher._orders += questions
+        queue._dispatcher._new_orders += questions
         queue.metrics()
         assert questions[0].result() == 1
         with pytest.raises(ValueError, match="Job i1 is not a dead letter"):
@@ -237,7 +236,7 @@ class TestAfterARestart:
     def test_one_whose_last_attempt_ended_with_the_process_says_so(
         self, open_queue: OpenQueue, path: str
     ) -> None:
-        with script("hang", path, "x") as process:
+        with child("hang", path, "x") as process:
             assert next_line(process) == "all hang"
         queue = open_queue(nothing, path=path, max_retries=0)
         eventually(lambda: letters(queue) == ["x"], "the dead letter")

@@ -27,6 +27,7 @@ IN_FLIGHT = {
     # In the mailbox, and the sender hears of it a second later: the worst moment to die.
     "emails": "in the mailbox: invoice-1.kim@slow",
     "thumbnails": "480.jpeg",
+    "tickets": "during the sale",  # the lane is full then
 }
 
 
@@ -103,7 +104,23 @@ def test_thumbnails_are_pictures(finished: tuple[Path, dict[str, Example]]) -> N
     assert sizes["bmng-480.webp"] == (480, 240)
 
 
-@pytest.mark.parametrize("name", JOBS)
+def test_tickets_are_sold_as_fast_as_may_be_and_the_rest_is_turned_away(tmp_path: Path) -> None:
+    with Example("tickets", tmp_path) as example:
+        assert example.read_to_the_end() == 0, example.output
+    rows = stored(tmp_path / "tickets.db")
+    assert all(row.status == "completed" for row in rows.values())
+    assert_report_agrees(example.output, rows)
+    lines = re.findall(r"(\w+) the sale +(\d+) taken, +(\d+) turned away", example.output)
+    taken = {when: int(taken) for when, taken, _ in lines}
+    away = {when: int(away) for when, _, away in lines}
+    assert sum(taken.values()) == len(rows), "An order that was taken is not in the file."
+    assert (taken["before"], away["before"]) == (20, 0)
+    assert taken["during"] + away["during"] == 500
+    assert away["during"] > 0
+    assert "Traceback" not in example.output
+
+
+@pytest.mark.parametrize("name", IN_FLIGHT)
 def test_a_killed_run_is_continued_and_nothing_is_lost(name: str, tmp_path: Path) -> None:
     file = tmp_path / f"{name}.db"
     with Example(name, tmp_path) as first:
@@ -178,7 +195,7 @@ def test_a_file_is_replaced_and_never_written_in_place(tmp_path: Path) -> None:
     assert same_file.read_bytes() == b"old", "a kill in the middle would have left half a file"
 
 
-@pytest.mark.parametrize("name", JOBS)
+@pytest.mark.parametrize("name", IN_FLIGHT)
 def test_an_example_is_short(name: str) -> None:
     text = (ROOT / "final" / "examples" / f"{name}.py").read_text(encoding="utf-8")
     assert len(text.splitlines()) < 100

@@ -9,8 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.final.helpers import OpenQueue, eventually, in_file, nothing
-from tests.final.scripts import run_script
+from tests.final.helpers import OpenQueue, eventually, in_file, nothing, run_child
 from tests.helpers import DEADLINE
 
 # There is no fork on Windows.
@@ -22,7 +21,7 @@ SENTENCE = "This queue belongs to the process that opened it, and this is a fork
 @forks
 class TestFork:
     def test_every_method_refuses_in_the_child(self, path: str) -> None:
-        code, lines, errors = run_script("fork", path, "by using it")
+        code, lines, errors = run_child("fork", path, "by using it")
         tried, rest = lines[:-5], lines[-5:]
         assert [line for line in tried if f": {SENTENCE}" not in line] == []
         assert len(tried) == 17
@@ -35,7 +34,7 @@ class TestFork:
     )
     def test_the_parent_does_not_notice(self, path: str, how: str) -> None:
         """Its file stays locked, its job runs on, nothing is lost; and the child says no word."""
-        code, lines, errors = run_script("fork", path, how)
+        code, lines, errors = run_child("fork", path, how)
         *_, child, parent, stranger, closed, end = lines
         assert (child, parent) == ("the child ended with 0", "the parent has processing, queued")
         assert f"{path} is in use by process" in stranger
@@ -50,7 +49,7 @@ class TestExit:
         self, open_queue: OpenQueue, path: str, what: str
     ) -> None:
         began = time.monotonic()
-        code, lines, errors = run_script("leave", path, what)
+        code, lines, errors = run_child("leave", path, what)
         assert (code, lines, errors) == (0, ["leaving"], "")
         assert time.monotonic() - began < DEADLINE
         stored = {job_id: rest for job_id, *rest in in_file(path, "id, status, attempts")}
@@ -72,10 +71,10 @@ class TestExit:
 
     @pytest.mark.parametrize(("what", "code"), [("exception", 1), ("sys.exit", 3)])
     def test_however_it_ends(self, path: str, what: str, code: int) -> None:
-        assert run_script("leave", path, what)[0] == code
+        assert run_child("leave", path, what)[0] == code
         assert dict(in_file(path, "id, attempts"))["running"] == 0
 
     def test_threads_that_still_work_are_waited_for(self, path: str) -> None:
         """As Python does: it ends when the last thread that is no daemon has ended."""
-        assert run_script("leave_with_threads", path) == (0, ["10"], "")
+        assert run_child("leave_with_threads", path) == (0, ["10"], "")
         assert in_file(path, "status") == ["completed"] * 10

@@ -162,7 +162,7 @@ class TestNoRoomInTheFile:
         assert queue.status("large") is Status.PROCESSING
         # From here on nobody sends the dispatcher a message: it must come back by itself.
         waiting = Background(queue.wait, "large")
-        eventually(lambda: "large" in queue._dispatcher._watchers, "the wait to begin")
+        eventually(lambda: "large" in queue._dispatcher._questions._watches, "the wait to begin")
         disk.free()
         assert waiting.result().result == LARGE
         queue.join(DEADLINE)
@@ -253,7 +253,7 @@ class TestNoRoomForOneByte:
     def test_a_file_that_cannot_be_made_is_refused_in_a_sentence(
         self, scenario: str, path: str, open_queue: OpenQueue
     ) -> None:
-        _, [error] = run_child("no_disk", path)
+        _, [error], _ = run_child("no_disk", path)
         assert error.startswith(("Cannot write next to ", "Cannot open "))
         assert error.endswith(".")
         assert completes(open_queue(nothing, path=path))  # what it left behind is no obstacle

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from final import Job, JobQueue, Status, UnknownJob, current_job, dispatcher
+from final import Job, JobQueue, Status, UnknownJob, current_job, history
 from final.stores import Changes, SqliteStore
 from tests.final.helpers import AT_ONCE, OpenQueue, eventually, in_file, nothing
 from tests.helpers import DEADLINE, Background, Gate, Journal
@@ -132,7 +132,7 @@ class TestWhatIsKept:
         queue = open_queue(handler, history=0)
         queue.enqueue(Job("x"))
         waiting = Background(queue.wait, "x", DEADLINE)
-        eventually(lambda: "x" in queue._dispatcher._watchers, "the watch to arrive")
+        eventually(lambda: "x" in queue._dispatcher._questions._watches, "the watch to arrive")
         gate.open()
         assert waiting.result().result == "kept for whoever waits"
         eventually(lambda: queue.jobs() == [], "the job to be forgotten")
@@ -163,7 +163,7 @@ class TestBitByBit:
     def test_no_commit_forgets_more_than_a_few(
         self, open_queue: OpenQueue, path: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(dispatcher, "FORGET_AT_ONCE", 7)
+        monkeypatch.setattr(history, "FORGET_AT_ONCE", 7)
         with open_queue(nothing, path=path) as queue:
             run_many(queue, 100)
         sizes: list[int] = []
@@ -179,7 +179,7 @@ class TestBitByBit:
     ) -> None:
         with open_queue(nothing, path=path) as queue:
             run_many(queue, 200)
-        monkeypatch.setattr(dispatcher, "FORGET_AT_ONCE", 1)
+        monkeypatch.setattr(history, "FORGET_AT_ONCE", 1)
         sizes: list[int] = []
         monkeypatch.setattr(SqliteStore, "commit", counting(sizes, SqliteStore.commit))
         queue = open_queue(nothing, path=path, history=0)

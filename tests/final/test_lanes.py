@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from random import Random
 
 import pytest
 from hypothesis import given, settings
@@ -178,3 +179,45 @@ class TestUndo:
         for new in appended:
             lanes.append(new)
         assert [lanes.pick() for _ in picked] == picked
+
+
+class TestHeld:
+    @given(
+        st.lists(
+            st.sampled_from(["arrive", "pick", "hold", "release", "remove", "begin", "undo"]),
+            max_size=100,
+        ),
+        st.randoms(use_true_random=False),
+    )
+    @settings(max_examples=300)
+    def test_the_kinds_that_are_held_are_those_of_the_jobs_that_are(
+        self, history: list[str], random: Random
+    ) -> None:
+        """They are counted as they come and go, so each way of coming and going must count."""
+        lanes = Lanes(capacity=1_000, fairness=10)
+        appended: list[Task] = []  # since `begin`: nothing else may happen between it and `undo`
+        planning = False
+        for place, what in enumerate(history):
+            match what:
+                case "arrive":
+                    kind, priority = random.choice("abc"), random.choice(list(Priority))
+                    appended.append(Task(str(place), "null", priority, kind, place=place))
+                    lanes.append(appended[-1])
+                case "pick":
+                    lanes.pick()
+                case "hold":
+                    if picked := lanes.pick():
+                        lanes.hold(picked)
+                case "release" if not planning:
+                    lanes.release(random.choice("abc"), random.randrange(3))
+                case "remove" if not planning and len(lanes):
+                    lanes.remove(random.choice(list(lanes)))
+                case "begin":
+                    lanes.begin()
+                    appended, planning = [], True
+                case "undo" if planning:
+                    lanes.undo(appended)
+                    planning = False
+            held = [task.kind for lane in lanes._lanes for task in lane.held]
+            assert lanes._held == Counter(held)
+            assert set(lanes.held_kinds()) == set(held)

@@ -72,7 +72,7 @@ class TestRecorder:
 
     @staticmethod
     def look(recorder: Recorder, now: float = 1.0) -> Metrics:
-        metrics = recorder.snapshot(now, 0.0, None)
+        metrics = recorder.snapshot(now, 0.0, None, 0)
         assert adds_up(metrics)
         assert all(adds_up(lane) for lane in metrics.by_priority.values())
         return metrics

@@ -16,6 +16,7 @@ from final.batches import Batches
 from final.job import Task
 from final.lanes import Lanes
 from final.limits import Gate, Limit
+from tests.final.engine import Engine, jobs, report
 from tests.final.helpers import AT_ONCE, OpenQueue, nothing
 from tests.helpers import DEADLINE, Background, Journal
 from tests.helpers import Gate as Door
@@ -98,6 +99,28 @@ class TestLeakyBucket:
         meter.take(0.0)
         meter.take(1000.0)
         assert meter.next_at(1000.0) == pytest.approx(1000.1)
+
+    @given(rate=st.floats(0.01, 1000), pauses=st.lists(st.floats(0, 3), min_size=1, max_size=200))
+    def test_two_starts_are_never_closer_than_an_interval(
+        self, rate: float, pauses: list[float]
+    ) -> None:
+        """A job starts when it comes, or if it may not yet, at the very moment when it may."""
+        meter, now, times = LeakyBucket(rate).meter(0.0), 0.0, []
+        for pause in pauses:
+            now = max(now + pause / rate, meter.next_at(now + pause / rate))
+            meter.take(now)
+            times.append(now)
+        assert all(b - a >= 1 / rate - 1e-6 for a, b in itertools.pairwise(times))
+
+    def test_only_a_start_that_was_waited_for_may_be_made_up_for(self) -> None:
+        waited, paused = LeakyBucket(rate=1).meter(0.0), LeakyBucket(rate=1).meter(0.0)
+        for meter in (waited, paused):
+            meter.take(0.0)
+        assert waited.next_at(0.1) == 1.0
+        for meter in (waited, paused):
+            meter.take(1.9)
+        assert waited.next_at(1.9) == 2.0
+        assert paused.next_at(1.9) == 2.9
 
     @pytest.mark.parametrize("late", [0.25, 0.5, 0.75, 1.0, 1.5])
     def test_two_never_start_at_once(self, late: float) -> None:
@@ -235,6 +258,15 @@ class TestOrder:
         assert started == list(range(len(started)))
         assert len(started) > 150
 
+    def test_slow_jobs_start_in_their_order_when_several_may_start_after_a_pause(self) -> None:
+        """A worker takes one slow job at a time, so some of those that may start still wait."""
+        lanes, gate = Lanes(1000, fairness=10), Gate({"limited": TokenBucket(1, burst=3)}, 0.0)
+        batches = Batches(1, gate, None)
+        for n in range(10):
+            lanes.append(Task(str(n), "null", MEDIUM, "limited", place=n))
+        started = [plan(batches, lanes, now) for now in (0, 0, 0, 0, 9, 9, 9, 9, 99, 99, 99, 999)]
+        assert [task.place for tasks in started for task in tasks] == list(range(10))
+
     def test_a_failed_commit_leaves_everybody_in_place(self) -> None:
         lanes, gate = Lanes(1000, fairness=10), Gate({"limited": TokenBucket(1, burst=2)}, 0.0)
         batches = Batches(2, gate, None)
@@ -255,6 +287,18 @@ class TestOrder:
                 assert left == sorted(left)
 
 
+def test_after_a_pause_a_leaky_bucket_counts_from_the_first_start() -> None:
+    """Although workers are idle: nobody may ask the bucket while no job waits."""
+    engine = Engine(workers=3, rate_limit=LeakyBucket(1))
+    engine.turn(jobs("a"))
+    engine.turn(report(engine.batches[0]))
+    engine.turn(jobs("b"), later=1.9)
+    engine.turn(jobs("c"), later=0.05)
+    for later, started in ((0.94, "ab"), (0.02, "abc")):
+        engine.turn(later=later)
+        assert engine.handed_out == [[job_id] for job_id in started]
+
+
 def plan(batches: Batches, lanes: Lanes, now: float) -> Iterable[Task]:
     """One turn: what starts. All workers are idle again afterwards."""
     lanes.begin()
@@ -263,9 +307,8 @@ def plan(batches: Batches, lanes: Lanes, now: float) -> Iterable[Task]:
 
 class TestInAQueue:
     @pytest.mark.parametrize(
-        # A leaky bucket's first start may be late, and the second in time.
         ("limit", "burst"),
-        [(TokenBucket(100, burst=10), 10), (LeakyBucket(100), 2)],
+        [(TokenBucket(100, burst=10), 10), (LeakyBucket(100), 1)],
     )
     def test_jobs_take_the_time_that_they_must(
         self, open_queue: OpenQueue, limit: Limit, burst: int

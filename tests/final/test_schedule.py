@@ -5,23 +5,17 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
 
-from final import Backoff, Job, JobQueue, Metrics, Priority, Status
-from final.batches import Batches
-from final.dispatcher import Dispatcher, Rules
-from final.job import Outcome, Task
-from final.lanes import Lanes
-from final.limits import Gate as RateLimits
-from final.messages import Batch, Enqueue, Inspect, Report
-from final.metrics import Recorder
+from final import Job, JobQueue, Priority, Status
+from final.messages import Batch, Message
 from final.stores import SqliteStore
-from final.transitions import Events
-from tests.final.helpers import OpenQueue, completes, in_file, next_line, nothing
-from tests.final.scripts import script
+from tests.final.engine import Engine, jobs, report
+from tests.final.helpers import OpenQueue, child, completes, in_file, next_line, nothing
 from tests.helpers import DEADLINE, Background, Gate, Journal
 
 SOON = 0.05  # seconds
@@ -150,6 +144,23 @@ class TestMeanwhile:
         assert ran.entries == ["holder", "y", "x"]
 
 
+class TestWhatTheHandlerSees:
+    @pytest.mark.parametrize("payload", ["text", ["a list"]])
+    def test_a_job_without_a_time_fresh_or_recovered(
+        self, open_queue: OpenQueue, path: str, payload: object
+    ) -> None:
+        """Whether or not it is the very object that was enqueued."""
+        seen: list[Job] = []
+        job = Job("fresh", payload, Priority.HIGH, run_at=0.001, timeout=HOUR)
+        other = replace(job, id="recovered", run_at=0.5)
+        with open_queue(seen.append, path=path) as queue:
+            queue.enqueue_many([job, other])
+            queue.wait("fresh", DEADLINE)
+            queue.close(drain=False)
+        open_queue(seen.append, path=path).wait("recovered", DEADLINE)
+        assert seen == [replace(job, run_at=None), replace(other, run_at=None)]
+
+
 class TestAfterARestart:
     def test_it_keeps_its_time(self, open_queue: OpenQueue, path: str) -> None:
         with open_queue(nothing, path=path) as queue:
@@ -190,7 +201,7 @@ class TestAfterARestart:
         assert started[0] >= due_at - 0.005
 
     def test_kill_9_does_not_lose_it(self, open_queue: OpenQueue, path: str) -> None:
-        with script("schedule", path) as process:
+        with child("schedule", path) as process:
             due_at = float(next_line(process))
         queue = open_queue(nothing, path=path)
         assert queue.get("x").due_at == due_at
@@ -200,78 +211,39 @@ class TestAfterARestart:
         assert started_at >= due_at - 0.005
 
 
-class Clocks:
-    """A dispatcher without threads, in a world with two clocks of its own."""
+class Clocks(Engine):
+    """An engine whose jobs take no time, in a world with two clocks."""
 
     def __init__(self, path: str) -> None:
-        self.monotonic, self.wall = 1_000.0, 1_700_000_000.0
         self.ran: list[tuple[str, float]] = []
-        self._batches: list[Batch] = []
-        self.open(path)
-
-    def open(self, path: str) -> None:
-        self.store = SqliteStore(path, "normal")
-        limits = RateLimits(None, self.monotonic)
-        self.dispatcher = Dispatcher(
-            self.store,
-            Lanes(1000, 10),
-            limits,
-            Batches(1, limits, None),
-            Recorder(1, self.monotonic),
-            Events(),
-            rules=Rules(0, Backoff(), "block", 1000),
-            handles=lambda kind: True,
-            workers=self,
-        )
-        self.dispatcher.recover(self.monotonic, self.wall)
+        super().__init__(path)
 
     def deliver(self, batch: Batch) -> None:
-        self._batches.append(batch)
+        super().deliver(batch)
+        self.ran += [(task.id, self.now) for task in batch.claimed]
 
-    def tell(self, batch: Batch, task: Task) -> None: ...
-
-    def obeys(self, task: Task) -> bool:
-        return False
-
-    def replace(self, batch: Batch) -> None: ...
-
-    def pass_time(self, seconds: float) -> None:
-        self.monotonic += seconds
-        self.wall += seconds
-        self.turn()
+    def turn(self, *messages: Message, later: float = 0.0) -> None:
+        """A turn, and others for as long as they have work."""
+        super().turn(*messages, later=later)
+        while self.batches or self.dispatcher._again:
+            reports = [report(batch) for batch in self.batches]
+            self.batches.clear()
+            super().turn(*reports)
 
     def schedule(self, job_id: str, delay: float) -> None:
-        task = Task(job_id, "null", Priority.MEDIUM, "any", due_at=self.wall + delay)
-        self.turn(Enqueue([task], by_worker=False))
-
-    def turn(self, *messages: Any) -> None:
-        """A turn, and others for as long as they have work; jobs take no time."""
-        self.dispatcher.turn(messages, self.monotonic, self.wall)
-        while self._batches or self.dispatcher._again:
-            if not self._batches:
-                self.dispatcher.turn([], self.monotonic, self.wall)
-                continue
-            batch = self._batches.pop()
-            for task in batch.claimed:
-                self.ran.append((task.id, self.monotonic))
-            batch.tasks.clear()
-            batch.outcomes += [Outcome(task, 0.0) for task in batch.claimed]
-            self.dispatcher.turn([Report(batch)], self.monotonic, self.wall)
-
-    def metrics(self) -> Metrics:
-        question = Inspect()
-        self.turn(question)
-        return question.result()
+        request = jobs(job_id)
+        request.tasks[0].due_at = self.wall + delay
+        self.turn(request)
 
     def sleeps(self) -> float | None:
-        return self.dispatcher._until_due(self.monotonic)
+        return self.dispatcher._until_due(self.now)
 
 
 @pytest.fixture
 def clocks(path: str) -> Iterator[Clocks]:
     clocks = Clocks(path)
     yield clocks
-    clocks.store.close()
+    clocks.crash()
 
 
 class TestClockJumps:
@@ -280,14 +252,14 @@ class TestClockJumps:
         self, clocks: Clocks, jump: float
     ) -> None:
         clocks.schedule("x", 100.0)
-        clocks.pass_time(50.0)
-        clocks.wall += jump
+        clocks.turn(later=50.0)
+        clocks.ahead += jump
         clocks.turn()
-        clocks.pass_time(49.0)
+        clocks.turn(later=49.0)
         assert clocks.ran == []
         assert clocks.sleeps() == pytest.approx(1.0)
-        clocks.pass_time(1.0)
-        assert clocks.ran == [("x", 1_100.0)]
+        clocks.turn(later=1.0)
+        assert clocks.ran == [("x", 100.0)]
 
     def test_a_clock_that_jumps_all_the_time_loses_and_repeats_nothing(
         self, clocks: Clocks
@@ -295,33 +267,33 @@ class TestClockJumps:
         jumps = itertools.cycle([HOUR, -2 * HOUR, 17.0, -0.5, HOUR])
         for n in range(50):
             clocks.schedule(str(n), 1.0 + n % 7)
-            clocks.wall += next(jumps)
-            clocks.pass_time(0.25)
-        clocks.pass_time(10.0)
+            clocks.ahead += next(jumps)
+            clocks.turn(later=0.25)
+        clocks.turn(later=10.0)
         assert sorted(job_id for job_id, _ in clocks.ran) == sorted(str(n) for n in range(50))
         counts = clocks.metrics()
         assert (counts.completed, counts.scheduled) == (50, 0)
 
     def test_a_clock_that_was_set_back_between_two_starts_delays_and_loses_nothing(
-        self, clocks: Clocks, path: str
+        self, clocks: Clocks
     ) -> None:
         """All that is stored is wall time: a job keeps the hour that it was asked for."""
         clocks.schedule("x", 100.0)
-        clocks.store.close()
-        clocks.wall -= 50.0
-        clocks.open(path)
-        clocks.pass_time(149.0)
+        clocks.crash()
+        clocks.ahead -= 50.0
+        clocks.open()
+        clocks.turn(later=149.0)
         assert clocks.ran == []
-        clocks.pass_time(1.0)
+        clocks.turn(later=1.0)
         assert [job_id for job_id, _ in clocks.ran] == ["x"]
 
     def test_one_that_was_set_forward_between_two_starts_runs_it_at_once(
-        self, clocks: Clocks, path: str
+        self, clocks: Clocks
     ) -> None:
         clocks.schedule("x", 100.0)
-        clocks.store.close()
-        clocks.wall += HOUR
-        clocks.open(path)
+        clocks.crash()
+        clocks.ahead += HOUR
+        clocks.open()
         clocks.turn()
         assert [job_id for job_id, _ in clocks.ran] == ["x"]
 

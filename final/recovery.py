@@ -1,0 +1,84 @@
+"""Recovery: what an earlier process left in the store finds its place again.
+
+Jobs return in the order of their lanes, with their attempts and due times, however many
+there are. What was processing when that process ended keeps the attempt that it was
+charged: out of attempts it is a dead letter, so a job that kills the process does so a
+bounded number of times.
+
+But: once, before the first turn. From then on the file holds nothing that memory does not.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable
+
+from final.job import Outcome, Status
+from final.metrics import Recorder
+from final.stores.base import Changes, FailedAttempt, Recovered, Store, Unfinished
+from final.waiting import Waiting
+
+log = logging.getLogger("final")
+
+
+def recover(
+    store: Store,
+    waiting: Waiting,
+    recorder: Recorder,
+    *,
+    max_retries: int,
+    handles: Callable[[str], bool],
+    now: float,
+    wall: float,
+) -> Recovered:
+    """Fill ``waiting`` and ``recorder``; returns what was found. ``now`` and ``wall``: the time."""
+    recovered = store.recover()
+    waiting.number = recovered.last_number
+    for (priority, status), count in recovered.counts.items():
+        recorder.found(priority, status, count)
+    changes = Changes(recovered.last_token, wall)
+    for unfinished in recovered.unfinished:
+        task = unfinished.task
+        task.queued_at = now - max(0.0, wall - task.enqueued_at)
+        was_processing = unfinished.status is Status.PROCESSING
+        if was_processing and task.attempts > max_retries:
+            error = f"The process ended during attempt {task.attempts}, the last one."
+            changes.failed.append(FailedAttempt(Outcome(task, 0.0, error=error), None))
+            continue
+        if was_processing:
+            changes.interrupted.append(task)
+        if handles(task.kind):
+            _place(unfinished, waiting, now, wall)
+        else:
+            waiting.aside[task] = Status.QUEUED if was_processing else unfinished.status
+    if changes:
+        store.commit(changes)
+        dead = [failed.task for failed in changes.failed]
+        recorder.moved(dead, Status.PROCESSING, Status.FAILED)
+        recorder.moved(changes.interrupted, Status.PROCESSING, Status.QUEUED)
+    waiting.release_suspect()
+    _warn_of_those_aside(waiting)
+    return recovered
+
+
+def _place(unfinished: Unfinished, waiting: Waiting, now: float, wall: float) -> None:
+    """Let a job wait where it belongs."""
+    task, status, due_at, interrupted = unfinished
+    interrupted += status is Status.PROCESSING
+    if status in (Status.SCHEDULED, Status.RETRYING) and due_at is not None:
+        task.due_at = due_at if status is Status.SCHEDULED else None
+        waiting.add_later(now + (due_at - wall), task)
+    elif interrupted > 1:
+        waiting.suspect(task)
+    else:
+        waiting.lanes.append(task)
+
+
+def _warn_of_those_aside(waiting: Waiting) -> None:
+    for kind, count in Counter(task.kind for task in waiting.aside).items():
+        log.warning(
+            "%d recovered jobs of kind %r stay queued: open the file with a handler for it.",
+            count,
+            kind,
+        )

@@ -1,0 +1,91 @@
+"""What comes back from the workers, until it is written: outcomes, and jobs that did not start.
+
+Most comes in a worker's report. The rest is fetched: when an attempt has had its time, when
+a batch is stuck behind a slow job, and when the queue closes.
+
+But: nothing is decided here about the jobs that come back. The next plan records it all,
+and when its commit fails, the one after that.
+"""
+
+from __future__ import annotations
+
+from final.batches import Batches, too_late
+from final.job import Outcome, Task
+from final.lanes import Lanes
+from final.messages import Batch, Workers
+
+
+class Returns:
+    """Fetches from the ``batches`` of the ``workers``; what did not start goes into ``lanes``.
+
+    outcomes: of attempts. unstarted: jobs that were claimed and are queued again, uncharged.
+    cancelled: the same, but nobody wants them any more.
+    """
+
+    def __init__(self, batches: Batches, lanes: Lanes, workers: Workers) -> None:
+        self._batches = batches
+        self._lanes = lanes
+        self._workers = workers
+        self.written()
+
+    def written(self) -> None:
+        """All of it has been committed."""
+        self.outcomes: list[Outcome] = []
+        self.unstarted: list[Task] = []
+        self.cancelled: list[Task] = []
+
+    def __bool__(self) -> bool:
+        """Whether anything has come back and is not written."""
+        return bool(self.outcomes or self.unstarted or self.cancelled)
+
+    def lanes_are_ahead(self) -> bool:
+        """Whether jobs stand in their lanes that are processing by what is written."""
+        return bool(self.unstarted or self.cancelled)
+
+    def hand_in(self, batch: Batch) -> None:
+        """Take the report of a worker that is through with its batch."""
+        self.outcomes += self._batches.hand_in(batch)
+
+    def look_at_batches(self, now: float) -> None:
+        """Fetch what takes too long, if it is time to look."""
+        if self._batches.next_check() > now:
+            return
+        self._end_late_attempts(now)
+        outcomes, unstarted = self._batches.look_after(now)
+        self.outcomes += outcomes
+        self._take_back(unstarted)
+        self._batches.checked()
+
+    def _end_late_attempts(self, now: float) -> None:
+        """End attempts whose time is up; what they still send is behind the fence."""
+        for batch, task, timeout in self._batches.out_of_time(now):
+            obeys = self._workers.obeys(task)
+            if not obeys and not batch.seize():
+                continue  # it ended at this very moment: its report is on the way
+            self.outcomes.append(Outcome(task, now - batch.started, error=too_late(timeout)))
+            task.token += 1
+            self._workers.tell(batch, task)
+            if not obeys:
+                self._workers.replace(batch)
+                outcomes, unstarted = self._batches.abandon(batch)
+                self.outcomes += outcomes
+                self._take_back(unstarted)
+
+    def fetch_unstarted(self) -> None:
+        """Take back every job that has not started."""
+        self._take_back(self._batches.take_back_unstarted())
+
+    def fetch_all(self) -> int:
+        """Take back every job that has not ended, started or not; returns how many."""
+        outcomes, unfinished = self._batches.give_up()
+        self.outcomes += outcomes
+        self._take_back(unfinished)
+        return len(unfinished)
+
+    def _take_back(self, tasks: list[Task]) -> None:
+        """Not charged, and first in their lanes."""
+        for task in tasks:
+            task.attempts -= 1
+        self.unstarted += [task for task in tasks if not task.cancelled]
+        self.cancelled += [task for task in tasks if task.cancelled]
+        self._lanes.put_back(task for task in tasks if not task.cancelled)
