@@ -467,7 +467,7 @@ class Dispatcher:
         """Close ran out of time: what runs goes back to the queue uncharged, for the next start."""
         self._cut_off = True
         self._drain = False
-        waiting = len(self._waiting)
+        waiting = self._waiting.to_run()
         interrupted = self._returns.fetch_all()
         self._plan_and_commit(now, wall)
         log.warning(

@@ -79,18 +79,18 @@ class Lines:
         return [request for request in firsts if not self._fits(request.next_task())]
 
     def admit(self, accept: Accept, turn_away: Accept | None) -> list[Enqueue]:
-        """Call ``accept`` for each job that has room; returns the requests that had any.
+        """Call ``accept`` for each job that has room; returns the requests that had any, once each.
 
         ``accept`` must append the job to its lane. With ``turn_away``, that is called for a
         job without room, and nobody waits.
         """
-        served = []
+        served: dict[Enqueue, None] = {}  # a request may be served in one line after the other
         for priority, line in self._lines.items():
             while line and (turn_away or self._fits(line[0].next_task())):
                 request = line.popleft()
-                served.append(request)
+                served[request] = None
                 self._serve(request, priority, accept, turn_away)
-        return served
+        return list(served)
 
     def _serve(
         self, request: Enqueue, own: Priority, accept: Accept, turn_away: Accept | None

@@ -38,7 +38,7 @@ class Waiting:
         self._suspects: deque[Task] = deque()
         self._suspect: Task | None = None  # the one that has left for its lane and not ended
 
-    def __len__(self) -> int:
+    def to_run(self) -> int:
         """How many will run by themselves: all but those aside."""
         return len(self.lanes) + len(self._later) + len(self._suspects)
 

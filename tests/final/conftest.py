@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from final import JobQueue
-from tests.final.helpers import OpenQueue
-from tests.helpers import Background, Gate
+from final import Job, JobQueue
+from tests.final.helpers import HeldUp, OpenQueue
+from tests.helpers import Background, Gate, Journal
 
 
 @pytest.fixture
@@ -33,3 +33,25 @@ def gate(open_queue: OpenQueue) -> Iterator[Gate]:
     gate = Gate()
     yield gate
     gate.open()
+
+
+@pytest.fixture
+def held_up(open_queue: OpenQueue, gate: Gate) -> HeldUp:
+    """Opens a queue whose only worker is held at the gate, by the job "holder".
+
+    With the queue comes a journal of the jobs that have started.
+    """
+
+    def open_held_up(**options: Any) -> tuple[JobQueue, Journal]:
+        started = Journal()
+
+        def handler(job: Job) -> None:
+            started.write(job.id)
+            gate.wait()
+
+        queue = open_queue(handler, workers=1, **options)
+        queue.enqueue(Job("holder"))
+        started.wait_for("holder")
+        return queue, started
+
+    return open_held_up

@@ -15,12 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from final import Backoff, Job, JobQueue, Status
-from tests.helpers import DEADLINE, Background
+from tests.helpers import DEADLINE, Background, Journal
 
 ROOT = Path(__file__).parents[2]
 
 # Makes a queue that is closed after the test: see the fixture of the same name.
 OpenQueue = Callable[..., JobQueue]
+
+# Makes one whose only worker is busy, and a journal of starts: see the fixture ``held_up``.
+HeldUp = Callable[..., tuple[JobQueue, Journal]]
 
 AT_ONCE = Backoff(base=0, jitter=0)
 NOT_TODAY = Backoff(base=86_400, maximum=86_400, jitter=0)

@@ -8,11 +8,13 @@ from final import Job, JobQueue, Status, TokenBucket, UnknownJob, current_job
 from tests.final.helpers import (
     AT_ONCE,
     NOT_TODAY,
+    HeldUp,
     OpenQueue,
     child,
     completes,
     eventually,
     in_file,
+    learn_that_jobs_are_quick,
     next_line,
     nothing,
 )
@@ -37,34 +39,18 @@ def cancelled(queue: JobQueue, job_id: str, attempts: int = 0) -> bool:
 
 
 class TestWaiting:
-    def test_in_its_lane(self, open_queue: OpenQueue, gate: Gate) -> None:
-        ran = Journal()
-
-        def handler(job: Job) -> None:
-            ran.write(job.id)
-            gate.wait()
-
-        queue = open_queue(handler, workers=1)
-        queue.enqueue_many([Job("holder"), Job("a"), Job("x"), Job("b")])
-        ran.wait_for("holder")
+    def test_in_its_lane(self, held_up: HeldUp, gate: Gate) -> None:
+        queue, ran = held_up()
+        queue.enqueue_many([Job("a"), Job("x"), Job("b")])
         assert queue.cancel("x") is True
         assert cancelled(queue, "x")
         gate.open()
         queue.join(DEADLINE)
         assert ran.entries == ["holder", "a", "b"]
 
-    def test_its_place_is_free_for_a_producer_that_waits(
-        self, open_queue: OpenQueue, gate: Gate
-    ) -> None:
-        started = Journal()
-
-        def handler(job: Job) -> None:
-            started.write(job.id)
-            gate.wait()
-
-        queue = open_queue(handler, workers=1, capacity=1)
-        queue.enqueue_many([Job("holder"), Job("x")])
-        started.wait_for("holder")
+    def test_its_place_is_free_for_a_producer_that_waits(self, held_up: HeldUp) -> None:
+        queue, _ = held_up(capacity=1)
+        queue.enqueue(Job("x"))
         producer = Background(queue.enqueue, Job("next"))
         assert queue.cancel("x") is True
         assert producer.result() == "next"
@@ -200,11 +186,7 @@ class TestRunning:
                 told.write(current_job().cancelled)
 
         queue = open_queue(handler, workers=1)
-        costs = queue._dispatcher._batches._cost
-        eventually(
-            lambda: completes(queue) and costs["default"] < 1e-4,
-            "the queue to learn that these jobs are quick",
-        )
+        learn_that_jobs_are_quick(queue)
         queue.enqueue_many([Job("x"), Job("y")])
         started.wait_for("x")
         assert queue.status("y") is Status.PROCESSING, "It was not handed out with the other."
@@ -214,35 +196,17 @@ class TestRunning:
         assert queue.wait("y", DEADLINE).status is Status.CANCELLED
         assert told.entries == [True]
 
-    def test_one_that_times_out_all_the_same_is_cancelled(
-        self, open_queue: OpenQueue, gate: Gate
-    ) -> None:
-        started = Journal()
-
-        def handler(job: Job) -> None:
-            started.write(job.id)
-            gate.wait()
-
-        queue = open_queue(handler, backoff=AT_ONCE)
-        queue.enqueue(Job("x", timeout=0.2))
-        started.wait_for("x")
-        assert queue.cancel("x") is True
-        assert queue.wait("x", DEADLINE).status is Status.CANCELLED
-        assert started.entries == ["x"]
+    def test_one_that_times_out_all_the_same_is_cancelled(self, held_up: HeldUp) -> None:
+        queue, started = held_up(backoff=AT_ONCE, timeout=0.5)
+        assert queue.cancel("holder") is True
+        assert queue.wait("holder", DEADLINE).status is Status.CANCELLED
+        assert started.entries == ["holder"]
 
     def test_one_that_is_interrupted_by_closing_is_cancelled(
-        self, open_queue: OpenQueue, path: str, gate: Gate
+        self, held_up: HeldUp, path: str
     ) -> None:
-        started = Journal()
-
-        def handler(job: Job) -> None:
-            started.write(job.id)
-            gate.wait()
-
-        queue = open_queue(handler, path=path)
-        queue.enqueue(Job("x"))
-        started.wait_for("x")
-        assert queue.cancel("x") is True
+        queue, _ = held_up(path=path)
+        assert queue.cancel("holder") is True
         Background(queue.close, False, 0).result()
         assert in_file(path, "status") == ["cancelled"]
 

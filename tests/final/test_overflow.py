@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from final import DuplicateJob, Job, JobQueue, Priority, QueueFull, Status
-from tests.final.helpers import OpenQueue, in_file, nothing
+from tests.final.helpers import HeldUp, OpenQueue, in_file, nothing
 from tests.helpers import DEADLINE, Background, Gate, Journal
 
 HIGH, MEDIUM, LOW = Priority
@@ -16,19 +16,11 @@ MODES = ("block", "reject", "drop-newest", "drop-oldest")
 
 
 @pytest.fixture
-def held_up(open_queue: OpenQueue, path: str, gate: Gate) -> OpenQueue:
-    """Opens a queue whose only worker is held at the gate, by the job "holder"."""
+def held_up(held_up: HeldUp, path: str) -> OpenQueue:
+    """The queue alone, on a file, with lanes that are soon full."""
 
     def open_held_up(**options: object) -> JobQueue:
-        started = Journal()
-
-        def handler(job: Job) -> None:
-            started.write(job.id)
-            gate.wait()
-
-        queue = open_queue(handler, path=path, workers=1, capacity=CAPACITY, **options)
-        queue.enqueue(Job("holder"))
-        started.wait_for("holder")
+        queue, _ = held_up(path=path, capacity=CAPACITY, **options)
         return queue
 
     return open_held_up

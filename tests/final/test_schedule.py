@@ -15,8 +15,8 @@ from final import Job, JobQueue, Priority, Status
 from final.messages import Batch, Message
 from final.stores import SqliteStore
 from tests.final.engine import Engine, jobs, report
-from tests.final.helpers import OpenQueue, child, completes, in_file, next_line, nothing
-from tests.helpers import DEADLINE, Background, Gate, Journal
+from tests.final.helpers import HeldUp, OpenQueue, child, completes, in_file, next_line, nothing
+from tests.helpers import DEADLINE, Background, Gate
 
 SOON = 0.05  # seconds
 HOUR = 3600.0
@@ -106,18 +106,8 @@ class TestMeanwhile:
         assert Background(queue.close).result() is True
         assert in_file(path, "id, status") == [("x", "scheduled"), ("y", "completed")]
 
-    def test_it_takes_no_room_and_comes_into_a_full_lane(
-        self, open_queue: OpenQueue, gate: Gate
-    ) -> None:
-        started = Journal()
-
-        def handler(job: Job) -> None:
-            started.write(job.id)
-            gate.wait()
-
-        queue = open_queue(handler, workers=1, capacity=2, overflow="reject")
-        queue.enqueue(Job("holder"))
-        started.wait_for("holder")
+    def test_it_takes_no_room_and_comes_into_a_full_lane(self, held_up: HeldUp, gate: Gate) -> None:
+        queue, _ = held_up(capacity=2, overflow="reject")
         queue.enqueue_many([Job("a"), Job("b"), *(Job(run_at=0.001) for _ in range(5))])
         while (counts := queue.metrics()).scheduled:
             pass
@@ -126,16 +116,8 @@ class TestMeanwhile:
         queue.join(DEADLINE)
         assert queue.metrics().completed == 8
 
-    def test_it_comes_to_the_back_of_its_lane(self, open_queue: OpenQueue, gate: Gate) -> None:
-        ran = Journal()
-
-        def handler(job: Job) -> None:
-            ran.write(job.id)
-            gate.wait()
-
-        queue = open_queue(handler, workers=1)
-        queue.enqueue(Job("holder"))
-        ran.wait_for("holder")
+    def test_it_comes_to_the_back_of_its_lane(self, held_up: HeldUp, gate: Gate) -> None:
+        queue, ran = held_up()
         queue.enqueue_many([Job("x", run_at=0.001), Job("y")])
         while queue.metrics().scheduled:
             pass

@@ -343,6 +343,18 @@ class TestDuplicates:
         counts = engine.metrics()
         assert (counts.accepted, counts.queued, counts.processing) == (11, 9, 1)
 
+    def test_nor_is_one_that_goes_from_line_to_line_in_that_turn(self, engine: Engine) -> None:
+        """It stands in two lines of the turn, but it does not clash with itself."""
+        engine.turn(jobs("in"))
+        both = jobs("urgent", priority=HIGH)
+        both.tasks += jobs("medium").tasks
+        taken = jobs("in")  # before "medium" in the line of its lane
+        engine.turn(both, taken)
+        with pytest.raises(DuplicateJob):
+            taken.result()
+        assert both.answered
+        assert both.result() == ["urgent", "medium"]
+
 
 class TestTokens:
     def test_an_outcome_with_an_old_token_is_dropped(self, engine: Engine) -> None:
