@@ -82,6 +82,13 @@ class Timeline:
         self._spans: list[Span] = []
         self._arrivals: dict[str, tuple[float, str]] = {}
 
+    @classmethod
+    def of(cls, spans: Iterable[Span]) -> Timeline:
+        """A timeline of what happened elsewhere, in a simulation for example."""
+        timeline = cls()
+        timeline._spans = list(spans)
+        return timeline
+
     def now(self) -> float:
         """Seconds since the timeline was made."""
         return time.monotonic() - self._began
