@@ -6,6 +6,7 @@ VENV := .venv
 PYTHON := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts/python.exe,bin/python)
 READY := $(VENV)/.ready
 PEERS_READY := $(VENV)/.ready-bench
+JUPYTER_READY := $(VENV)/.ready-notebooks
 
 # The Python that makes the environment: the first one here that is new enough.
 # To choose another: make BASE_PYTHON=/path/to/python3.12
@@ -21,7 +22,8 @@ FRESH := build/newest
 SUITE = $(PYTHON) -m pytest tests/suite $(if $(HARD),--hard,--scoreboard) $(if $(K),-k "$(K)")
 
 .PHONY: scoreboard setup test test-naive test-improved test-final typecheck lint format \
-	demo-naive demo-improved demo-final diff-improved bench profile doctor pins clean help
+	demo-naive demo-improved demo-final diff-improved bench profile notebooks test-notebooks \
+	doctor pins clean help
 
 scoreboard: $(READY)  ## What each stage can do, measured (plain make does this)
 	@$(PYTHON) -m pytest tests/suite --scoreboard --write-docs
@@ -69,12 +71,18 @@ bench: $(PEERS_READY)  ## How fast final is beside its peers: 4 minutes (SIZE=fu
 profile: $(READY)  ## Where the time of a bulk run goes, thread by thread
 	@$(PYTHON) -m tests.benchmarks.profile
 
+notebooks: $(JUPYTER_READY)  ## Open the walkthroughs in Jupyter Lab
+	@$(PYTHON) -m jupyterlab notebooks
+
+test-notebooks: $(JUPYTER_READY)  ## Run all walkthroughs, exercises solved: 2 minutes
+	@$(PYTHON) -m tests.notebooks --check
+
 doctor:  ## What this machine has, lacks, and how fast it syncs
 	@"$(or $(wildcard $(PYTHON)),$(BASE_PYTHON),python3)" -m tests.doctor
 
 pins:  ## Refresh constraints.txt with the newest versions
 	@"$(BASE_PYTHON)" -m venv --clear $(FRESH)
-	@$(PYTHON:$(VENV)%=$(FRESH)%) -m pip install -qq --upgrade -e '.[dev,examples,bench]' colorama
+	@$(PYTHON:$(VENV)%=$(FRESH)%) -m pip install -qq --upgrade -e '.[dev,examples,bench,notebooks]' colorama
 	@grep '^#' constraints.txt > $(FRESH)/pins
 	@$(PYTHON:$(VENV)%=$(FRESH)%) -m pip freeze --exclude-editable >> $(FRESH)/pins
 	@mv $(FRESH)/pins constraints.txt
@@ -96,6 +104,11 @@ $(READY): $(PYTHON) pyproject.toml constraints.txt
 $(PEERS_READY): $(READY)
 	@echo "Installing the peers and matplotlib; once, up to a minute ..."
 	@$(PYTHON) -m pip install -qq -e '.[bench]' -c constraints.txt
+	@touch $@
+
+$(JUPYTER_READY): $(READY)
+	@echo "Installing Jupyter Lab and matplotlib; once, up to a minute or two ..."
+	@$(PYTHON) -m pip install -qq -e '.[notebooks]' -c constraints.txt
 	@touch $@
 
 $(PYTHON):
