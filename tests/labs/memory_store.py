@@ -9,6 +9,7 @@ But: it keeps nothing beyond this process.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass
 
@@ -186,9 +187,26 @@ class MemoryStore:
         row = self._by_id.get(job_id)
         return row.record() if row else None
 
-    def jobs(self, status: Status | None, limit: int) -> list[JobRecord]:
-        rows = [row for row in self._rows.values() if status in (None, row.status)]
-        return [row.record() for row in rows[::-1]][: None if limit < 0 else limit]
+    def jobs(
+        self,
+        status: Status | None,
+        limit: int,
+        kind: str | None = None,
+        priority: Priority | None = None,
+        before: str | None = None,
+    ) -> list[JobRecord]:
+        end = math.inf
+        if before is not None:
+            end = self._by_id[before].seq if before in self._by_id else -1
+        rows = [
+            row
+            for row in reversed(self._rows.values())
+            if row.seq < end
+            and status in (None, row.status)
+            and kind in (None, row.kind)
+            and priority in (None, row.priority)
+        ]
+        return [row.record() for row in rows[: None if limit < 0 else limit]]
 
     def attempts(self, job_id: str) -> list[AttemptRecord]:
         row = self._by_id.get(job_id)

@@ -16,7 +16,6 @@ from typing import Any
 
 import jupytext
 import nbformat
-from nbclient import NotebookClient
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 SECONDS = 120  # for one cell, on a busy machine
@@ -60,6 +59,8 @@ def execute(notebook: Any, *, strict: bool = False) -> Any:
 
     Raises nbclient.exceptions.CellExecutionError, with the cell and the traceback.
     """
+    from nbclient import NotebookClient  # the notebooks extra; reading needs less
+
     environment = dict(os.environ) | {"NOTEBOOK_SOLUTIONS": "1" if strict else ""}
     # The kernel imports the stages from here, whatever is installed.
     environment["PYTHONPATH"] = str(NOTEBOOKS.parent)

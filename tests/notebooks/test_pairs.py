@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import nbformat
 import pytest
 
-jupytext = pytest.importorskip("jupytext", reason="make notebooks installs it")
-nbformat = pytest.importorskip("nbformat")
-
-from tests.notebooks import pairs  # noqa: E402
+from tests.notebooks import pairs
 
 each = pytest.mark.parametrize("text", pairs.texts(), ids=lambda text: text.stem)
 
