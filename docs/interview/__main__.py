@@ -17,12 +17,16 @@ from docs.interview.progress import FILE, BadProgress, Progress
 from docs.interview.questions import Topic, topics
 from docs.interview.quiz import THEME, Quiz
 
+DESCRIPTION = "Asks design-interview questions, weak ones first, and keeps what you knew."
+
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m docs.interview", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m docs.interview", description=DESCRIPTION)
     parser.add_argument("topic", nargs="?", help="its name, the beginning of it, or its number")
     parser.add_argument("--flashcards", type=Path, metavar="FILE", help="write a CSV for Anki")
-    parser.add_argument("--progress", type=Path, metavar="FILE", default=FILE, help="kept here")
+    parser.add_argument(
+        "--progress", type=Path, metavar="FILE", default=FILE, help=f"your ratings; {FILE.name}"
+    )
     chosen = parser.parse_args()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # the console may not know every character
