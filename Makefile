@@ -71,6 +71,12 @@ test-notebooks: $(JUPYTER_READY)  ## Run all walkthroughs, exercises solved
 run-notebooks: $(JUPYTER_READY)  ## Run them as they are, and store what they show
 	@$(PYTHON) -m tests.notebooks
 
+interview: $(READY)  ## Interview questions in the terminal (TOPIC=overload)
+	@$(PYTHON) -m docs.interview $(TOPIC)
+
+flashcards: $(READY)  ## The same as cards for Anki: build/flashcards.csv
+	@$(PYTHON) -m docs.interview --flashcards build/flashcards.csv
+
 docs: $(DOCS_READY)  ## The documents as a site with a search: build/site
 	@$(PYTHON) -m sphinx -q -W --keep-going -n -b html docs build/site
 	@echo "Open build/site/README.html"
@@ -100,7 +106,7 @@ lab-power: $(READY)  ## Cut the power at every moment of a run (JOBS=500)
 lab-disk: $(READY)  ## Let each write and each sync of the disk fail
 	@$(PYTHON) -m tests.labs.bad_disk
 
-lab-race: $(READY)  ## Every schedule of a few threads (SWITCHES=2: all; RACE=word)
+lab-race: $(READY)  ## Every schedule of a few threads (SWITCHES=2, RACE=word)
 	@$(PYTHON) -m tests.labs.races $(RACE)
 
 lab-fairness: $(PEERS_READY)  ## LOW's wait while HIGH never empties (PICKS, FAULT)
@@ -117,10 +123,10 @@ mutants: $(MUTANTS_READY)  ## Changes of final/ that no test notices (FILES=all)
 
 ##@ To run and measure
 
-serve: $(READY)  ## The service with its dashboard: http://localhost:8080 (PORT=9000)
+serve: $(READY)  ## The service and its dashboard, localhost:8080 (PORT=9000)
 	@$(PYTHON) -m final serve
 
-load: $(READY)  ## How fast the service creates durable jobs, and at twice that
+load: $(READY)  ## How fast the service takes durable jobs, and too many
 	@$(PYTHON) -m tests.load
 
 bench: $(PEERS_READY)  ## How fast final is beside its peers: 4 minutes (SIZE=full)

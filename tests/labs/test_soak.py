@@ -44,7 +44,7 @@ def test_final_loses_nothing_miscounts_nothing_and_does_not_grow(tmp_path: Path)
 
 
 PLANTS = {
-    "memory": lambda: soak.hoard(lambda: os.urandom(1_000_000), a_second=30),  # in a few seconds
+    "memory": lambda: soak.hoard(lambda: os.urandom(1_000_000), a_second=100),  # in 3 seconds
     "miscount": FAULTS["miscount"],
     "lost": FAULTS["lost"],
 }
