@@ -74,11 +74,15 @@ class Books:
 
 @dataclass
 class Creation:
-    """Of one number of connections; a figure for each round. seconds: those of all answers."""
+    """Of one number of connections; a figure for each round.
+
+    seconds: those of all answers. client: the share of a core that the client took.
+    """
 
     connections: int
     rates: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
+    client: list[float] = field(default_factory=list)
     books: list[Books] = field(default_factory=list)
 
     @property
@@ -140,6 +144,7 @@ def _create(size: Size, creation: Creation) -> None:
         accepted = {*warm_up.created, *answers.created}
         creation.rates.append(len(answers.created) / answers.seconds)
         creation.seconds += answers.created.values()
+        creation.client.append(answers.client_seconds / answers.seconds)
         creation.books.append(Books.of(accepted, service.finish()))
 
 
