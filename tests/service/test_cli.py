@@ -268,6 +268,11 @@ class TestWhichPlace:
     def test_both_are_one_too_many(self, run: Run) -> None:
         assert run("jobs", "--url", "http://127.0.0.1", "--db", "jobs.db").code == 2
 
+    def test_memory_is_no_place(self, run: Run) -> None:
+        ended = run("enqueue", "work", "--db", ":memory:")
+        assert ended.code == 2
+        assert "ends with its process" in ended.error
+
 
 class TestFile:
     def test_a_job_waits_for_a_process_with_handlers(self, run: Run) -> None:
