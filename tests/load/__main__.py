@@ -1,6 +1,6 @@
 """The service under load: ``make load``. Over real sockets, on a real file.
 
-    python -m tests.load                about a minute; writes docs/load.md
+    python -m tests.load                a minute or two; writes docs/load.md
     SIZE=full python -m tests.load      longer
 
 Two questions. How fast are jobs created durably, by 1, 16 and 64 connections? And what happens

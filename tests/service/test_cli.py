@@ -297,6 +297,7 @@ class TestFile:
                 ended = run(*command, "--db", "owned.db")
                 assert ended.code == 3
                 assert "is in use by process" in ended.error
+                assert "give its --url" in ended.error
             assert len(queue.jobs()) == 1
 
     def test_a_killed_process_leaves_a_file_to_look_at_and_change(
