@@ -55,6 +55,8 @@ class Batches:
 
     def plan(self, lanes: Lanes, token: int, now: float) -> list[Batch]:
         """Pick jobs from the lanes for every idle worker. Nothing is handed out yet."""
+        if not self.idle:
+            return []
         for kind in lanes.held_kinds():
             lanes.release(kind, self._gate.allowance(kind, now))
         batches = []

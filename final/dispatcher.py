@@ -130,6 +130,7 @@ class Dispatcher:
             self._waiting,
             self._lines,
             batches,
+            self._returns,
             recorder,
             handles=handles,
             workers=workers,
@@ -261,29 +262,34 @@ class Dispatcher:
         for question in withdrawn:
             if not question.answered:
                 self._withdraw(question, now, wall)
-        self._again = self._storage_error is None and self._can_go_on(now)
+        self._again = self._can_go_on(now)
 
     def _plan_and_commit(self, now: float, wall: float) -> None:
+        clashes: list[tuple[Enqueue, list[str]]] = []
         while True:
             plan = self._plan(now, wall)
-            if not plan.changes:
-                return
             try:
-                self._store.commit(plan.changes)
-            except DuplicateIds as clash:
-                clashes = plan.clashes(clash.ids)
+                if plan.changes:
+                    self._store.commit(plan.changes)
+            except DuplicateIds as taken:
+                found = plan.clashes(taken.ids)
                 plan.undo(self._waiting, self._lines, self._gate)
-                if not clashes:
+                if not found:
                     raise  # or this would go round for ever
-                for request, ids in clashes:
+                for request, _ in found:
                     self._lines.leave(request)
-                    request.refuse(DuplicateJob(ids, request.accepted()))
+                clashes += found
             except StorageError as error:
                 plan.undo(self._waiting, self._lines, self._gate)
+                plan.admitted += [request for request, _ in clashes]
                 self._refuse_unwritten(plan, error)
                 return
             else:
-                self._apply(plan, now)
+                if plan.changes:
+                    self._apply(plan, now)
+                # Not before: the job that has the id may have come in with this very commit.
+                for request, ids in clashes:
+                    request.refuse(DuplicateJob(ids, request.accepted()))
                 return
 
     # ---- messages in ---------------------------------------------------------------------
@@ -503,7 +509,9 @@ class Dispatcher:
     def _can_go_on(self, now: float) -> bool:
         """Whether another turn could do something without waiting for a message."""
         if self._lines.can_admit():
-            return True
+            return True  # or be refused: nobody stands in front of a free place and sleeps
+        if self._storage_error is not None:
+            return False
         if self._rules.overflow == "drop-oldest" and len(self._lines):
             return True
         if self._history.is_too_long():

@@ -105,11 +105,13 @@ class Lanes:
             self._let_go(lane, [task])
         else:
             lane.tasks.remove(task)
+        if not len(lane):
+            lane.passed_over = 0  # nobody waits there any more; who comes next starts anew
 
     def oldest(self, priority: Priority, count: int) -> list[Task]:
         """The first ``count`` jobs of a lane; they stay where they are."""
         lane = self._by_priority[priority]
-        return [*lane.held, *lane.tasks][:count]
+        return sorted([*lane.held, *lane.tasks], key=_place)[:count]
 
     # ---- picking, and undoing it -----------------------------------------------------------
 

@@ -17,6 +17,7 @@ from final.job import Status, Task
 from final.lines import Lines
 from final.messages import Cancel, Order, Purge, Revive, Workers
 from final.metrics import Recorder
+from final.returns import Returns
 from final.stores.base import Changes, Store
 from final.waiting import Waiting
 
@@ -30,6 +31,7 @@ class Orders:
         waiting: Waiting,
         lines: Lines,
         batches: Batches,
+        returns: Returns,
         recorder: Recorder,
         *,
         handles: Callable[[str], bool],
@@ -40,6 +42,7 @@ class Orders:
         self._waiting = waiting
         self._lines = lines
         self._batches = batches
+        self._returns = returns
         self._recorder = recorder
         self._handles = handles
         self._workers = workers
@@ -72,6 +75,8 @@ class Orders:
                     task.cancelled = True
                     self._workers.tell(batch, task)
                     return True
+        if self._returns.cancel(job_id):
+            return True
         if self._store.get(job_id) is None:
             raise UnknownJob(job_id)
         return False

@@ -71,6 +71,14 @@ class Returns:
                 self.outcomes += outcomes
                 self._take_back(unstarted)
 
+    def cancel(self, job_id: str) -> bool:
+        """Cancel a job that has run, where that could not be written yet: it is not tried again."""
+        for outcome in self.outcomes:
+            if outcome.task.id == job_id:
+                outcome.task.cancelled = True
+                return True
+        return False
+
     def fetch_unstarted(self) -> None:
         """Take back every job that has not started."""
         self._take_back(self._batches.take_back_unstarted())

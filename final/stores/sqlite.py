@@ -112,13 +112,16 @@ class SqliteStore:
             with _translated(f"Cannot open {self._path}"):
                 self._writer = self._connect()
                 self._prepare(durability)
+                # Look-ups come from any thread and never wait for a commit: WAL readers see
+                # the last one. A database in memory exists in its connection alone, so there
+                # they share it, and the mutex keeps them apart.
+                self._reader = self._writer if self._in_memory else self._connect(read_only=True)
+            self._file = None if self._in_memory else os.stat(self._path)
         except BaseException:
             self._release()
             raise
-        # Look-ups come from any thread and never wait for a commit: WAL readers see the
-        # last one. A database in memory exists in its connection alone, so there they share
-        # it, and the mutex keeps them apart.
-        self._reader = self._writer if self._in_memory else self._connect(read_only=True)
+        # Absolute, since a program may change its working directory.
+        self._place = os.path.abspath(self._path)
         self._mutex = threading.Lock()  # guards _reader and _closed; no user code runs under it
         self._closed = False
 
@@ -151,6 +154,7 @@ class SqliteStore:
         return Recovered(unfinished, ended, counts, last_number, last_token)
 
     def commit(self, changes: Changes) -> None:
+        self._require_file()
         with self._mutex if self._in_memory else contextlib.nullcontext():
             try:
                 with _translated(f"Cannot write {self._path}"):
@@ -162,6 +166,18 @@ class SqliteStore:
                 if self._writer.in_transaction:
                     self._writer.execute("ROLLBACK")
                 raise
+
+    def _require_file(self) -> None:
+        """A deleted file takes all that is written to it, and is gone when it is closed."""
+        if self._file is None:
+            return
+        with contextlib.suppress(OSError):
+            if os.path.samestat(os.stat(self._place), self._file):
+                return
+        raise StorageError(
+            f"{self._path} was deleted, moved or replaced while it was open. Put it back; the "
+            "queue goes on by itself."
+        )
 
     def _write(self, changes: Changes) -> None:
         execute, executemany = self._writer.execute, self._writer.executemany

@@ -17,9 +17,18 @@ from pathlib import Path
 
 import pytest
 
-from final import Job, StorageError
-from tests.final.helpers import OpenQueue, child, completes, next_line, nothing, run_child
-from tests.helpers import Background
+from final import Job, Status, StorageError
+from tests.final.helpers import (
+    OpenQueue,
+    child,
+    completes,
+    eventually,
+    in_file,
+    next_line,
+    nothing,
+    run_child,
+)
+from tests.helpers import DEADLINE, Background, Gate, Journal
 
 POSIX = os.name == "posix"
 
@@ -188,6 +197,58 @@ class TestDamage:
         with pytest.raises(StorageError, match=r"damaged.* restore a copy, or save what is left"):
             open_queue(nothing, path=path)
         assert Path(path).read_bytes() == before
+
+
+class TestVanished:
+    """A file that goes away while it is open. (Windows lets nobody delete or move such a file.)"""
+
+    @pytest.mark.parametrize("by", ["deleting", "moving", "replacing"] if POSIX else [])
+    def test_jobs_are_refused_rather_than_accepted_into_a_file_without_a_name(
+        self, open_queue: OpenQueue, path: str, by: str
+    ) -> None:
+        queue = open_queue(nothing, path=path)
+        assert completes(queue)
+        if by == "deleting":
+            Path(path).unlink()
+        else:
+            Path(path).rename(path + ".away")
+        if by == "replacing":
+            make_other_database(Path(path))
+        with pytest.raises(StorageError, match=r"was deleted, moved or replaced .* Put it back"):
+            queue.enqueue(Job())
+        assert queue.metrics().accepted == 1
+
+    @pytest.mark.parametrize("name", ["jobs.db"] if POSIX else [])
+    def test_the_queue_goes_on_when_the_file_is_back(
+        self, open_queue: OpenQueue, tmp_path: Path, gate: Gate, name: str
+    ) -> None:
+        path = tmp_path / name
+        started = Journal()
+
+        def handler(job: Job) -> None:
+            started.write(job.id)
+            gate.wait()
+
+        queue = open_queue(handler, path=path)
+        queue.enqueue(Job("in flight"))
+        started.wait_for("in flight")
+        path.rename(tmp_path / "away")
+        gate.open()
+        eventually(lambda: queue.metrics().storage_error is not None, "the outcome to be refused")
+        (tmp_path / "away").rename(path)
+        assert queue.wait("in flight", DEADLINE).status is Status.COMPLETED
+        assert Background(queue.close).result() is True
+        assert in_file(str(path), "id, status, attempts") == [("in flight", "completed", 1)]
+
+    def test_a_program_may_change_its_working_directory(
+        self, open_queue: OpenQueue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        queue = open_queue(nothing, path="jobs.db")
+        (tmp_path / "elsewhere").mkdir()
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        assert completes(queue)
+        assert Background(queue.close).result() is True
 
 
 class TestOwners:

@@ -188,6 +188,23 @@ class TestPayloads:
             queue.enqueue_many([Job(), Job(), Job(payload={1, 2}), Job()])
         assert_untouched(queue)
 
+    def test_what_is_changed_afterwards_is_not_changed_in_the_job(
+        self, open_queue: OpenQueue, gate: Gate
+    ) -> None:
+        received: list[object] = []
+
+        def handler(job: Job) -> None:
+            gate.wait()
+            received.append(job.payload)
+
+        queue = open_queue(handler, workers=1)
+        letter = {"to": ["ada"]}
+        queue.enqueue(Job(payload=letter))
+        letter["to"].append("alan")
+        gate.open()
+        queue.join(DEADLINE)
+        assert received == [{"to": ["ada"]}]
+
     def test_what_is_accepted_comes_out_as_it_went_in(self, open_queue: OpenQueue) -> None:
         """For any JSON value and any bytes: to the handler, in the record, and as a result."""
         received: list[object] = []

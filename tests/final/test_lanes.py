@@ -113,6 +113,17 @@ class TestBound:
         picks = [picked.id for picked in pick_all(lanes)]
         assert picks.index("low-0") + 1 == 12
 
+    def test_it_holds_when_a_lane_that_was_passed_over_is_cancelled_empty(self) -> None:
+        lanes = Lanes(capacity=10, fairness=1)
+        first = task("medium-0", MEDIUM)
+        for waiting in (task("high-0", HIGH), task("high-1", HIGH), first, task("low-0", LOW)):
+            lanes.append(waiting)
+        assert [picked.id for picked in (lanes.pick(),) if picked] == ["high-0"]
+        lanes.remove(first)
+        lanes.append(task("low-1", LOW))
+        lanes.append(task("medium-1", MEDIUM))
+        assert [picked.id for picked in pick_all(lanes)][:2] == ["low-0", "high-1"]
+
     @given(histories | bursts, fairness_values | st.none())
     def test_a_lane_is_first_in_first_out(
         self, history: list[Priority | None], fairness: int | None

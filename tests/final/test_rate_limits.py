@@ -258,6 +258,31 @@ class TestOrder:
         assert started == list(range(len(started)))
         assert len(started) > 150
 
+    def test_one_that_was_released_and_not_picked_is_not_passed_by_the_next(self) -> None:
+        """A worker's batch may be full before it comes to all that were released."""
+        lanes = Lanes(1000, fairness=10)
+        for n in range(5):
+            lanes.append(Task(str(n), "null", MEDIUM, "limited", place=n))
+        for _ in range(4):
+            picked = lanes.pick()
+            assert picked
+            lanes.hold(picked)
+        lanes.release("limited", at_most=2)  # jobs 0 and 1; nobody picks them
+        lanes.release("limited", at_most=1)  # job 2
+        assert [task.place for task in lanes.oldest(MEDIUM, 4)] == [0, 1, 2, 3]
+        assert [task.place for _ in range(4) if (task := lanes.pick())] == [0, 1, 2, 4]
+
+    def test_nothing_is_released_while_no_worker_is_idle(self) -> None:
+        lanes, gate = Lanes(1000, fairness=10), Gate({"limited": TokenBucket(1)}, 0.0)
+        batches = Batches(1, gate, None)
+        for n in range(3):
+            lanes.append(Task(str(n), "null", MEDIUM, "limited", place=n))
+        assert [task.place for task in plan(batches, lanes, now=0.0)] == [0]
+        assert plan(batches, lanes, now=0.0) == []
+        batches.idle = 0
+        plan(batches, lanes, now=EVER)
+        assert lanes.ready() == 0
+
     def test_slow_jobs_start_in_their_order_when_several_may_start_after_a_pause(self) -> None:
         """A worker takes one slow job at a time, so some of those that may start still wait."""
         lanes, gate = Lanes(1000, fairness=10), Gate({"limited": TokenBucket(1, burst=3)}, 0.0)

@@ -13,6 +13,7 @@ from final import DuplicateJob, Job, Priority, QueueClosed, QueueFull, StorageEr
 from final.batches import BATCH_LIMIT
 from final.messages import (
     Batch,
+    Cancel,
     Close,
     Inspect,
     Join,
@@ -208,6 +209,31 @@ class TestFailedCommit:
         held.turn()
         assert held.work_off() == ["held", "a", "b", "c", "d"]
 
+    def test_those_next_in_line_are_told_too_and_do_not_sleep_before_a_free_place(self) -> None:
+        engine = Engine(capacity=1)
+        first, second = jobs("first"), jobs("second")
+        engine.store.failures = 2
+        engine.turn(first, second)
+        assert first.answered
+        assert not second.answered
+        assert engine.dispatcher._again, "the second would wait until somebody else says something"
+        engine.turn()
+        with pytest.raises(StorageError, match="The disk is full"):
+            second.result()
+        assert not engine.dispatcher._again
+
+    def test_a_failed_job_is_not_tried_again_if_it_is_cancelled_meanwhile(
+        self, engine: Engine
+    ) -> None:
+        """It is neither waiting nor running, but it has not ended either: that is not written."""
+        engine.turn(jobs("a"))
+        cancel = Cancel("a")
+        engine.store.failures = 1
+        engine.turn(report(engine.batches[0], failed=True), cancel)
+        assert cancel.result() is True
+        engine.turn()
+        assert engine.status("a") == ("cancelled", 1)
+
     def test_the_clock_goes_on_for_retries_meanwhile(self, engine: Engine) -> None:
         engine.turn(jobs("a"))
         engine.turn(report(engine.batches[0], failed=True))
@@ -332,6 +358,28 @@ class TestDuplicates:
         with pytest.raises(DuplicateJob) as refused:
             waiting.result()
         assert (refused.value.ids, refused.value.accepted) == (["x"], ["h1"])
+
+    def test_a_request_that_goes_from_line_to_line_is_no_duplicate_of_itself(
+        self, engine: Engine
+    ) -> None:
+        engine.turn(jobs("taken"))
+        both = jobs("h", priority=HIGH)
+        both.tasks += jobs("m").tasks  # has to stand behind the duplicate
+        duplicate = jobs("taken")
+        engine.turn(both, duplicate)
+        assert both.result() == ["h", "m"]
+        with pytest.raises(DuplicateJob):
+            duplicate.result()
+
+    def test_nobody_is_called_a_duplicate_of_a_job_that_is_not_in_yet(self, engine: Engine) -> None:
+        """The commit that would bring in the first of the two may fail."""
+        first, second = jobs("a"), jobs("a")
+        failures = iter([0, 1])  # the first try finds the duplicate
+        engine.store.on_commit = lambda: setattr(engine.store, "failures", next(failures))
+        engine.turn(first, second)
+        for request in (first, second):
+            with pytest.raises(StorageError):
+                request.result()
 
     def test_the_others_of_the_turn_are_not_disturbed(self, engine: Engine) -> None:
         engine.turn(jobs("a"))

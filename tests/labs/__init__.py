@@ -1,1 +1,1 @@
-"""Labs: each claim of the queue as an experiment, with a planted fault that it must catch."""
+"""The labs: each tries to break a promise that the queues make, and says what it found."""

@@ -1,0 +1,103 @@
+"""A hunt from its beginning to its end, with a real copy and real runs of pytest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.bugs import __main__ as command
+from tests.bugs import hunt
+from tests.bugs.bug import zoo
+from tests.bugs.hunt import Hunt
+
+pytestmark = pytest.mark.timeout(200)  # the machine may be busy with other things
+
+
+@pytest.fixture(autouse=True)
+def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Stands for the folder build/."""
+    monkeypatch.setattr(hunt, "BUILD", tmp_path)
+    return tmp_path
+
+
+def mend(folder: Path, number: int) -> None:
+    for place in zoo()[number].places:
+        file = folder / place.file
+        file.write_text(file.read_text(encoding="utf-8").replace(place.wrong, place.right))
+
+
+class TestHunt:
+    def test_the_copy_has_the_story_and_nothing_of_the_solution(self, build: Path) -> None:
+        Hunt.begin(2)
+        readme = (build / "hunt" / "README.md").read_text(encoding="utf-8")
+        bug = zoo()[2]
+        assert bug.story in readme
+        assert bug.caught_by in readme
+        assert not any(hint in readme for hint in bug.hints)
+        assert list((build / "hunt").rglob("zoo")) == []
+
+    def test_its_symptom_is_there_until_it_is_mended(self, build: Path) -> None:
+        Hunt.begin(2)
+        complaint = Hunt.current().symptom()
+        assert any("assert 3 == 4" in line for line in complaint)
+        mend(build / "hunt", 2)
+        assert Hunt.current().symptom() == []
+
+    def test_tests_that_were_changed_do_not_help(self, build: Path) -> None:
+        Hunt.begin(2)
+        test = build / "hunt" / zoo()[2].caught_by.partition("::")[0]
+        test.write_text(test.read_text(encoding="utf-8").replace("== 4", "== 3"))
+        assert Hunt.current().symptom() != []
+
+    def test_who_mends_one_thing_and_breaks_another_is_told(self, build: Path) -> None:
+        Hunt.begin(2)
+        code = build / "hunt" / "improved" / "job_queue.py"
+        code.write_text(code.read_text(encoding="utf-8").replace("self._handler(task.job)", "pass"))
+        seen: list[str] = []
+        complaint = Hunt.current().damage(lambda test, percent: seen.append(test))
+        assert "FAILED tests/suite/" in complaint[0]
+        assert seen
+
+    def test_there_are_three_hints_and_no_fourth(self) -> None:
+        Hunt.begin(1)
+        assert [Hunt.current().next_hint() for _ in range(4)] == [1, 2, 3, 3]
+
+    def test_any_bug_is_one_that_was_not_solved(self) -> None:
+        for number in list(zoo())[:-1]:
+            Hunt(zoo()[number]).solved()
+        assert Hunt.begin(None).bug.number == max(zoo())
+
+    def test_work_on_another_bug_is_kept(self, build: Path) -> None:
+        Hunt.begin(1)
+        (build / "hunt" / "improved" / "notes.txt").write_text("I suspect the lock.")
+        Hunt.begin(2)
+        assert (build / "hunt-before" / "improved" / "notes.txt").exists()
+
+
+class TestCommands:
+    def run(self, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+        monkeypatch.setattr("sys.argv", ["bugs", *arguments])
+        return command.main()
+
+    def test_without_a_hunt_it_says_how_to_begin_one(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert self.run(monkeypatch, "hint") == 2
+        assert "Begin one with: make hunt" in capsys.readouterr().out
+
+    def test_the_solution_shows_the_lines_that_mend_it(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert self.run(monkeypatch, "hunt", "2") == 0
+        assert self.run(monkeypatch, "solution") == 0
+        shown = capsys.readouterr().out
+        assert "-            elif task.attempts < self._max_retries:" in shown
+        assert "+            elif task.attempts <= self._max_retries:" in shown
+
+    def test_an_unknown_number_is_refused(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        with pytest.raises(SystemExit):
+            self.run(monkeypatch, "hunt", "99")
+        assert "there is no bug 99" in capsys.readouterr().err

@@ -1,0 +1,311 @@
+"""Whole lives of a queue, one seed each: random orders of messages, virtual time, and faults.
+
+    python -m tests.labs.simulate                  2,000 seeds
+    SEEDS=1000000 python -m tests.labs.simulate    more; Ctrl-C says how far it came
+    SEED=42 python -m tests.labs.simulate          one of them, line by line
+
+The dispatcher of ``final`` is a function of state, messages and time. So it can be run without
+threads, as often as a processor allows, through orders of events that take luck to see in a
+running queue: a commit fails while producers wait, the process ends between a commit and its
+answers, a worker that was given up comes back, the clock of the machine is set back. After each
+commit and each answer the contract is checked (engine.py, model.py), and at the end of a life
+the faults stop, and everything accepted must come to its end.
+
+The same seed gives the same life, so a failure can be looked at as often as one likes.
+
+But: the dispatcher has no threads, so none are simulated here; what goes on between threads is
+not seen. Nor are power cuts: a commit is there or it is not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import random
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from rich.traceback import Traceback
+
+from tests.labs.engine import Disk, Engine, Options, Producer
+from tests.labs.model import LANES, ContractBroken
+
+STEPS = 25  # random ones in a life; then the faults stop
+MOST_STEPS_TO_THE_END = 500
+
+
+class Life:
+    """What happens to one queue, drawn from the random numbers of ``seed``."""
+
+    def __init__(self, seed: int, disk: Disk | None = None) -> None:
+        self._random = random.Random(seed)
+        self.engine = Engine(self._draw_options(), disk)
+        self._ids: list[str] = []
+
+    def _draw_options(self) -> Options:
+        choice = self._random.choice
+        return Options(
+            workers=choice((1, 2, 3)),
+            capacity=choice((1, 2, 4)),
+            max_retries=choice((0, 1, 2)),
+            fairness=choice((1, 2, 3, None)),
+            overflow=choice(("block", "block", "block", "reject", "drop-newest", "drop-oldest")),
+            history=choice((0, 2, 1_000)),
+            timeout=choice((None, 2.0)),
+        )
+
+    def live(self) -> None:
+        """From the first message to the last answer. Raises ContractBroken."""
+        events = [event for event, weight in WEIGHTS.items() for _ in range(weight)]
+        for _ in range(STEPS):
+            self._random.choice(events)(self)
+            # Messages meet in one turn, or have one each; a turn has time to follow up, or not.
+            if self._random.random() < 0.6:
+                follow = self.engine.turn if self._random.random() < 0.5 else self.engine.settle
+                self._ask_again(follow())
+        self._come_to_the_end()
+
+    # ---- what may happen ---------------------------------------------------------------------
+
+    def producer_comes(self) -> None:
+        ids = [self.engine.new_id() for _ in range(self._random.choice((1, 1, 2, 3)))]
+        if self._ids and self._random.random() < 0.1:
+            ids[-1] = self._random.choice(self._ids)  # maybe it is there already
+        self._ids += ids
+        lanes = [self._random.choice(LANES)] * len(ids)
+        if self._random.random() < 0.3:
+            lanes = [self._random.choice(LANES) for _ in ids]
+        self.engine.enqueue(
+            list(zip(dict.fromkeys(ids), lanes, strict=False)),
+            patience=self._random.choice((None, 0.0, 1.0, 5.0)),
+            delay=self._random.choice((None, None, None, 1.5)),
+            kind=self._random.choice(("deaf", "obedient")),
+        )
+
+    def worker_goes_on(self) -> None:
+        if workers := self.engine.busy_workers():
+            ends = (None, None, "fails", "dies in")
+            self.engine.go_on(self._random.choice(workers), self._random.choice(ends))
+
+    def handler_enqueues(self) -> None:
+        workers = [worker for worker in self.engine.busy_workers() if worker.task]
+        if workers and not self.engine.closes:
+            worker = self._random.choice(workers)
+            if worker in self.engine.workers:
+                job_id = self.engine.new_id()
+                self._ids.append(job_id)
+                self.engine.enqueue([(job_id, self._random.choice(LANES))], worker=worker)
+
+    def time_passes(self) -> None:
+        self.engine.let_pass(self._random.choice((0.0005, 0.02, 0.5, 1.0, 3.0)))
+
+    def client_cancels(self) -> None:
+        if self._ids:
+            self.engine.cancel(self._random.choice(self._ids))
+
+    def client_retries(self) -> None:
+        dead = self.engine.model.having("failed")
+        self.engine.revive(self._random.choice([*dead, None]))
+
+    def client_purges(self) -> None:
+        self.engine.purge()
+
+    def client_waits(self) -> None:
+        if self._ids and self._random.random() < 0.8:
+            self.engine.watch(self._random.choice(self._ids))
+        else:
+            self.engine.join()
+
+    def client_gives_up(self) -> None:
+        self.engine.give_up_asking(self._random.randrange(8))
+
+    def client_looks(self) -> None:
+        self.engine.inspect()
+
+    def queue_closes(self) -> None:
+        self.engine.close(drain=self._random.random() < 0.7)
+
+    def closing_takes_too_long(self) -> None:
+        if self.engine.closes:
+            self.engine.give_up_closing()
+
+    def clock_jumps(self) -> None:
+        self.engine.jump(self._random.choice((-86_400.0, -5.0, 5.0, 86_400.0)))
+
+    def disk_fills(self) -> None:
+        self.engine.fail_commits(self._random.choice((1, 2, 5)))
+
+    def process_ends(self) -> None:
+        point = self._random.choice(("now", "before", "after"))
+        if point == "now":
+            self._ask_again(self.engine.crash())
+        else:
+            self.engine.crash_at_commit(point)
+
+    # ---- and then ----------------------------------------------------------------------------
+
+    def _ask_again(self, unanswered: list[Producer]) -> None:
+        """A producer whose queue went down with its question does not know: it asks again."""
+        for producer in unanswered:
+            if not producer.request.by_worker and self._random.random() < 0.5:
+                jobs = [(task.id, str(task.priority)) for task in producer.request.tasks]
+                self.engine.enqueue(jobs)
+
+    def _come_to_the_end(self) -> None:
+        """No more faults: everything that was accepted ends, and everybody gets an answer."""
+        engine = self.engine
+        engine.heal()
+        for _ in range(MOST_STEPS_TO_THE_END):
+            engine.settle()
+            if workers := engine.busy_workers():
+                engine.go_on(workers[0])
+            elif engine.model.having("queued", "processing", "retrying", "scheduled"):
+                engine.let_pass(engine.model.until_due(engine.now))
+            else:
+                break
+        else:
+            left = engine.model.having("queued", "processing", "retrying", "scheduled")
+            raise ContractBroken(f"{left} never come to their end, though nothing fails any more.")
+        engine.inspect()
+        engine.close(drain=True)
+        engine.settle()
+        engine.inspect()
+        engine.settle()
+
+
+# How often each of them happens, in relation to the others.
+WEIGHTS: dict[Callable[[Life], None], int] = {
+    Life.producer_comes: 24,
+    Life.worker_goes_on: 36,
+    Life.time_passes: 14,
+    Life.handler_enqueues: 3,
+    Life.client_cancels: 5,
+    Life.client_retries: 3,
+    Life.client_purges: 1,
+    Life.client_waits: 4,
+    Life.client_gives_up: 1,
+    Life.client_looks: 4,
+    Life.queue_closes: 1,
+    Life.closing_takes_too_long: 2,
+    Life.clock_jumps: 2,
+    Life.disk_fills: 2,
+    Life.process_ends: 3,
+}
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Failed jobs and full disks are the daily bread here, and no news for the log."""
+    log = logging.getLogger("final")
+    level = log.level
+    log.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
+def run(seed: int, disk: Disk | None = None) -> Life:
+    """Live the life of ``seed``; an error that ends it has the seed as a note."""
+    life = Life(seed, disk)
+    try:
+        with quiet():
+            life.live()
+    except Exception as error:
+        error.add_note(f"SEED={seed}")
+        raise
+    return life
+
+
+# ---- the command line ------------------------------------------------------------------------
+
+
+def show_history(console: Console, life: Life) -> None:
+    """One line an event: virtual seconds, who, what."""
+    who_did_what = Table("seconds", "who", "what", box=None, pad_edge=False)
+    who_did_what.columns[0].justify = "right"
+    for at, who, what in life.engine.history:
+        who_did_what.add_row(f"{at:.4f}", who, what, style=STYLES.get(who))
+    console.print(who_did_what)
+
+
+STYLES = {"commit": "green", "disk": "red", "process": "red", "clock": "red"}
+
+
+def replay(seed: int, console: Console) -> int:
+    """Show one life."""
+    life = Life(seed)
+    error: Exception | None = None
+    try:
+        with quiet():
+            life.live()
+    except Exception as raised:
+        error = raised
+    console.print(f"Seed {seed}: {life.engine.options}\n")
+    show_history(console, life)
+    if error is None:
+        console.print(f"\nSeed {seed} keeps the contract.")
+        return 0
+    console.print(f"\n[red]Seed {seed} breaks the contract:[/] {error}")
+    if not isinstance(error, ContractBroken):
+        console.print(Traceback.from_exception(type(error), error, error.__traceback__))
+    return 1
+
+
+def run_many(count: int, console: Console) -> int:
+    """Seeds from 0 on; shows the first one that breaks the contract. Ctrl-C: so many are enough."""
+    tally: Counter[str] = Counter()
+    began = time.perf_counter()
+    try:
+        for seed in track(range(count), "simulating", console=console, transient=True):
+            tally += run(seed).engine.tally
+            tally["lives"] += 1
+    except KeyboardInterrupt:
+        console.print("Interrupted; until then:")
+    except Exception:
+        replay(seed, console)
+        console.print(f"To see it again: SEED={seed} python -m tests.labs.simulate")
+        return 1
+    show_figures(console, tally, time.perf_counter() - began)
+    return 0
+
+
+def show_figures(console: Console, tally: Counter[str], seconds: float) -> None:
+    rate = tally["lives"] / seconds
+    console.print(f"Every life kept the contract. {seconds:,.1f} s, {rate:,.0f} lives a second.\n")
+    figures = Table("in all", "", box=None, pad_edge=False)
+    figures.columns[1].justify = "right"
+    for what in FIGURES:
+        figures.add_row(what, f"{tally[what]:,}")
+    console.print(figures)
+
+
+FIGURES = (
+    "lives",
+    "turns",
+    "commits",
+    "jobs",
+    "attempts",
+    "failed commits",
+    "crashes",
+    "closes",
+    "abandoned workers",
+    "clock jumps",
+)
+
+
+def main() -> int:
+    console = Console()
+    if "SEED" in os.environ:
+        return replay(int(os.environ["SEED"]), console)
+    return run_many(int(os.environ.get("SEEDS", "2000")), console)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

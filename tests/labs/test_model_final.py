@@ -1,0 +1,191 @@
+"""``final`` against the model, on a real file: any order of work, faults, crashes and reopening.
+
+The simulation draws many short lives from random numbers; Hypothesis looks for the few odd
+steps that do harm, and shows the shortest such story. Both use the same engine. Here the store
+is SQLite on a disk, and after each step what is in the file is compared with the model. A crash
+leaves the files as kill -9 would, and the next process opens those.
+
+But: a power cut is not a crash; that is looked at elsewhere.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from final.dispatcher import Rules
+from final.stores import SqliteStore
+from final.stores.base import Changes
+from tests.labs import engine as bench
+from tests.labs.engine import Engine, FileDisk, Options
+from tests.labs.examples import examples, until_it_fails
+from tests.labs.model import LANES, require
+from tests.labs.simulate import quiet
+
+which = st.integers(0, 9)  # one of those that there are
+
+
+class FinalMachine(RuleBasedStateMachine):
+    @initialize(
+        workers=st.integers(1, 3),
+        capacity=st.integers(1, 3),
+        max_retries=st.integers(0, 2),
+        overflow=st.sampled_from(["block", "reject", "drop-newest", "drop-oldest"]),
+        history=st.sampled_from([1, 1_000]),
+        timeout=st.sampled_from([None, 2.0]),
+    )
+    def open(self, **options: Any) -> None:
+        self.folder = Path(tempfile.mkdtemp())
+        self.engine = Engine(Options(**options), FileDisk(self.folder))
+        self.ids: list[str] = []
+
+    @rule(
+        lanes=st.lists(st.sampled_from(LANES), min_size=1, max_size=3),
+        patience=st.sampled_from([None, 0.0, 1.0]),
+        delay=st.sampled_from([None, None, 1.5]),
+        kind=st.sampled_from(["deaf", "obedient"]),
+    )
+    def enqueue(
+        self, lanes: list[str], patience: float | None, delay: float | None, kind: str
+    ) -> None:
+        jobs = [(self.engine.new_id(), lane) for lane in lanes]
+        self.ids += [job_id for job_id, _ in jobs]
+        self.engine.enqueue(jobs, patience=patience, delay=delay, kind=kind)
+        self.engine.settle()
+
+    @rule(error=st.sampled_from([None, "fails"]), steps=st.integers(1, 8))
+    def workers_go_on(self, error: str | None, steps: int) -> None:
+        """Start a job, end it with ``error`` or well, report; one worker after the other."""
+        for step in range(steps):
+            if workers := self.engine.busy_workers():
+                self.engine.go_on(workers[step % len(workers)], error)
+                self.engine.settle()
+
+    @rule(seconds=st.sampled_from([0.02, 1.0, 3.0]))
+    def tick(self, seconds: float) -> None:
+        """Retries fall due, producers give up, attempts run out of time."""
+        self.engine.let_pass(seconds)
+        self.engine.settle()
+
+    @rule(seconds=st.sampled_from([-3_600.0, 3_600.0]))
+    def clock_jumps(self, seconds: float) -> None:
+        self.engine.jump(seconds)
+
+    @precondition(lambda self: self.ids)
+    @rule(which=which)
+    def cancel(self, which: int) -> None:
+        self.engine.cancel(self.ids[-1 - which % len(self.ids)])
+        self.engine.settle()
+
+    @rule()
+    def retry(self) -> None:
+        self.engine.revive()
+        self.engine.settle()
+
+    @precondition(lambda self: self.ids)
+    @rule(which=which)
+    def wait(self, which: int) -> None:
+        self.engine.watch(self.ids[-1 - which % len(self.ids)])
+        self.engine.inspect()
+        self.engine.settle()
+
+    @rule(count=st.integers(1, 3))
+    def disk_fills(self, count: int) -> None:
+        self.engine.fail_commits(count)
+
+    @rule()
+    def crash(self) -> None:
+        self.engine.crash()
+
+    @rule(point=st.sampled_from(["before", "after"]))
+    def crash_at_the_next_commit(self, point: str) -> None:
+        self.engine.crash_at_commit(point)
+
+    @rule(drain=st.booleans())
+    def close(self, drain: bool) -> None:
+        """It is opened again as soon as it is closed."""
+        self.engine.close(drain)
+        self.engine.settle()
+
+    @precondition(lambda self: self.engine.closes)
+    @rule()
+    def closing_takes_too_long(self) -> None:
+        self.engine.give_up_closing()
+        self.engine.settle()
+
+    @invariant()
+    def the_file_says_what_the_model_says(self) -> None:
+        in_file = {
+            record.id: (record.status, record.attempts, record.due_at)
+            for record in self.engine.store.jobs(None, 1_000)
+        }
+        in_model = {
+            job_id: (entry.status, entry.attempts, entry.due_at)
+            for job_id, entry in self.engine.model.jobs.items()
+        }
+        require(in_file == in_model, f"In the file: {in_file}. It should be: {in_model}.")
+
+    def teardown(self) -> None:
+        if hasattr(self, "engine"):
+            self.engine.store.close()
+            shutil.rmtree(self.folder)
+
+
+def test_any_history_keeps_the_contract() -> None:
+    with quiet():
+        run_state_machine_as_test(FinalMachine, settings=examples(60, steps=40))
+
+
+def one_retry_more(max_retries: int, *others: Any) -> Rules:
+    return Rules(max_retries + 1, *others)
+
+
+WRITE = SqliteStore._write
+
+
+def claims_charge_nothing(store: SqliteStore, changes: Changes) -> None:
+    WRITE(store, changes)
+    for task in changes.claimed:
+        store._writer.execute("UPDATE job SET attempts = 0 WHERE id = ?", (task.id,))
+
+
+def outcomes_are_not_written(store: SqliteStore, changes: Changes) -> None:
+    changes.completed, completed = [], changes.completed
+    WRITE(store, changes)
+    changes.completed = completed
+
+
+def a_due_time_is_forgotten(store: SqliteStore, changes: Changes) -> None:
+    WRITE(store, changes)
+    store._writer.execute("UPDATE job SET due_at = 0 WHERE status = 'retrying'")
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "fault", "sentence"),
+    [
+        (bench, "Rules", one_retry_more, "max_retries|goes on after"),
+        (SqliteStore, "_write", claims_charge_nothing, "In the file"),
+        (SqliteStore, "_write", outcomes_are_not_written, "In the file"),
+        (SqliteStore, "_write", a_due_time_is_forgotten, "In the file"),
+    ],
+    ids=["one attempt too many", "attempts not written", "outcomes not written", "due times lost"],
+)
+def test_a_planted_fault_is_caught(
+    owner: object, name: str, fault: Any, sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(owner, name, fault)
+    with quiet(), pytest.raises(AssertionError, match=sentence):
+        run_state_machine_as_test(FinalMachine, settings=until_it_fails(200, steps=40))

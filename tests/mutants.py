@@ -1,0 +1,130 @@
+"""Mutation testing: change a line of final/, and see whether a test notices. ``make mutants``
+
+    python -m tests.mutants                  lanes, retry and limits: some five minutes
+    python -m tests.mutants sqlite job_queue these: far longer
+    python -m tests.mutants all
+
+A mutant that survives is a line that no test needs: a test is missing, or the line is, or the
+change makes no difference (docs/mutants.md says which of them do not, and why). mutmut makes
+them, in a copy under build/, and remembers: a second run tests what is new.
+
+But: not a part of ``make test``. And mutmut needs fork(): on Windows use it inside WSL.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "build" / "mutants"
+
+# Which tests look at a file: quick ones, without processes of their own.
+TESTS = {
+    "lanes": ("lanes", "holding", "rate_limits", "turns"),
+    "retry": ("backoff", "bad_options"),
+    "limits": ("rate_limits", "holding"),
+    "stores/sqlite": (
+        *("turns", "bad_files", "dead_letters", "history", "looking", "overflow"),
+        *("recovery", "results", "schedule"),
+    ),
+    "job_queue": (
+        *("bad_options", "bad_jobs", "closing", "dead_letters", "looking", "overflow"),
+        *("results", "schedule", "cancel"),
+    ),
+}
+QUICK = ("lanes", "retry", "limits")
+NAMES = {file.rpartition("/")[2]: file for file in TESTS}
+
+CONFIG = """\
+[tool.pytest.ini_options]
+timeout = 0
+markers = ["capability(name): the capability in tests/expectations.py that the test shows"]
+
+[tool.mutmut]
+source_paths = ["final/"]
+only_mutate = {files}
+also_copy = ["naive", "improved", "final"]
+# The profile of hypothesis for machines: no deadlines, and the same examples for each mutant.
+pytest_add_cli_args = ["-p", "no:cacheprovider", "--hypothesis-profile=ci"]
+pytest_add_cli_args_test_selection = {tests}
+use_git_change_detection = false
+# Each mutant is tested in a fork of a process that has run no test: there are no threads in it.
+process_isolation = "forkserver"
+"""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.mutants",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("files", nargs="*", choices=[*NAMES, "all", []], help="of final/")
+    chosen = parser.parse_args().files or QUICK
+    files = list(TESTS) if "all" in chosen else [NAMES[name] for name in chosen]
+    console = Console(highlight=False)
+    if not hasattr(os, "fork"):
+        console.print("mutmut needs fork(), which Windows does not have: use it inside WSL.")
+        return 2
+    lay_out(files)
+    if mutmut("run", "--max-children", str(os.cpu_count() or 1)).returncode:
+        return 1
+    report(console, files)
+    return 0
+
+
+def lay_out(files: list[str]) -> None:
+    """The code as it is now; what mutmut knows from earlier runs stays in build/mutants/mutants."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    for name in ("naive", "improved", "final", "tests"):
+        shutil.rmtree(FOLDER / name, ignore_errors=True)
+        shutil.copytree(ROOT / name, FOLDER / name, ignore=shutil.ignore_patterns("__pycache__"))
+    tests = sorted({f"tests/final/test_{test}.py" for file in files for test in TESTS[file]})
+    config = CONFIG.format(files=[f"final/{file}.py" for file in files], tests=tests)
+    (FOLDER / "pyproject.toml").write_text(config.replace("'", '"'), encoding="utf-8")
+
+
+def mutmut(*arguments: str, quiet: bool = False) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "mutmut", *arguments]
+    return subprocess.run(command, cwd=FOLDER, text=True, capture_output=quiet)
+
+
+def report(console: Console, files: list[str]) -> None:
+    """A table, and what every survivor changes."""
+    verdicts = dict(
+        line.strip().split(": ", 1)
+        for line in mutmut("results", "--all", "true", quiet=True).stdout.splitlines()
+        if line.startswith("    ")
+    )
+    kinds = ("killed", "timeout", "survived", "no tests")
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    for heading in ("", "mutants", *kinds):
+        table.add_column(heading, justify="right" if heading else "left")
+    for file in files:
+        module = f"final.{file.replace('/', '.')}.x"  # mutmut's names of functions begin so
+        counts = Counter(v for name, v in verdicts.items() if name.startswith(module))
+        numbers = (counts.total(), *(counts[kind] for kind in kinds))
+        table.add_row(f"final/{file}.py", *map(str, numbers))
+    console.print(Padding(table, (1, 2)))
+    for name, verdict in verdicts.items():
+        if verdict not in ("killed", "timeout"):
+            console.print(Text(f"  {name}: {verdict}", "dim"), soft_wrap=True)
+            for line in mutmut("show", name, quiet=True).stdout.splitlines():
+                if line[:1] in ("-", "+") and line[:3] not in ("---", "+++"):
+                    colour = "red" if line[0] == "-" else "green"
+                    console.print(Text(f"    {line}", colour), soft_wrap=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
