@@ -137,7 +137,10 @@ def serve(
 def enqueue(
     kind: Annotated[str, typer.Argument(metavar="TYPE", help="Which handler runs it.")],
     payload: Annotated[
-        str, typer.Argument(help="JSON; - reads it from standard input.", show_default=False)
+        str,
+        typer.Argument(
+            metavar="[PAYLOAD]", help="JSON; - reads it from standard input.", show_default=False
+        ),
     ] = "null",
     priority: Annotated[Priority, typer.Option(help="Its lane.")] = Priority.MEDIUM,
     job_id: Annotated[

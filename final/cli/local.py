@@ -18,10 +18,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
 
+import filelock
 from pydantic import ValidationError
 
 from final.cli.places import Document, Misuse, Refused, Unreachable
-from final.errors import UnknownJob
+from final.errors import StorageError, UnknownJob
 from final.job import AttemptRecord, JobRecord, Priority, Status, Task
 from final.payload import decode, encode
 from final.service.models import JobDetails, JobSummary, JobView, NewJob, moment
@@ -151,8 +152,13 @@ class File:
 
     @contextlib.contextmanager
     def _owned(self) -> Iterator[tuple[SqliteStore, Recovered]]:
-        """The file as ours and what is in it; StorageError if another process has it."""
-        store = SqliteStore(self.name, "full")
+        """The file as ours, and what is in it."""
+        try:
+            store = SqliteStore(self.name, "full")
+        except StorageError as error:
+            if isinstance(error.__context__, filelock.Timeout):  # the lock of its owner
+                raise Unreachable(f"{error} If that is a service, give its --url.") from None
+            raise
         try:
             yield store, store.recover()
         finally:

@@ -77,6 +77,8 @@ def find(url: str | None, db: Path | None, token: str | None, create: bool = Fal
     token = token or os.environ.get("JOBQUEUE_TOKEN") or None
     if url is not None and db is not None:
         raise Misuse("--url names a service and --db a file: give one of them.")
+    if str(db) == ":memory:":
+        raise Misuse("A database in memory ends with its process: give --db a file.")
     if db is not None:
         return File(os.fspath(db), create)
     url = url or os.environ.get("JOBQUEUE_URL") or None

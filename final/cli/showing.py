@@ -55,24 +55,22 @@ def job_line(job: Document, place: str, as_json: bool) -> None:
 
 
 def job_list(jobs: Iterable[Document], place: str, as_json: bool, errors: bool = False) -> None:
+    """errors: show these instead of the status, which is the same for all then."""
     if as_json:
         for job in jobs:
             _print_json(job)
         return
     found = list(jobs)
-    table = _table("id", "status", "priority", "type", "age", *(["error"] if errors else []))
+    table = _table("id", *(() if errors else ("status",)), "priority", "type", "age")
+    if errors:
+        table.add_column("error", no_wrap=True, overflow="ellipsis")
     table.columns[0].overflow = "fold"
     table.columns[0].min_width = min(36, max((len(job["id"]) for job in found), default=0))
     for job in found:
-        error = [Text(plain(job["error"] or ""), no_wrap=True, overflow="ellipsis")]
-        table.add_row(
-            plain(job["id"]),
-            _status(job),
-            job["priority"],
-            plain(job["type"]),
-            _age(job["enqueued_at"]),
-            *(error if errors else []),
-        )
+        age = _age(job["enqueued_at"])
+        lane, kind = job["priority"], plain(job["type"])
+        row = [lane, kind, age, plain(job["error"])] if errors else [_status(job), lane, kind, age]
+        table.add_row(plain(job["id"]), *row)
     console = _console()
     if found:
         console.print(table)
@@ -165,12 +163,13 @@ def _figures(figures: Document, place: str) -> RenderableType:
 
 def _lanes(figures: Document) -> Table:
     columns = ("queued", "scheduled", "processing", "retrying", "completed", "failed")
-    table = _table("lane", *columns, "oldest", "p99 wait", numbers_from=1)
+    table = _table(" lane", *columns, "oldest", "p99 wait", numbers_from=1)
+    table.padding = (0, 0)  # so that nine columns fit into 80 characters
     for name, lane in [*figures["lanes"].items(), ("all", figures["totals"])]:
         counts = [Text(f"{lane[status]:,}", COLOURS.get(status, "")) for status in columns]
-        oldest = "" if lane["oldest_queued"] is None else _span(lane["oldest_queued"])
+        oldest = "" if not lane["oldest_queued"] else _span(lane["oldest_queued"])
         wait = "" if lane["wait"] is None else _span(lane["wait"]["p99"])
-        table.add_row(name, *counts, oldest, wait, style="bold" if name == "all" else "")
+        table.add_row(f" {name}", *counts, oldest, wait, style="bold" if name == "all" else "")
     return table
 
 
@@ -204,5 +203,5 @@ def _table(*columns: str, numbers_from: int | None = None) -> Table:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 0, 0, 1))
     for index, column in enumerate(columns):
         numeric = numbers_from is not None and index >= numbers_from
-        table.add_column(column, justify="right" if numeric else "left", no_wrap=column != "error")
+        table.add_column(column, justify="right" if numeric else "left", no_wrap=True)
     return table

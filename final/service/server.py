@@ -32,6 +32,7 @@ from final.service.events import Broadcast
 from final.service.impatient import ImpatientProtocol
 
 CONNECTIONS = 1_000
+FAIRNESS = 10  # to begin with; the demo may change it
 SHORTEST_TOKEN = 16
 
 
@@ -68,8 +69,8 @@ def serve(
     chosen = demo_handlers(demo_seconds) if handlers is None else load_handlers(handlers)
     listener = listen(host, port)
     with listener:
-        queue = JobQueue(chosen, path=db, workers=workers, capacity=capacity)
-        service = Service(queue, workers, capacity, fairness=10, demo=handlers is None)
+        queue = JobQueue(chosen, path=db, workers=workers, capacity=capacity, fairness=FAIRNESS)
+        service = Service(queue, workers, capacity, FAIRNESS, demo=handlers is None)
         try:
             asyncio.run(_run(service, listener, token, names, shutdown_timeout))
         finally:

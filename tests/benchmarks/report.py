@@ -181,17 +181,17 @@ def write(
         "over several rounds; the figures are medians, the ranges smallest to largest, and the\n"
         "ratios are what carries over to another machine. How each peer is set up stands in\n"
         "[tests/benchmarks/peers.py](../tests/benchmarks/peers.py).",
-        _markdown(["", "this machine"], [list(line) for line in machine.lines()]),
+        markdown(["", "this machine"], [list(line) for line in machine.lines()]),
         f"Peers: {', '.join(versions) or 'none installed'}.",
         "## Goals",
-        _markdown(
+        markdown(
             ["goal", "measured", "", "what"],
             [[g.goal, g.measured, g.verdict, g.what] for g in goals],
         ),
     ]
     for each in findings:
         for table in each.tables:
-            parts += [f"## {table.title}", table.note, _markdown(table.columns, table.rows)]
+            parts += [f"## {table.title}", table.note, markdown(table.columns, table.rows)]
         if each.plot:
             parts.append(f"![{each.tables[-1].title}](img/{each.plot}.svg)")
     docs.mkdir(parents=True, exist_ok=True)
@@ -200,7 +200,7 @@ def write(
     return page
 
 
-def _markdown(columns: list[str], rows: list[list[str]]) -> str:
+def markdown(columns: list[str], rows: list[list[str]]) -> str:
     lines = [columns, ["---"] * len(columns), *rows]
     cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in line] for line in lines]
     return "\n".join(f"| {' | '.join(line)} |" for line in cells)
