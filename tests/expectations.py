@@ -1,11 +1,12 @@
-"""The one table: which capability each stage has, and which flaw keeps it from one.
+"""The one table: what each stage can do, which flaw keeps it from that, what it never had.
 
 Everything else follows from here: the suite marks its known flaws by it, the
 scoreboard draws it, and ``README.md``, ``docs/scoreboard.md`` and ``docs/flaws.md``
 are written from it.
 
-But: it claims, it does not prove. The proof is the run: a cell that says PASSES
-must pass, and one that names a flaw must fail, or the run is red.
+But: it claims, it does not prove. The proof is the run: a cell that says PASSES must
+pass, one that names a flaw must fail, and one that says ABSENT must fail for want of
+what the row needs. All else turns the run red.
 """
 # ruff: noqa: E501  (a table is read along its rows and down its columns)
 
@@ -16,6 +17,8 @@ from dataclasses import dataclass
 STAGES = ("naive", "improved", "final")
 
 PASSES = None
+# Not in this stage: a feature that it was never meant to have. To lack it is no flaw.
+ABSENT = "absent"
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,11 @@ class Flaw:
 
 @dataclass(frozen=True)
 class Capability:
-    """A row of the scoreboard: for each stage PASSES, or the id of the flaw that it shows."""
+    """A row of the scoreboard: for each stage PASSES, the id of the flaw that it shows, or ABSENT.
+
+    ``needs`` is what its test uses and an ABSENT stage lacks: a method, an option, a name.
+    ``instead`` is what to do in such a stage.
+    """
 
     name: str
     group: str
@@ -47,6 +54,8 @@ class Capability:
     naive: str | None
     improved: str | None
     final: str | None
+    needs: str = ""
+    instead: str = ""
 
     @property
     def test_file(self) -> str:
@@ -55,13 +64,20 @@ class Capability:
 
     def flaw(self, stage: str) -> Flaw | None:
         """The flaw that ``stage`` is expected to show here; None where it passes."""
-        flaw_id = {"naive": self.naive, "improved": self.improved, "final": self.final}[stage]
-        return None if flaw_id is PASSES else FLAWS[flaw_id]
+        expected = self._expected(stage)
+        return None if expected is PASSES or expected == ABSENT else FLAWS[expected]
+
+    def is_absent(self, stage: str) -> bool:
+        """Whether ``stage`` was never meant to have it."""
+        return self._expected(stage) == ABSENT
 
     def fixed_in(self, stage: str) -> str:
         """The first stage after ``stage`` that has this capability."""
         later = STAGES[STAGES.index(stage) + 1 :]
-        return next(name for name in later if self.flaw(name) is None)
+        return next(name for name in later if self._expected(name) is PASSES)
+
+    def _expected(self, stage: str) -> str | None:
+        return {"naive": self.naive, "improved": self.improved, "final": self.final}[stage]
 
 
 # fmt: off
@@ -135,6 +151,28 @@ CAPABILITIES = {
         Capability("restart",               "Persistence",    "jobs survive a restart",                     "N3",   "I1",   PASSES),
         Capability("kill-9",                "Persistence",    "jobs survive kill -9",                       "N3",   "I1",   PASSES),
         Capability("retry-restart",         "Persistence",    "retries keep their count and time",          "N3",   "I4",   PASSES),
+
+        # What a queue may do without, until it has to run real work.
+        Capability("schedule",              "Beyond the basics", "a job can wait for its time",             ABSENT, ABSENT, PASSES,
+                   needs="Job(run_at=)",          instead="a threading.Timer can enqueue it, if the process lives that long"),
+        Capability("cancel",                "Beyond the basics", "a job that waits can be called off",      ABSENT, ABSENT, PASSES,
+                   needs="cancel()",              instead="the handler can look whether the job is still wanted"),
+        Capability("duplicate-id",          "Beyond the basics", "an id is accepted only once",             ABSENT, ABSENT, PASSES,
+                   needs="DuplicateJob",          instead="the handler can remember what it has done"),
+        Capability("results",               "Beyond the basics", "results come in the order of the jobs",   ABSENT, ABSENT, PASSES,
+                   needs="map()",                 instead="the handler can write its result to where the caller looks"),
+        Capability("retry-by-hand",         "Beyond the basics", "dead letters can be read and run again",  ABSENT, ABSENT, PASSES,
+                   needs="dead_letters()",        instead="somebody can read the log, and enqueue the job anew"),
+        Capability("events",                "Beyond the basics", "every change of a job is told",           ABSENT, ABSENT, PASSES,
+                   needs="subscribe()",           instead="the handler can tell of its own start and end"),
+        Capability("overflow",              "Beyond the basics", "a full lane can refuse or drop jobs",     ABSENT, ABSENT, PASSES,
+                   needs="JobQueue(overflow=)",   instead="the producer can give up, where enqueue has a timeout"),
+        Capability("rate-limit",            "Beyond the basics", "jobs start no faster than a limit",       ABSENT, ABSENT, PASSES,
+                   needs="JobQueue(rate_limit=)", instead="the handler can wait for its turn, and holds its worker"),
+        Capability("timeout",               "Beyond the basics", "a hanging job does not hold its worker",  ABSENT, ABSENT, PASSES,
+                   needs="JobQueue(timeout=)",    instead="the handler can put a time-out on whatever it calls"),
+        Capability("processes",             "Beyond the basics", "a crash costs one attempt, nothing else", ABSENT, ABSENT, PASSES,
+                   needs="JobQueue(executor=)",   instead="the handler can start a process of its own for each job"),
     )
 }
 # fmt: on

@@ -25,16 +25,22 @@ class Signs:
     """What stands for what; ``ASCII`` for terminals that cannot show the rest."""
 
     passed: str
+    absent: str
     flaw: str
     surprise: str
     not_run: str
     rule: str
 
 
-UNICODE = Signs("✓", "✗", "!", "·", "─")
-ASCII = Signs("ok", "x", "!", ".", "-")
+UNICODE = Signs("✓", "—", "✗", "!", "·", "─")
+ASCII = Signs("ok", "-", "x", "!", ".", "-")
 
-STYLES = {Outcome.PASS: "green", Outcome.FLAW: "red", Outcome.SURPRISE: "bold yellow"}
+STYLES = {
+    Outcome.PASS: "green",
+    Outcome.ABSENT: "dim",
+    Outcome.FLAW: "red",
+    Outcome.SURPRISE: "bold yellow",
+}
 
 
 def matrix(results: Results, signs: Signs) -> Text:
@@ -76,6 +82,7 @@ def _cell(row: Capability, stage: str, results: Results, signs: Signs) -> Text:
     flaw = row.flaw(stage)
     sign = {
         Outcome.PASS: signs.passed,
+        Outcome.ABSENT: signs.absent,
         Outcome.FLAW: f"{signs.flaw} {flaw.id if flaw else ''}",
         Outcome.SURPRISE: signs.surprise,
     }[cell.outcome]
@@ -83,10 +90,12 @@ def _cell(row: Capability, stage: str, results: Results, signs: Signs) -> Text:
 
 
 def _totals(results: Results) -> Text:
+    """How much it passes of what it is measured by: a feature that it lacks does not count."""
     line = Text(" " * MARGIN + "in total".ljust(TITLES), "bold")
     for stage in results.stages:
         count = results.count(stage)
-        line.append(f"{count[Outcome.PASS]} of {count.total()}".ljust(STAGE))
+        measured_by = count.total() - count[Outcome.ABSENT]
+        line.append(f"{count[Outcome.PASS]} of {measured_by}".ljust(STAGE))
     return line
 
 
@@ -97,6 +106,9 @@ def report(results: Results, signs: Signs, seconds: float) -> Group:
     """Everything that is shown when the run is over."""
     blank = Text()
     parts: list[RenderableType] = [blank, matrix(results, signs)]
+    if any(results.count(stage)[Outcome.ABSENT] for stage in results.stages):
+        legend = f"{signs.absent} not in this stage; docs/scoreboard.md says what to do instead"
+        parts += [blank, _indented(Text(legend, "dim"))]
     if exhibits := _exhibits(results, signs):
         parts += [blank, heading("What was measured", results, signs), exhibits]
     for surprise in results.surprises:

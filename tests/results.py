@@ -20,8 +20,9 @@ class Outcome(enum.Enum):
     """What a cell of the matrix says, best first: a cell is as bad as the worst of its tests."""
 
     PASS = 1
-    FLAW = 2
-    SURPRISE = 3
+    ABSENT = 2
+    FLAW = 3
+    SURPRISE = 4
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,11 @@ class Case:
     def flaw(self) -> Flaw | None:
         """The flaw that the test should show; None where it should pass."""
         return self.capability.flaw(self.stage)
+
+    @property
+    def is_absent(self) -> bool:
+        """Whether the test should fail because the stage was never meant to pass it."""
+        return self.capability.is_absent(self.stage)
 
 
 CASE = pytest.StashKey[Case]()  # what an item of the suite carries
@@ -87,11 +93,16 @@ class Results:
         return Counter(cell.outcome for (_, name), cell in self.cells.items() if name == stage)
 
     def summary(self, stage: str) -> str:
-        """One line about ``stage``: "naive: 7 pass, 20 known flaws shown, 0 surprises"."""
+        """One line about ``stage``.
+
+        "naive: 7 pass, 20 known flaws shown, 0 surprises; 10 not in this stage".
+        """
         count = self.count(stage)
+        absent = f"; {count[Outcome.ABSENT]} not in this stage" if count[Outcome.ABSENT] else ""
         return (
             f"{stage}: {count[Outcome.PASS]} pass, {count[Outcome.FLAW]} known flaws shown, "
             f"{count[Outcome.SURPRISE]} surprise{'s' if count[Outcome.SURPRISE] != 1 else ''}"
+            f"{absent}"
         )
 
     def is_complete(self) -> bool:

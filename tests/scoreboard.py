@@ -2,11 +2,14 @@
 
 Every test in tests/suite/ names its capability. Where expectations.py says that the
 stage passes, the test must pass; where it names a flaw, every test of the capability
-must fail there, by a failed assertion. All else is a surprise, and turns the run red:
-a flaw that does not show, a test that breaks before it could show it, a skip.
+must fail there, by a failed assertion; where it says that the stage never had this, the
+test must fail for want of just that. All else is a surprise, and turns the run red:
+a flaw that does not show, a test that breaks before it could show it, a skip, a
+feature that a stage has after all.
 
     --scoreboard   draw the matrix of capabilities and stages instead of pytest's report
     --hard         let the known flaws fail; each failure ends with why, where and the fix
+                   (what a stage was never meant to have is no flaw, and stays expected)
     --write-docs   after a full run without surprises, write it into README.md and docs/
 
 But: how things look is decided in matrix.py (terminal) and pages.py (Markdown).
@@ -22,6 +25,7 @@ from tests import ledger, pages
 from tests.expectations import CAPABILITIES, STAGES, Flaw
 from tests.results import CASE, Case, Outcome, Results, Surprise
 from tests.screen import Scoreboard
+from tests.stages import NotInThisStage
 
 # What a test raises to say "this is not so": a failed assert, or pytest.fail("sentence").
 SHOWS_A_FLAW = (AssertionError, pytest.fail.Exception)
@@ -65,10 +69,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if item.path.is_relative_to(suite):
             item.stash[CASE] = case = _case(item)
             stages.add(case.stage)
-            if case.flaw and not config.option.hard:
-                reason = f"{case.flaw.id}: {case.flaw.what}"
-                item.add_marker(pytest.mark.xfail(strict=True, raises=SHOWS_A_FLAW, reason=reason))
+            if case.is_absent:
+                reason = f"{case.stage} has no {case.capability.needs}"
+                _expect_failure(item, NotInThisStage, reason)
+            elif case.flaw and not config.option.hard:
+                _expect_failure(item, SHOWS_A_FLAW, f"{case.flaw.id}: {case.flaw.what}")
     config.stash[RESULTS].stages = [stage for stage in STAGES if stage in stages]
+
+
+def _expect_failure(
+    item: pytest.Item,
+    raises: type[BaseException] | tuple[type[BaseException], ...],
+    reason: str,
+) -> None:
+    item.add_marker(pytest.mark.xfail(strict=True, raises=raises, reason=reason))
 
 
 def _case(item: pytest.Item) -> Case:
@@ -115,6 +129,8 @@ def pytest_runtest_makereport(
             results.record(case, Outcome.SURPRISE, evidence)
             results.surprises.append(_explained(report, meaning))
             _turn_red(report, meaning)
+        elif case.is_absent:
+            results.record(case, Outcome.ABSENT, evidence)
         elif case.flaw:
             results.record(case, Outcome.FLAW, evidence)
             if item.config.option.hard:
@@ -132,12 +148,20 @@ def _evidence(call: pytest.CallInfo[None], report: pytest.TestReport) -> list[st
 
 def _surprise(case: Case, call: pytest.CallInfo[None]) -> str:
     """What it means that the test ended so; empty if it ended as expectations.py says."""
-    flaw, stage = case.flaw, case.stage
+    flaw, stage, needs = case.flaw, case.stage, case.capability.needs
     raised = call.excinfo.value if call.excinfo else None
     if call.when != "call":
         return f"The {call.when} of this test failed, so it proves nothing about {stage}."
     if isinstance(raised, (pytest.skip.Exception, pytest.xfail.Exception)):
         return "A test of the suite does not skip or give up: it passes, or it shows a known flaw."
+    if case.is_absent:
+        if isinstance(raised, NotInThisStage) and raised.what == needs:
+            return ""
+        return (
+            f"{stage} was never meant to have {needs}, and this test did not fail for want of it. "
+            "If the stage has it now, write PASSES in tests/expectations.py; if not, the test must "
+            f"fail because it uses {needs}, and for no other reason."
+        )
     if flaw is None:
         return f"{stage} should pass here ({case.capability.title}) and does not." if raised else ""
     if raised is None:

@@ -1,7 +1,8 @@
 """The stages behind one face: a test is written once and runs against each of them.
 
-What a stage does not know is left out: options of its queue, fields of its jobs,
-arguments of its methods. A method that it does not have fails with a sentence.
+What a stage lacks because of a flaw is no obstacle, so that the flaw can show: options
+of its queue, fields of its jobs and arguments of its methods are left out, and a method
+fails as an assertion does. Whatever else it lacks raises NotInThisStage.
 
 But: it helps nobody. What a stage gets wrong on purpose stays wrong in here.
 """
@@ -17,7 +18,13 @@ from typing import Any
 
 from tests.expectations import STAGES
 
-# How a stage's missing methods are to be read; `final` misses none that the suite calls.
+# What the suite asks of every stage. Where one lacks it, that is a flaw.
+QUEUE_OPTIONS = {"path", "capacity", "max_retries", "backoff"}
+JOB_FIELDS = {"priority"}
+ARGUMENTS = {"timeout", "drain"}
+METHODS = {"metrics", "status", "wait"}
+
+# How to read that a stage lacks one of METHODS; `final` has them all.
 WHY_MISSING = {
     "naive": "there is nothing to look at",
     "improved": "its totals say how many, not which",
@@ -26,7 +33,18 @@ WHY_MISSING = {
 
 
 class MissingMethodError(AssertionError):
-    """A test called a method that the stage does not have."""
+    """A test called one of METHODS, and the stage does not have it."""
+
+
+class NotInThisStage(Exception):
+    """A test used what the stage lacks, and not because of a flaw; ``what`` is its name.
+
+    It is no AssertionError, so that it cannot pass for a flaw.
+    """
+
+    def __init__(self, stage: str, what: str) -> None:
+        super().__init__(f"{stage} has no {what}.")
+        self.what = what
 
 
 class NeverRaised(Exception):
@@ -46,12 +64,15 @@ class Stage:
         self.name = name
         self._folder = folder
         self._package = importlib.import_module(name)
-        self._new_queue = _leaving_out_unknown_options(self._package.JobQueue)
-        self._new_job = _leaving_out_unknown_options(self._package.Job)
+        self._new_queue = _adapted(name, "JobQueue", self._package.JobQueue, QUEUE_OPTIONS)
+        self._new_job = _adapted(name, "Job", self._package.Job, JOB_FIELDS)
         self._queues: list[StageQueue] = []
 
     def queue(self, handler: Callable[[Any], object], **options: object) -> StageQueue:
-        """A queue of this stage, with those of ``options`` that it knows."""
+        """A queue of this stage, with those of ``options`` that it knows.
+
+        Raises NotInThisStage for one that is not among QUEUE_OPTIONS either.
+        """
         if self._folder is not None:
             options.setdefault("path", str(self._folder / f"queue-{len(self._queues)}.db"))
         queue = StageQueue(self.name, self._new_queue(handler, **options))
@@ -59,13 +80,21 @@ class Stage:
         return queue
 
     def job(self, **fields: object) -> Any:
-        """A job of this stage, with those of ``fields`` that it knows."""
+        """A job of this stage, with those of ``fields`` that it knows.
+
+        Raises NotInThisStage for one that is not among JOB_FIELDS either.
+        """
         return self._new_job(**fields)
 
     def backoff(self, **options: float) -> Any:
         """The stage's own ``Backoff``; None for a stage that never retries."""
         backoff = getattr(self._package, "Backoff", None)
         return backoff and backoff(**options)
+
+    def token_bucket(self, rate: float, burst: int) -> Any:
+        """The stage's own ``TokenBucket``; None for a stage without rate limits."""
+        bucket = getattr(self._package, "TokenBucket", None)
+        return bucket and bucket(rate, burst)
 
     @property
     def QueueFull(self) -> type[Exception]:
@@ -76,6 +105,13 @@ class Stage:
     def QueueClosed(self) -> type[Exception]:
         """What the stage raises when a job comes after ``close``."""
         return getattr(self._package, "QueueClosed", NeverRaised)
+
+    @property
+    def DuplicateJob(self) -> type[Exception]:
+        """What the stage raises for an id that is taken, if it looks at ids at all."""
+        if not hasattr(self._package, "DuplicateJob"):
+            raise NotInThisStage(self.name, "DuplicateJob")
+        return self._package.DuplicateJob  # type: ignore[no-any-return]
 
     def close_all(self) -> None:
         """Close every queue that was made here, at once: what they still hold does not run."""
@@ -94,10 +130,12 @@ class StageQueue:
         if name.startswith("_"):  # Python's own questions deserve Python's own answer
             raise AttributeError(name)
         method = getattr(self._queue, name, None)
-        if method is None:
+        if method is None and name in METHODS:
             raise MissingMethodError(f"{self._stage} has no {name}(): {WHY_MISSING[self._stage]}.")
+        if method is None:
+            raise NotInThisStage(self._stage, f"{name}()")
 
-        call = _leaving_out_unknown_options(method)
+        call = _adapted(self._stage, name, method, ARGUMENTS)
         self.__dict__[name] = call  # found there from now on: the next call costs nothing more
         return call
 
@@ -114,11 +152,15 @@ class StageQueue:
         self._queue.__exit__(exc_type, exc, traceback)
 
 
-def _leaving_out_unknown_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """``function``, but deaf to keyword arguments that it has no parameter for."""
-    known = inspect.signature(function).parameters
+def _adapted(
+    stage: str, name: str, function: Callable[..., Any], left_out: set[str]
+) -> Callable[..., Any]:
+    """``function``, but deaf to the keyword arguments in ``left_out`` that it does not know."""
+    known = inspect.signature(function).parameters.keys()
 
     def call(*args: object, **options: object) -> Any:
+        if missing := options.keys() - known - left_out:
+            raise NotInThisStage(stage, f"{name}({min(missing)}=)")
         return function(*args, **{k: v for k, v in options.items() if k in known})
 
     return call

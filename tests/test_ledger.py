@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests import ledger, pages
-from tests.expectations import CAPABILITIES, FLAWS, STAGES, Flaw
+from tests.expectations import CAPABILITIES, FLAWS, STAGES, Capability, Flaw
 from tests.results import Results
 
 ROOT = ledger.ROOT
@@ -27,7 +27,7 @@ def test_each_flaw_is_marked_once_and_in_its_stage() -> None:
     assert marked == sorted((flaw.id, flaw.stage) for flaw in FLAWS.values())
 
 
-def test_final_has_no_flaw() -> None:
+def test_final_has_everything_and_no_flaw() -> None:
     assert not any(row.final for row in CAPABILITIES.values())
     assert not any(flaw.stage == "final" for flaw in FLAWS.values())
 
@@ -47,6 +47,15 @@ def test_a_stage_shows_only_its_own_flaws() -> None:
         for stage in STAGES:
             flaw = row.flaw(stage)
             assert flaw is None or flaw.stage == stage, f"{row.name}: {flaw} in {stage}'s column"
+
+
+@pytest.mark.parametrize("row", CAPABILITIES.values(), ids=CAPABILITIES)
+def test_a_feature_says_what_it_needs_and_what_to_do_without(row: Capability) -> None:
+    absent = [stage for stage in STAGES if row.is_absent(stage)]
+    assert bool(absent) == bool(row.needs) == bool(row.instead)
+    # A stage keeps what an earlier one has.
+    assert absent == list(STAGES[: len(absent)])
+    assert not any(row.flaw(stage) and row.is_absent(stage) for stage in STAGES)
 
 
 def test_each_capability_has_its_file_and_each_file_its_capability() -> None:

@@ -117,6 +117,54 @@ def test_a_known_flaw_that_shows_otherwise_is_a_surprise(suite: Suite, option: s
     assert "4 failed" in text or "0 pass, 0 known flaws shown, 4 surprises" in text
 
 
+def test_a_feature_that_was_never_promised_is_no_failure_and_no_flaw(suite: Suite) -> None:
+    suite.add("cancel", "stage.queue(print).cancel('a') if stage.name != 'final' else 0")
+    suite.add("schedule", "stage.job(run_at=1)")
+    suite.add("fifo", "pass")
+    code, output = suite.run("--scoreboard")
+    assert code == 0
+    assert "a job that waits can be called off           —         —         ✓" in output
+    assert "a job can wait for its time                  —         —         ✓" in output
+    assert "in total                                     1 of 1    1 of 1    3 of 3" in output
+    assert "— not in this stage; docs/scoreboard.md says what to do instead" in output
+    assert "naive: 1 pass, 0 known flaws shown, 0 surprises; 2 not in this stage" in output
+    assert "final: 3 pass, 0 known flaws shown, 0 surprises " in output
+
+
+@pytest.mark.parametrize("option", ["--scoreboard", "--hard", "-q"])
+def test_a_feature_that_is_absent_for_another_reason_is_a_surprise(
+    suite: Suite, option: str
+) -> None:
+    suite.add("cancel", "pass")  # the stage has it after all
+    suite.add("schedule", "assert stage.job() is None")
+    suite.add("results", "stage.queue(print).dead_letters()")  # needs map()
+    suite.add("events", "stage.queue(print).metrics()")  # that is a flaw, and not its own
+    suite.add("timeout", "pytest.skip('later')")
+    code, output = suite.run("--stage", "naive", option)
+    text = " ".join(output.split())
+    assert code == FAILED
+    for needs in ("cancel()", "Job(run_at=)", "map()", "subscribe()"):
+        assert text.count(f"naive was never meant to have {needs}, and this test did not fail") == 1
+    assert text.count("A test of the suite does not skip or give up") == 1
+    assert "5 failed" in text or "0 pass, 0 known flaws shown, 5 surprises" in text
+
+
+def test_a_flaw_is_not_shown_by_a_feature_that_is_absent(suite: Suite) -> None:
+    suite.add("priority", "stage.queue(print, overflow='reject')")
+    code, output = suite.run("--stage", "naive", "--scoreboard")
+    assert code == FAILED
+    assert "and this is a NotInThisStage" in " ".join(output.split())
+
+
+def test_a_feature_that_final_has_lost_is_a_surprise(suite: Suite) -> None:
+    suite.add("cancel", "stage.queue(print).annul('a')")
+    code, output = suite.run("--stage", "final", "--scoreboard")
+    assert code == FAILED
+    text = " ".join(output.split())
+    assert "final should pass here (a job that waits can be called off) and does not." in text
+    assert "NotInThisStage: final has no annul()." in text
+
+
 def test_a_fixture_that_fails_shows_no_flaw(suite: Suite) -> None:
     suite.add("priority", "pass", arguments="stage, broken")
     with (suite.folder / "tests" / "suite" / "test_priority.py").open("a") as file:
@@ -163,13 +211,14 @@ def test_a_failure_outside_the_suite_is_a_surprise(suite: Suite) -> None:
 def test_hard_says_why_where_and_what_to_read(suite: Suite) -> None:
     suite.add("priority", "assert stage.name != 'naive'")
     suite.add("fifo", "pass")
+    suite.add("cancel", "stage.queue(print).cancel('a')")  # to lack a feature is no flaw
     code, output = suite.run("--stage", "naive", "--hard", "--scoreboard")
     assert code == FAILED
     assert f"why    N2: {FLAWS['N2'].what}\n" in output
     assert f"where  {where(FLAWS['N2'])}\n" in output
     assert "fix    improved has it: read improved/job_queue.py:" in output
-    assert "naive: 1 pass, 1 known flaws shown, 0 surprises" in output
-    assert "1 failed, 1 passed" in output
+    assert "naive: 1 pass, 1 known flaws shown, 0 surprises; 1 not in this stage" in output
+    assert "1 failed, 1 passed, 1 xfailed" in output
 
 
 # --scoreboard
@@ -188,8 +237,10 @@ def test_one_stage_is_one_column_and_what_did_not_run_is_blank(suite: Suite) -> 
 
 def test_a_terminal_that_cannot_show_the_signs_gets_letters(suite: Suite) -> None:
     suite.add("priority", "assert stage.name != 'naive', 'ou est-elle passée ?'")
+    suite.add("schedule", "stage.job(run_at=1)")
     code, output = suite.run("--scoreboard", PYTHONUTF8="0", PYTHONIOENCODING="ascii")
     assert code == 0
+    assert "a job can wait for its time                  -         -         ok" in output
     assert "urgent jobs run first                        x N2      ok        ok" in output
     assert output.isascii()
 
@@ -226,6 +277,7 @@ def test_a_full_run_writes_the_pages_and_only_once(suite: Suite) -> None:
     measured = suite.folder / pages.SCOREBOARD
     first = measured.read_text(encoding="utf-8")
     assert "- ✗ naive (N2): on process " in first
+    assert "- no `cancel()` in naive and improved: the handler can look" in first
 
     # The evidence of a second run differs, and is no reason to write.
     code, output = suite.run("--scoreboard", "--write-docs")
@@ -245,6 +297,10 @@ def test_a_run_that_is_not_full_writes_nothing(suite: Suite) -> None:
 # The body of a test that does what expectations.py says, and measures something new each time.
 FAITHFUL = """import os
     from tests.expectations import CAPABILITIES
+    from tests.stages import NotInThisStage
     evidence(f"on process {os.getpid()}")
     name = os.environ["PYTEST_CURRENT_TEST"].split("test_")[-1].split("[")[0]
-    assert CAPABILITIES[name.replace("_", "-")].flaw(stage.name) is None"""
+    row = CAPABILITIES[name.replace("_", "-")]
+    if row.is_absent(stage.name):
+        raise NotInThisStage(stage.name, row.needs)
+    assert row.flaw(stage.name) is None"""
