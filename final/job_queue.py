@@ -268,7 +268,7 @@ class JobQueue:
     def dead_letters(self) -> list[JobRecord]:
         """The jobs that have failed for good, newest first."""
         self._refuse_in_a_fork()
-        return self._store.jobs(Status.FAILED, -1) or []
+        return self._store.jobs(Status.FAILED, -1)
 
     def attempts(self, job_id: str) -> list[AttemptRecord]:
         """The failed attempts of a job, with their times and tracebacks."""
@@ -328,18 +328,14 @@ class JobQueue:
         """
         self._refuse_in_a_fork()
         require_int("limit", limit, 1)
+        status = None if status is None else Status(status)
+        priority = None if priority is None else Priority(priority)
         try:
-            records = self._store.jobs(
-                None if status is None else Status(status),
-                limit,
-                kind,
-                None if priority is None else Priority(priority),
-                before,
-            )
+            records = self._store.jobs(status, limit, kind, priority, before)
         except UnicodeEncodeError:  # no stored text has a lone surrogate
-            records = [] if before is None else None
-        if records is None:
-            raise UnknownJob(str(before))
+            records = []
+        if not records and before is not None:
+            self.get(before)  # is it the last one, or unknown?
         return records
 
     def wait(self, job_id: str, timeout: float | None = None) -> JobRecord:

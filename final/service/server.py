@@ -24,7 +24,7 @@ from typing import Any
 import uvicorn
 from starlette.types import ASGIApp
 
-from final import Handler, JobQueue
+from final import Handler, JobQueue, StorageError
 from final.service.app import create_app
 from final.service.context import Service
 from final.service.demo import demo_handlers
@@ -32,6 +32,7 @@ from final.service.events import Broadcast
 from final.service.impatient import ImpatientProtocol
 
 CONNECTIONS = 1_000
+FAIRNESS = 10  # to begin with; the demo may change it
 SHORTEST_TOKEN = 16
 
 
@@ -68,8 +69,8 @@ def serve(
     chosen = demo_handlers(demo_seconds) if handlers is None else load_handlers(handlers)
     listener = listen(host, port)
     with listener:
-        queue = JobQueue(chosen, path=db, workers=workers, capacity=capacity)
-        service = Service(queue, workers, capacity, fairness=10, demo=handlers is None)
+        queue = JobQueue(chosen, path=db, workers=workers, capacity=capacity, fairness=FAIRNESS)
+        service = Service(queue, workers, capacity, FAIRNESS, demo=handlers is None)
         try:
             asyncio.run(_run(service, listener, token, names, shutdown_timeout))
         finally:
@@ -211,5 +212,5 @@ def main() -> None:
     logging.basicConfig(format="%(levelname)s: %(message)s")
     try:
         serve()
-    except ServiceError as error:
+    except (ServiceError, StorageError) as error:
         sys.exit(str(error))

@@ -127,10 +127,10 @@ class Store(Protocol):
         kind: str | None = None,
         priority: Priority | None = None,
         before: str | None = None,
-    ) -> list[JobRecord] | None:
+    ) -> list[JobRecord]:
         """The newest jobs, newest first; those of which all that is given holds.
 
-        before: accepted before the job with this id; None when there is no such job.
+        before: accepted before the job with this id; none are, if there is no such job.
         From any thread, also after ``close``.
         """
 

@@ -303,16 +303,13 @@ class SqliteStore:
         kind: str | None = None,
         priority: Priority | None = None,
         before: str | None = None,
-    ) -> list[JobRecord] | None:
+    ) -> list[JobRecord]:
         wanted = {"status = ?": status, "kind = ?": kind, "priority = ?": priority}
         wanted["seq < (SELECT seq FROM job WHERE id = ?)"] = before
         conditions = [condition for condition, value in wanted.items() if value is not None]
         values = [value for value in wanted.values() if value is not None]
         where = f"WHERE {' AND '.join(conditions)} " if conditions else ""
-        records = self._look_up(f"{where}ORDER BY seq DESC LIMIT ?", (*values, limit))
-        if not records and before is not None and self.get(before) is None:
-            return None
-        return records
+        return self._look_up(f"{where}ORDER BY seq DESC LIMIT ?", (*values, limit))
 
     def attempts(self, job_id: str) -> list[AttemptRecord]:
         with self._mutex, _translated(f"Cannot read {self._path}"), self._reading() as reader:

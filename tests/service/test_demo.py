@@ -9,7 +9,7 @@ import pytest
 from final import Job, Status
 from final.service.demo import demo_handlers
 from tests.final.helpers import AT_ONCE, eventually
-from tests.helpers import DEADLINE
+from tests.helpers import DEADLINE, Gate, Journal
 from tests.service.conftest import OpenService
 from tests.service.helpers import Live
 
@@ -42,24 +42,26 @@ def test_a_flood_is_bounded(demo: Live, body: dict[str, Any]) -> None:
     assert demo.stored() == 0
 
 
-def test_fairness_changes_the_running_queue(open_service: OpenService) -> None:
-    live = open_service(demo_handlers(), demo=True, workers=1)
-    for rule, low_place in ((None, 12), (2, 2)):
-        holder = live.create(type="email", payload={"seconds": 0.2})["id"]
-        eventually(lambda: live.queue.metrics().processing == 1, "the holder's start")
-        live.http.put("/demo/fairness", json={"fairness": rule})
-        assert live.http.get("/stats").json()["fairness"] == rule
-        priorities = ["low"] + ["high"] * 12
-        jobs = [{"type": "email", "payload": {"seconds": 0}, "priority": p} for p in priorities]
-        live.post("/jobs/batch", {"jobs": jobs})
-        live.queue.wait(holder, DEADLINE)
-        live.queue.join(DEADLINE)
-        latest = live.queue.jobs(limit=13)
-        by_start = sorted(latest, key=lambda job: job.started_at or 0)
-        place = next(n for n, job in enumerate(by_start) if job.priority == "low")
-        assert place <= low_place
-        if rule is None:
-            assert by_start[-1].priority == "low"
+@pytest.mark.parametrize(("rule", "place"), [(None, 12), (2, 2), (10, 10)])
+def test_fairness_changes_the_running_queue(
+    open_service: OpenService, gate: Gate, rule: int | None, place: int
+) -> None:
+    journal = Journal()
+
+    def handler(job: Job) -> None:
+        gate.wait()
+        journal.write(job.priority)
+
+    live = open_service({"work": handler}, demo=True, workers=1)
+    live.create(priority="medium")
+    eventually(lambda: live.queue.metrics().processing == 1, "its start")
+    assert live.http.put("/demo/fairness", json={"fairness": rule}).status_code == 200
+    assert live.http.get("/stats").json()["fairness"] == rule
+    priorities = ["low"] + ["high"] * 12
+    live.post("/jobs/batch", {"jobs": [{"type": "work", "priority": p} for p in priorities]})
+    gate.open()
+    live.queue.join(DEADLINE)
+    assert journal.entries[1:].index("low") == place
 
 
 @pytest.mark.parametrize("body", [{"fairness": 0}, {"fairness": "10"}, {"fairness": True}, {}])

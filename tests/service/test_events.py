@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from final.service import events
+from tests.final.helpers import eventually
 from tests.helpers import DEADLINE, Background
 from tests.service.conftest import OpenService
 from tests.service.helpers import Live
@@ -86,11 +87,16 @@ def test_a_slow_client_is_told_what_it_missed(
     monkeypatch.setattr(events, "BACKLOG", 50)
     live = open_service()
     with live.events() as stream:
-        while live.broadcast.missed < 100:
-            live.post("/jobs/batch", {"jobs": [{"type": "work"}] * 1_000})
-            live.queue.join(DEADLINE)
+        eventually(lambda: flooded(live) >= 100, "it to miss some")
         heard = Background(list, itertools.takewhile(is_transition, stream)).result()
     assert heard  # and then it was told how many it missed
+
+
+def flooded(live: Live) -> int:
+    """A thousand jobs later: how many transitions were missed so far?"""
+    live.post("/jobs/batch", {"jobs": [{"type": "work"}] * 1_000})
+    live.queue.join(DEADLINE)
+    return live.broadcast.missed
 
 
 def is_transition(event: tuple[str, Any]) -> bool:

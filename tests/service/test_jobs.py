@@ -94,13 +94,19 @@ class TestCreate:
             held.create(id=f"waits-{n}")
         held.create(priority="high")
 
-    def test_a_full_lane_can_be_looked_at(self, held: Live) -> None:
-        """More producers wait for room than there are threads for anything else."""
+    def test_a_full_lane_can_be_looked_at(
+        self, held: Live, gate: Gate, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """While more producers wait for room than there are threads for anything else."""
+        monkeypatch.setattr("final.service.jobs.PATIENCE", DEADLINE)
         for n in range(2):
             held.create(id=f"waits-{n}")
         waiting = [Background(held.post, "/jobs", {"type": "work"}) for _ in range(50)]
+        lines = held.queue._dispatcher._lines
+        eventually(lambda: len(lines) == 50, "all of them to wait")
         assert held.http.get("/stats").json()["totals"]["queued"] == 2
-        assert {answer.result().status_code for answer in waiting} == {503}
+        gate.open()
+        assert {answer.result().status_code for answer in waiting} == {201}
 
     def test_room_that_comes_in_time_is_taken(self, held: Live, gate: Gate) -> None:
         for n in range(2):

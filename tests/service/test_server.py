@@ -1,0 +1,213 @@
+"""The service as a process: started, addressed, and stopped with real signals."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import shlex
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from final import StorageError
+from final.service.server import ServiceError, load_handlers, serve
+from tests.final.helpers import eventually, in_file
+from tests.helpers import DEADLINE, Background
+from tests.processes import ROOT, Program, needs_signals
+from tests.service.helpers import head, status_of
+
+TOKEN = "correct-horse-battery"
+
+
+@contextlib.contextmanager
+def serving(folder: Path, module: str = "tests.service.child", **options: Any) -> Iterator[Served]:
+    """A process that serves on a free port, until the end of the ``with`` block at the latest."""
+    given = json.dumps({"port": 0, "workers": 1} | options)
+    with Program(folder, module, *([] if module == "final.service" else [given])) as program:
+        program.read_until("Serving on ")
+        [url] = re.findall(r"http://\S+:\d+", program.output)
+        with httpx.Client(base_url=url, timeout=DEADLINE, trust_env=False) as client:
+            yield Served(program, client, folder)
+
+
+class Served:
+    def __init__(self, program: Program, http: httpx.Client, folder: Path) -> None:
+        self.program = program
+        self.http = http
+        self._folder = folder
+
+    def start_job(self, job_id: str) -> None:
+        """Create a job that works until ``let_go``, and wait for its start."""
+        assert self.http.post("/jobs", json={"type": "held", "id": job_id}).status_code == 201
+        eventually(lambda: self.status(job_id) == "processing", "its start")
+
+    def status(self, job_id: str) -> str:
+        return str(self.http.get(f"/jobs/{job_id}").json()["status"])
+
+    def let_go(self) -> None:
+        (self._folder / "go").touch()
+
+
+class TestStopping:
+    pytestmark = needs_signals
+
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=str)
+    def test_what_runs_is_finished_and_nothing_more_is_taken(
+        self, tmp_path: Path, number: int
+    ) -> None:
+        with serving(tmp_path) as served:
+            served.start_job("in-flight")
+            served.http.post("/jobs", json={"type": "held", "id": "queued"})
+            served.program.signal(number)
+            served.program.read_until("Stopping: 1 jobs in flight")
+            answer = served.http.post("/jobs", json={"type": "held", "id": "late"})
+            assert answer.status_code == 503
+            assert answer.json()["type"] == "/problems#stopping"
+            assert served.http.get("/ready").status_code == 503
+            assert served.status("in-flight") == "processing"
+            served.let_go()
+            assert served.program.read_to_the_end() == 0
+            assert served.program.output.endswith("Stopped.\n")
+        assert in_file(str(tmp_path / "jobs.db"), "id, status, attempts") == [
+            ("in-flight", "completed", 1),
+            ("queued", "queued", 0),
+        ]
+
+    def test_what_takes_too_long_runs_at_the_next_start(self, tmp_path: Path) -> None:
+        with serving(tmp_path, shutdown_timeout=0.1) as served:
+            served.start_job("long")
+            served.program.signal(signal.SIGTERM)
+            assert served.program.read_to_the_end() == 0
+            assert "starts again next time" in served.program.output
+        assert in_file(str(tmp_path / "jobs.db"), "id, status, attempts") == [("long", "queued", 0)]
+        with serving(tmp_path) as served:
+            served.let_go()
+            eventually(lambda: served.status("long") == "completed", "its end")
+
+    def test_a_second_signal_ends_it_at_once_and_nothing_is_lost(self, tmp_path: Path) -> None:
+        with serving(tmp_path) as served:
+            served.start_job("running")
+            served.http.post("/jobs", json={"type": "held", "id": "queued"})
+            served.program.signal(signal.SIGTERM)
+            served.program.read_until("Stopping")
+            served.program.signal(signal.SIGTERM)
+            assert served.program.read_to_the_end() == -signal.SIGTERM
+        with serving(tmp_path) as served:
+            served.let_go()
+            for job_id in ("running", "queued"):
+                eventually(lambda: served.status(job_id) == "completed", "its end")  # noqa: B023
+
+    def test_open_streams_and_idle_connections_do_not_hold_it_up(self, tmp_path: Path) -> None:
+        with serving(tmp_path) as served, served.http.stream("GET", "/events") as events:
+            address = (served.http.base_url.host, served.http.base_url.port)
+            with socket.create_connection(address) as idle:
+                idle.sendall(head("GET", "/health"))
+                assert status_of(idle) == 200
+                served.program.signal(signal.SIGTERM)
+                assert served.program.read_to_the_end() == 0
+            assert Background(events.read).result() == b""
+
+
+class TestAddress:
+    def test_the_port_may_come_from_the_environment(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        monkeypatch.setenv("PORT", str(port))
+        with serving(tmp_path, "final.service") as served:
+            assert served.http.base_url.port == port
+            assert served.http.get("/stats").json()["demo"] is True
+
+    @pytest.mark.parametrize("value", ["", "http", "-1", "70000", "٣"])
+    def test_a_port_that_is_none(self, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+        monkeypatch.setenv("PORT", value)
+        with pytest.raises(ServiceError, match="PORT is"):
+            serve()
+
+    def test_a_port_that_is_taken(self) -> None:
+        with (
+            socket.create_server(("127.0.0.1", 0)) as taken,
+            pytest.raises(ServiceError, match="choose another --port"),
+        ):
+            serve(port=taken.getsockname()[1])
+
+    @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.0.1", "jobs.example"])
+    def test_other_machines_need_a_token(self, host: str) -> None:
+        with pytest.raises(ServiceError, match="give a token"):
+            serve(host=host, port=0)
+
+    @pytest.mark.parametrize("token", ["short", "x" * 15, "with a \n line break"])
+    def test_a_token_has_to_be_one(self, token: str) -> None:
+        with pytest.raises(ServiceError, match="openssl rand -hex 32"):
+            serve(port=0, token=token)
+
+    @pytest.mark.parametrize("from_environment", [False, True])
+    def test_with_a_token_it_may_be_reached_from_anywhere(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, from_environment: bool
+    ) -> None:
+        options = {} if from_environment else {"token": TOKEN}
+        if from_environment:
+            monkeypatch.setenv("JOBQUEUE_TOKEN", TOKEN)
+        with serving(tmp_path, host="0.0.0.0", **options) as served:
+            port = served.http.base_url.port
+            url = f"http://127.0.0.1:{port}/stats"
+            assert httpx.get(url, trust_env=False).status_code == 401
+            headers = {"Authorization": f"Bearer {TOKEN}"}
+            assert httpx.get(url, headers=headers, trust_env=False).status_code == 200
+            assert TOKEN not in served.program.output
+
+
+class TestHandlers:
+    def test_a_mapping_in_a_module(self) -> None:
+        assert list(load_handlers("tests.service.child:handlers")) == ["held"]  # type: ignore[arg-type]
+
+    @pytest.mark.parametrize("name", ["handlers", ":handlers", "tests.service.child:", ""])
+    def test_what_is_no_name(self, name: str) -> None:
+        with pytest.raises(ServiceError, match="--handlers is module:name"):
+            load_handlers(name)
+
+    def test_a_module_that_is_not_there(self) -> None:
+        with pytest.raises(ServiceError, match="No module named 'nowhere'"):
+            load_handlers("nowhere:handlers")
+
+    def test_a_name_that_is_not_there(self) -> None:
+        with pytest.raises(ServiceError, match=r"tests\.service\.child has no nothing"):
+            load_handlers("tests.service.child:nothing")
+
+
+def test_a_file_belongs_to_one_process(tmp_path: Path) -> None:
+    with serving(tmp_path), pytest.raises(StorageError, match="is in use by process"):
+        serve(port=0, db=str(tmp_path / "jobs.db"))
+
+
+def test_the_curl_commands_of_the_docs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From creation over processing to completed, as a reader types them."""
+    monkeypatch.setenv("PORT", "0")
+    page = (ROOT / "docs" / "service.md").read_text(encoding="utf-8")
+    [block] = re.findall(r"```sh\n(curl -s localhost:8080/health\n.*?)```", page, re.DOTALL)
+    commands = block.replace("\\\n", " ").strip().splitlines()
+    with serving(tmp_path, "final.service") as served:
+        port = served.http.base_url.port
+
+        def run(command: str) -> dict[str, Any]:
+            command = command.replace("localhost:8080", f"127.0.0.1:{port}")
+            done = subprocess.run(
+                shlex.split(command, comments=True), stdout=subprocess.PIPE, check=True
+            )
+            answer = json.loads(done.stdout)
+            assert isinstance(answer, dict)
+            return answer
+
+        health, create, look, look_again = commands
+        assert run(health) == {"status": "ok"}
+        assert run(create)["status"] in ("queued", "processing")
+        eventually(lambda: run(look)["status"] == "processing", "its start")
+        eventually(lambda: run(look_again)["status"] == "completed", "its end")
