@@ -17,7 +17,7 @@ import pytest
 from final import Job, Priority
 from final.service import app
 from final.service.demo import demo_handlers
-from tests.final.helpers import AT_ONCE
+from tests.final.helpers import AT_ONCE, eventually
 from tests.helpers import DEADLINE, Gate
 from tests.service.conftest import OpenService
 from tests.service.helpers import Live
@@ -64,7 +64,7 @@ def open_page(browser: Any, open_service: OpenService) -> Iterator[OpenPage]:
         page = context.new_page()
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.goto(f"http://127.0.0.1:{live.port}/")
-        expect(page.locator("#connection")).to_have_text("Live")
+        expect(page.locator("main")).to_have_attribute("aria-busy", "false")
         return page
 
     yield open_page
@@ -102,6 +102,24 @@ def create(page: Page, payload: str, priority: str = "medium") -> None:
     page.get_by_role("button", name="Create", exact=True).click()
 
 
+def has_colour(page: Page, canvas: str, priority: str) -> bool:
+    """Whether something is drawn in the colour of this priority."""
+    found: bool = page.evaluate(
+        """([selector, name]) => {
+            const canvas = document.querySelector(selector);
+            const context = canvas.getContext("2d");
+            const colour = getComputedStyle(document.documentElement).getPropertyValue(name);
+            const [red, green, blue] = colour.match(/[0-9a-f]{2}/g).map((two) => parseInt(two, 16));
+            const { data } = context.getImageData(0, 0, canvas.width, canvas.height);
+            for (let n = 0; n < data.length; n += 4)
+                if (data[n] === red && data[n + 1] === green && data[n + 2] === blue) return true;
+            return false;
+        }""",
+        [canvas, f"--{priority}"],
+    )
+    return found
+
+
 def figure(page: Page, lane: str, name: str) -> Any:
     return page.locator(f"[data-lane={lane}] [data-figure={name}]")
 
@@ -118,6 +136,7 @@ def test_a_job_is_created_and_followed_to_its_end(
     mine = page.get_by_role("table", name="Created here")
     expect(mine.get_by_text("processing")).to_be_visible()
     expect(page.locator("#gantt")).to_have_attribute("aria-label", re.compile("^1 of 2 workers"))
+    eventually(lambda: has_colour(page, "#gantt", "high"), "a bar in the row of a worker")
     page.get_by_text("Running now, as a table").click()
     expect(page.get_by_role("table", name="running now").get_by_text("high email")).to_be_visible()
     gate.open()

@@ -67,6 +67,7 @@ watch({
     showRunning(stats);
     showLatency(stats);
     loadLists();
+    find("main").ariaBusy = "false";
   },
 });
 

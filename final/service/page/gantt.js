@@ -17,7 +17,7 @@ const AXIS = 18;
 const NUMBERS = 20; // the width of the column with the workers' numbers
 // Which priority a bar has can be seen from its height, too.
 const HEIGHT = { high: 16, medium: 12, low: 8 };
-const FORGET = 500; // bars per row
+const KEPT = 500; // bars per row
 
 export class Gantt {
   constructor(canvas) {
@@ -58,7 +58,7 @@ export class Gantt {
     const [row] = free.sort((one, other) => one.freeSince - other.freeSince);
     if (!row) return; // it waits in the hands of a worker for its turn
     row.bars.push(bar);
-    if (row.bars.length > FORGET) row.bars.shift();
+    if (row.bars.length > KEPT) row.bars.shift();
   }
 
   #end(id, fate, time) {
@@ -101,8 +101,10 @@ export class Gantt {
       context.fillText(String(number), 0, bottom - 3);
       context.fillStyle = paint.line;
       context.fillRect(left, bottom, width - left, 1);
-      row.bars = row.bars.filter((bar) => !bar.to || x(bar.to) > left);
-      for (const bar of row.bars) drawBar(context, paint, bar, x, left, bottom, now);
+      row.bars = row.bars.filter((bar) => !bar.to || bar.to > now - WINDOW);
+      for (const bar of row.bars) {
+        if (x(bar.to ?? now) > left) drawBar(context, paint, bar, x, left, bottom, now);
+      }
     });
   }
 
