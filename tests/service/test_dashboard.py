@@ -231,7 +231,7 @@ def test_what_looks_like_html_is_text(open_service: OpenService, open_page: Open
     expect(dead.locator(".error")).to_have_text([f"RuntimeError: {evil}"] * 2)
     expect(dead.locator(".tag").first).to_have_text(f"medium {evil}")
     expect(dead.get_by_role("link", name=evil[:19] + "/")).to_be_visible()
-    dead.get_by_text("1 attempts").first.click()
+    dead.get_by_text("1 attempt").first.click()
     expect(dead.get_by_role("listitem")).to_contain_text(evil)
     dead.get_by_role("button", name=f"Retry job {evil}", exact=True).click()
     expect(page.get_by_role("status")).to_contain_text(evil)
@@ -280,24 +280,29 @@ def test_the_rule_is_changed_with_the_keyboard(demo: Live, open_page: OpenPage) 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_phone_scrolls_in_one_direction_only(
-    demo: Live, open_page: OpenPage, scheme: str
+    open_service: OpenService, open_page: OpenPage, scheme: str
 ) -> None:
-    page = open_page(demo, viewport={"width": 360, "height": 740}, color_scheme=scheme)
-    demo.create(id="x" * 200, type="email", payload={"fails": 9})
-    create(page, '{"seconds": 0}')
-    expect(page.locator("#mine").get_by_text("completed")).to_be_visible()
-    page.get_by_text("4 attempts").click()
-    expect(page.get_by_role("table", name="failed for good").get_by_role("listitem")).to_have_count(
-        4
-    )
+    def fail(job: Job) -> None:
+        raise RuntimeError("x" * 300)  # a word without an end
+
+    live = open_service({"email": fail}, max_retries=0)
+    live.create(type="email", id="y" * 200)
+    page = open_page(live, viewport={"width": 360, "height": 740}, color_scheme=scheme)
+    create(page, "null")
+    expect(page.locator("#mine").get_by_text("failed", exact=True)).to_be_visible()
+    dead = page.get_by_role("table", name="failed for good")
+    dead.get_by_text("1 attempt").first.click()
+    expect(dead.get_by_role("listitem")).to_be_visible()
     assert page.evaluate("document.documentElement.scrollWidth") == 360
-    back, ink = page.evaluate(
+    colours = page.evaluate(
         "(({backgroundColor, color}) => [backgroundColor, color])(getComputedStyle(document.body))"
     )
-    assert (brightness(back) > brightness(ink)) == (scheme == "light")
+    back, ink = map(brightness, colours)
+    assert (back > ink) == (scheme == "light")
 
 
 def brightness(colour: str) -> int:
+    """Of a colour like rgb(27, 34, 48)."""
     return sum(map(int, re.findall(r"\d+", colour)))
 
 

@@ -73,7 +73,7 @@ export async function loadDeadLetters(total) {
   write(find("#dead-count"), howMany(total));
   fillRows(find("#dead"), jobs, deadLetterRow, (row, job) => {
     write(find(".error", row), job.error ?? "");
-    write(find("summary", row), `${job.attempts} attempts`);
+    write(find("summary", row), `${job.attempts} ${job.attempts === 1 ? "attempt" : "attempts"}`);
   });
 }
 
