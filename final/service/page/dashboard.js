@@ -67,7 +67,7 @@ watch({
     showRunning(stats);
     showLatency(stats);
     loadLists();
-    find("main").ariaBusy = "false";
+    find("main").setAttribute("aria-busy", "false");
   },
 });
 

@@ -35,6 +35,7 @@ export class Gantt {
   /** What the service says is running: takes in what was not heard of. */
   compare({ workers, running, at }) {
     while (this.rows.length < workers) this.rows.push({ bars: [], freeSince: 0 });
+    this.rows.length = workers; // a service that has come back may have fewer
     this.canvas.style.height = `${workers * ROW + AXIS}px`;
     const now = Date.parse(at);
     const ids = new Set(running.map(({ id }) => id));
