@@ -1,0 +1,77 @@
+/**
+ * The way to the service: questions, and the stream of events with /stats beside it.
+ *
+ * A lost connection is tried again, first after half a second, then ever less often. A token is
+ * not our business: the browser has asked for it, and sends it with everything.
+ *
+ * But: nothing here knows what is on the page.
+ */
+
+const STATS_EVERY = 500; // milliseconds
+const PATIENCE = 10_000;
+const FIRST_RETRY = 500;
+const LAST_RETRY = 8_000;
+
+/** The service said no. `message` says why, for people. */
+export class Refused extends Error {}
+
+/** The answer as an object. Throws Refused, or what fetch throws when nobody answers. */
+export async function ask(method, path, body) {
+  const options = { method, signal: AbortSignal.timeout(PATIENCE) };
+  if (body !== undefined) {
+    options.headers = { "Content-Type": "application/json" };
+    options.body = JSON.stringify(body);
+  }
+  const answer = await fetch(path, options);
+  const said = await answer.json();
+  if (answer.ok) return said;
+  const wrong = (said.errors ?? []).map(({ field, message }) => `${field}: ${message}`);
+  throw new Refused([said.detail, ...wrong].join(" "));
+}
+
+export const jobPath = (id) => `/jobs/${encodeURIComponent(id)}`;
+
+/**
+ * Stay connected. Calls `connected()` and `lost(seconds until the next try)`, and in between
+ * `stats(figures)`, `transition(change)` and `missed(count)`.
+ */
+export function watch(listener) {
+  let pause = FIRST_RETRY;
+
+  function connect() {
+    const events = new EventSource("/events");
+    let lost = false;
+
+    function lose() {
+      if (lost) return;
+      lost = true;
+      events.close(); // a browser gives up on some errors by itself, and not on others
+      listener.lost(pause / 1000);
+      setTimeout(connect, pause);
+      pause = Math.min(2 * pause, LAST_RETRY);
+    }
+
+    async function askForStats() {
+      let stats;
+      try {
+        stats = await ask("GET", "/stats");
+      } catch {
+        lose();
+      }
+      if (lost) return;
+      listener.stats(stats);
+      setTimeout(askForStats, STATS_EVERY);
+    }
+
+    events.onopen = () => {
+      pause = FIRST_RETRY;
+      listener.connected();
+      askForStats();
+    };
+    events.onerror = lose;
+    events.addEventListener("transition", (event) => listener.transition(JSON.parse(event.data)));
+    events.addEventListener("missed", (event) => listener.missed(JSON.parse(event.data).count));
+  }
+
+  connect();
+}

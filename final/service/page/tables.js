@@ -1,0 +1,150 @@
+/**
+ * The tables: what runs, what waits for a retry, what failed for good, how long it takes.
+ */
+
+import { ask, jobPath } from "./connection.js";
+import { PRIORITIES, count, duration, element, fillRows, find, jobCell, tell, unseen, write } from "./dom.js";
+
+const SHOWN = 10; // rows of retries and of dead letters
+
+// ---- running ----------------------------------------------------------------------------------
+
+export function showRunning({ running, at }) {
+  const now = Date.parse(at);
+  const byWorker = [...running].sort((one, other) => one.worker - other.worker);
+  fillRows(
+    find("#running"),
+    byWorker,
+    (job) =>
+      element(
+        "tr",
+        {},
+        element("td"),
+        jobCell(job),
+        element("td"),
+        element("td", { class: "number" }),
+      ),
+    (row, job) => {
+      write(row.cells[0], String(job.worker));
+      write(row.cells[2], String(job.attempt));
+      write(row.cells[3], duration((now - Date.parse(job.started_at)) / 1000));
+    },
+  );
+}
+
+// ---- waiting to be retried --------------------------------------------------------------------
+
+export class Retries {
+  #jobs = [];
+
+  async load(total) {
+    const { jobs } = await ask("GET", `/jobs?status=retrying&limit=${SHOWN}`);
+    this.#jobs = jobs.sort((one, other) => Date.parse(one.due_at) - Date.parse(other.due_at));
+    write(find("#retries-count"), howMany(total));
+  }
+
+  /** Every time that the clock has moved on. */
+  show(now) {
+    fillRows(
+      find("#retries"),
+      this.#jobs,
+      (job) =>
+        element(
+          "tr",
+          {},
+          jobCell(job),
+          element("td", {}, element("p", { class: "error" }), element("p", { class: "note" })),
+          element("td", { class: "number" }),
+        ),
+      (row, job) => {
+        write(find(".error", row), job.error ?? "");
+        write(find(".note", row), `attempt ${job.attempts} failed`);
+        const seconds = Math.ceil((Date.parse(job.due_at) - now) / 1000);
+        write(row.cells[2], seconds > 0 ? `in ${seconds} s` : "now");
+      },
+    );
+  }
+}
+
+// ---- dead letters -----------------------------------------------------------------------------
+
+export async function loadDeadLetters(total) {
+  const { jobs } = await ask("GET", `/dead-letters?limit=${SHOWN}`);
+  write(find("#dead-count"), howMany(total));
+  fillRows(find("#dead"), jobs, deadLetterRow, (row, job) => {
+    write(find(".error", row), job.error ?? "");
+    write(find("summary", row), `${job.attempts} ${job.attempts === 1 ? "attempt" : "attempts"}`);
+  });
+}
+
+function deadLetterRow(job) {
+  const attempts = element("details", {}, element("summary"), element("ol"));
+  attempts.addEventListener("toggle", () => attempts.open && showAttempts(job.id, attempts));
+  const button = element("button", { type: "button" }, "Retry", unseen(` job ${job.id}`));
+  const row = element(
+    "tr",
+    {},
+    jobCell(job),
+    element("td", {}, element("p", { class: "error" }), attempts),
+    element("td", { class: "number" }, button),
+  );
+  button.addEventListener("click", () => retry(job.id, row, button));
+  return row;
+}
+
+async function showAttempts(id, place) {
+  try {
+    const { failures } = await ask("GET", jobPath(id));
+    const lines = failures.map(({ started_at, ended_at, error, number }) => {
+      const took = duration((Date.parse(ended_at) - Date.parse(started_at)) / 1000);
+      const clock = new Date(started_at).toLocaleTimeString();
+      return element("li", { value: number }, `${clock}, after ${took}: ${error}`);
+    });
+    find("ol", place).replaceChildren(...lines);
+  } catch (error) {
+    tell(`The attempts cannot be shown: ${error.message}`);
+  }
+}
+
+async function retry(id, row, button) {
+  button.disabled = true;
+  try {
+    await ask("POST", `${jobPath(id)}/retry`);
+  } catch (error) {
+    tell(`Job ${id} is not retried: ${error.message}`);
+    button.disabled = false;
+    button.focus();
+    return;
+  }
+  tell(`Job ${id} is back in its lane.`);
+  // The next button is where the keyboard goes on; without one, the heading.
+  const next = find("button", row.nextElementSibling ?? row.previousElementSibling ?? document.body);
+  const following = row.parentElement?.contains(next) ? next : find("#dead-title");
+  row.remove();
+  following.focus();
+}
+
+// ---- how long it takes ------------------------------------------------------------------------
+
+export function showLatency({ lanes, totals }) {
+  for (const what of ["wait", "run"]) {
+    const rows = PRIORITIES.map((priority) => ({ id: priority, spread: lanes[priority][what] }));
+    rows.push({ id: "all", spread: totals[what] });
+    fillRows(find(`#${what}`), rows, latencyRow, (row, { spread: { p50, p95, p99 } }) => {
+      [p50, p95, p99].forEach((seconds, n) => write(row.cells[n + 1], seconds ? duration(seconds) : "–"));
+    });
+  }
+}
+
+function latencyRow({ id }) {
+  const title = element("th", { scope: "row" });
+  if (id !== "all") title.append(element("i", { class: `swatch ${id}` }));
+  title.append(id);
+  const cells = Array.from({ length: 3 }, () => element("td", { class: "number" }));
+  return element("tr", {}, title, ...cells);
+}
+
+function howMany(total) {
+  if (total === 0) return "";
+  return total > SHOWN ? `the newest ${SHOWN} of ${count(total)}` : count(total);
+}

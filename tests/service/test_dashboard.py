@@ -1,0 +1,350 @@
+"""The dashboard in a real browser: headless Chromium, against a real service.
+
+Every wait below is for something on the page, with a deadline (``expect`` of Playwright).
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from final import Job, Priority
+from final.service import app
+from final.service.demo import demo_handlers
+from tests.final.helpers import AT_ONCE, eventually
+from tests.helpers import DEADLINE, Gate
+from tests.service.conftest import OpenService
+from tests.service.helpers import Live
+
+playwright = pytest.importorskip(
+    "playwright.sync_api", reason="The dashboard is tested with Playwright: pip install playwright"
+)
+expect = playwright.expect
+Page = Any  # playwright.sync_api.Page, which may not be installed
+OpenPage = Callable[..., Page]
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
+# A sandbox needs rights that a container lacks; the rest keeps the browser to itself.
+ARGUMENTS = (
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
+    *("--disable-background-networking", "--disable-component-update"),
+)
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None, reason="No Chromium here: apt-get install chromium"
+)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    expect.set_options(timeout=DEADLINE * 1_000)
+    with playwright.sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def open_page(browser: Any, open_service: OpenService) -> Iterator[OpenPage]:
+    """Opens the dashboard of a service. After the test, the page has had no error.
+
+    (It asks for ``open_service`` so that the pages are closed first.)
+    """
+    contexts, errors = [], []
+
+    def open_page(live: Live, **options: Any) -> Page:
+        context = browser.new_context(**options)
+        context.set_default_timeout(DEADLINE * 1_000)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.goto(f"http://127.0.0.1:{live.port}/")
+        expect(page.locator("main")).to_have_attribute("aria-busy", "false")
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert errors == []
+
+
+@pytest.fixture
+def demo(open_service: OpenService) -> Live:
+    """Four workers whose jobs take 20 ms and are retried at once."""
+    return open_service(demo_handlers(seconds=0.02), demo=True, workers=4, backoff=AT_ONCE)
+
+
+@pytest.fixture
+def repaired() -> threading.Event:
+    return threading.Event()
+
+
+@pytest.fixture
+def flaky(open_service: OpenService, repaired: threading.Event) -> Live:
+    """A service whose jobs fail until the event is set."""
+
+    def deliver(job: Job) -> None:
+        if not repaired.is_set():
+            raise ConnectionError("the mail server is down")
+
+    return open_service({"email": deliver}, backoff=AT_ONCE)
+
+
+def create(page: Page, payload: str, priority: str = "medium") -> None:
+    page.get_by_label("Type", exact=True).fill("email")
+    page.get_by_role("combobox", name="Priority").select_option(priority)
+    page.get_by_label("Payload").fill(payload)
+    page.get_by_role("button", name="Create", exact=True).click()
+
+
+def has_colour(page: Page, canvas: str, priority: str) -> bool:
+    """Whether something is drawn in the colour of this priority."""
+    found: bool = page.evaluate(
+        """([selector, name]) => {
+            const canvas = document.querySelector(selector);
+            const context = canvas.getContext("2d");
+            const colour = getComputedStyle(document.documentElement).getPropertyValue(name);
+            const [red, green, blue] = colour.match(/[0-9a-f]{2}/g).map((two) => parseInt(two, 16));
+            const { data } = context.getImageData(0, 0, canvas.width, canvas.height);
+            for (let n = 0; n < data.length; n += 4)
+                if (data[n] === red && data[n + 1] === green && data[n + 2] === blue) return true;
+            return false;
+        }""",
+        [canvas, f"--{priority}"],
+    )
+    return found
+
+
+def figure(page: Page, lane: str, name: str) -> Any:
+    return page.locator(f"[data-lane={lane}] [data-figure={name}]")
+
+
+# ---- jobs ------------------------------------------------------------------------------------
+
+
+def test_a_job_is_created_and_followed_to_its_end(
+    open_service: OpenService, gate: Gate, open_page: OpenPage
+) -> None:
+    live = open_service({"email": lambda job: gate.wait()})
+    page = open_page(live)
+    create(page, '{"to": "ada@example.com"}', priority="high")
+    mine = page.get_by_role("table", name="Created here")
+    expect(mine.get_by_text("processing")).to_be_visible()
+    expect(page.locator("#gantt")).to_have_attribute("aria-label", re.compile("^1 of 2 workers"))
+    eventually(lambda: has_colour(page, "#gantt", "high"), "a bar in the row of a worker")
+    page.get_by_text("Running now, as a table").click()
+    expect(page.get_by_role("table", name="running now").get_by_text("high email")).to_be_visible()
+    gate.open()
+    expect(mine.get_by_text("completed")).to_be_visible()
+    expect(page.get_by_role("status")).to_have_text(re.compile("is completed"))
+    expect(figure(page, "high", "completed")).to_have_text("1")
+    (job,) = live.queue.jobs()
+    assert live.queue.get(job.id).payload == {"to": "ada@example.com"}
+
+
+def test_what_is_wrong_with_a_job_is_said_at_the_form(demo: Live, open_page: OpenPage) -> None:
+    page = open_page(demo)
+    create(page, "{to: ada}")
+    expect(page.get_by_role("alert").filter(has_text="The payload is not JSON")).to_be_visible()
+    expect(page.get_by_label("Payload")).to_be_focused()
+    page.get_by_label("Payload").fill("null")
+    page.get_by_label("Type", exact=True).fill("letter")
+    page.get_by_role("button", name="Create", exact=True).click()
+    expect(page.get_by_role("alert").filter(has_text="'letter' has no handler")).to_be_visible()
+    assert demo.stored() == 0
+
+
+def test_a_dead_letter_says_why_and_is_retried(
+    flaky: Live, repaired: threading.Event, open_page: OpenPage
+) -> None:
+    page = open_page(flaky)
+    create(page, "null")
+    dead = page.get_by_role("table", name="failed for good")
+    expect(dead.locator(".error")).to_have_text(re.compile("the mail server is down"))
+    dead.get_by_text("4 attempts").click()
+    expect(dead.get_by_role("listitem")).to_have_count(4)
+    repaired.set()
+    dead.get_by_role("button", name="Retry").click()
+    expect(page.get_by_text("No job has failed for good.")).to_be_visible()
+    expect(page.locator("#mine").get_by_text("completed")).to_be_visible()
+
+
+def test_a_retry_counts_down(open_service: OpenService, open_page: OpenPage) -> None:
+    live = open_service(demo_handlers(seconds=0), demo=True)
+    page = open_page(live)
+    live.create(type="webhook", payload={"fails": 1})
+    retries = page.get_by_role("table", name="wait for the next one")
+    expect(retries.get_by_text("connection reset by the receiver")).to_be_visible()
+    expect(retries.get_by_text("in 1 s")).to_be_visible()
+    expect(page.get_by_text("Nothing waits for a retry.")).to_be_visible()
+    expect(figure(page, "medium", "completed")).to_have_text("1")
+
+
+# ---- starvation ------------------------------------------------------------------------------
+
+
+def test_starvation_is_seen_to_happen_and_to_stop(
+    open_service: OpenService, open_page: OpenPage
+) -> None:
+    live = open_service(demo_handlers(seconds=0.03), demo=True)
+    page = open_page(live)
+    low = page.locator("[data-lane=low]")
+    page.get_by_role("radio", name="Strict priority").check()
+    expect(page.get_by_role("status")).to_have_text(re.compile("Strict priority"))
+    page.get_by_role("button", name="Flood the queue").click()
+    expect(low.get_by_text("starving")).to_be_visible()
+    page.get_by_role("radio", name="Token fairness").check()
+    expect(low.get_by_text("starving")).to_be_hidden()
+    expect(page.get_by_role("status")).to_have_text("The low lane moves again.")
+    lanes = live.queue.metrics().by_priority
+    assert lanes[Priority.HIGH].queued > 0
+    assert lanes[Priority.LOW].queued < 100
+
+
+def test_without_the_demo_there_is_no_flood(live: Live, open_page: OpenPage) -> None:
+    page = open_page(live)
+    live.create()
+    expect(figure(page, "medium", "completed")).to_have_text("1")
+    expect(page.get_by_role("button", name="Flood the queue")).to_be_hidden()
+    expect(page.get_by_role("radio")).to_have_count(0)
+
+
+# ---- who looks at it -------------------------------------------------------------------------
+
+
+def test_what_looks_like_html_is_text(open_service: OpenService, open_page: OpenPage) -> None:
+    evil = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
+
+    def fail(job: Job) -> None:
+        raise RuntimeError(evil)
+
+    live = open_service({evil: fail}, max_retries=0)
+    live.queue.enqueue(Job(id=evil[:19] + "/", kind=evil))
+    live.queue.enqueue(Job(id=evil, kind=evil))
+    page = open_page(live)
+    dead = page.get_by_role("table", name="failed for good")
+    expect(dead.locator(".error")).to_have_text([f"RuntimeError: {evil}"] * 2)
+    expect(dead.locator(".tag").first).to_have_text(f"medium {evil}")
+    expect(dead.get_by_role("link", name=evil[:19] + "/")).to_be_visible()
+    dead.get_by_text("1 attempt").first.click()
+    expect(dead.get_by_role("listitem")).to_contain_text(evil)
+    dead.get_by_role("button", name=f"Retry job {evil}", exact=True).click()
+    expect(page.get_by_role("status")).to_contain_text(evil)
+    assert page.title() == "Job queue"
+    assert page.locator("main img, main script").count() == 0
+
+
+def tab_to(page: Page, element: Any) -> None:
+    """Go on with the tab key until this has the focus, and is seen to have it."""
+    for _ in range(30):
+        page.keyboard.press("Tab")
+        if element.evaluate("each => each === document.activeElement"):
+            return
+    raise AssertionError(f"The tab key does not lead to {element}.")
+
+
+def test_a_job_is_created_and_retried_with_the_keyboard(
+    flaky: Live, repaired: threading.Event, open_page: OpenPage
+) -> None:
+    page = open_page(flaky)
+    tab_to(page, page.get_by_label("Type", exact=True))
+    page.keyboard.type("email")
+    tab_to(page, page.get_by_role("button", name="Create", exact=True))
+    page.keyboard.press("Enter")
+    retry = page.get_by_role("table", name="failed for good").get_by_role("button", name="Retry")
+    expect(retry).to_be_visible()
+    tab_to(page, retry)
+    assert retry.evaluate("each => getComputedStyle(each).outlineStyle") == "solid"
+    repaired.set()
+    page.keyboard.press("Space")
+    expect(page.get_by_role("heading", name="Dead letters")).to_be_focused()
+    expect(page.locator("#mine").get_by_text("completed")).to_be_visible()
+
+
+def test_the_rule_is_changed_with_the_keyboard(demo: Live, open_page: OpenPage) -> None:
+    page = open_page(demo)
+    fair = page.get_by_role("radio", name="Token fairness")
+    expect(fair).to_be_checked()
+    tab_to(page, fair)
+    page.keyboard.press("ArrowLeft")
+    expect(page.get_by_role("status")).to_contain_text("Strict priority")
+    tab_to(page, page.get_by_role("button", name="Flood the queue"))
+    page.keyboard.press("Enter")
+    expect(figure(page, "low", "queued")).not_to_have_text("0")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_phone_scrolls_in_one_direction_only(
+    open_service: OpenService, open_page: OpenPage, scheme: str
+) -> None:
+    def fail(job: Job) -> None:
+        raise RuntimeError("x" * 300)  # a word without an end
+
+    live = open_service({"email": fail}, max_retries=0)
+    live.create(type="email", id="y" * 200)
+    page = open_page(live, viewport={"width": 360, "height": 740}, color_scheme=scheme)
+    create(page, "null")
+    expect(page.locator("#mine").get_by_text("failed", exact=True)).to_be_visible()
+    dead = page.get_by_role("table", name="failed for good")
+    dead.get_by_text("1 attempt").first.click()
+    expect(dead.get_by_role("listitem")).to_be_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
+    colours = page.evaluate(
+        "(({backgroundColor, color}) => [backgroundColor, color])(getComputedStyle(document.body))"
+    )
+    back, ink = map(brightness, colours)
+    assert (back > ink) == (scheme == "light")
+
+
+def brightness(colour: str) -> int:
+    """Of a colour like rgb(27, 34, 48)."""
+    return sum(map(int, re.findall(r"\d+", colour)))
+
+
+def test_every_control_and_table_has_a_name(demo: Live, open_page: OpenPage) -> None:
+    page = open_page(demo)
+    demo.create(type="email", payload={"fails": 9})
+    expect(page.get_by_role("button", name="Retry")).to_be_visible()
+    for role in ("button", "textbox", "combobox", "spinbutton", "radio", "meter", "img", "table"):
+        unnamed = page.get_by_role(role, name=re.compile("^$"))
+        assert page.get_by_role(role).count() > 0, role
+        assert unnamed.count() == 0, f"{role}: {unnamed.first.evaluate('each => each.outerHTML')}"
+
+
+# ---- the connection --------------------------------------------------------------------------
+
+
+def test_a_lost_connection_is_said_and_found_again(demo: Live, open_page: OpenPage) -> None:
+    page = open_page(demo)
+    page.context.set_offline(True)
+    expect(page.locator("#connection")).to_contain_text("No connection; next try in")
+    expect(page.get_by_role("status")).to_have_text("The connection is lost.")
+    demo.create(type="email", payload={"fails": 9})
+    page.context.set_offline(False)
+    expect(page.locator("#connection")).to_have_text("Live")
+    expect(page.get_by_role("status")).to_have_text("Connected again.")
+    expect(page.get_by_role("button", name="Retry")).to_be_visible()
+
+
+def test_with_a_token_the_browser_asks_for_it(
+    open_service: OpenService, open_page: OpenPage
+) -> None:
+    token = "correct horse battery"
+    live = open_service(demo_handlers(seconds=0), demo=True, token=token)
+    page = open_page(live, http_credentials={"username": "me", "password": token})
+    create(page, '{"seconds": 0}')
+    expect(page.locator("#mine").get_by_text("completed")).to_be_visible()
+
+
+def test_the_page_is_made_of_our_own_files_only(demo: Live, open_page: OpenPage) -> None:
+    page = open_page(demo)
+    addresses = page.evaluate("performance.getEntriesByType('resource').map(each => each.name)")
+    assert len(addresses) > 5
+    assert all(address.startswith(f"http://127.0.0.1:{demo.port}/") for address in addresses)
+    for file in Path(app.PAGE).iterdir():
+        assert "innerHTML" not in file.read_text(encoding="utf-8")
