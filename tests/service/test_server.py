@@ -191,8 +191,16 @@ def test_a_file_belongs_to_one_process(tmp_path: Path) -> None:
 def test_the_curl_commands_of_the_docs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From creation over processing to completed, as a reader types them."""
     monkeypatch.setenv("PORT", "0")
-    page = (ROOT / "docs" / "service.md").read_text(encoding="utf-8")
-    [block] = re.findall(r"```sh\n(curl -s localhost:8080/health\n.*?)```", page, re.DOTALL)
+    pages = [ROOT / "README.md", ROOT / "docs" / "service.md"]
+    [block] = {
+        found
+        for page in pages
+        for found in re.findall(
+            r"```sh\n(curl -s localhost:8080/health\n.*?)```",
+            page.read_text(encoding="utf-8"),
+            re.DOTALL,
+        )
+    }
     commands = block.replace("\\\n", " ").strip().splitlines()
     with serving(tmp_path, "final.service") as served:
         port = served.http.base_url.port
