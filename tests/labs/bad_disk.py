@@ -48,9 +48,8 @@ from rich.table import Table
 
 from final import DuplicateJob, Job, JobQueue, JobQueueError, Status, StorageError
 from final.stores import Changes, SqliteStore
-from tests.labs import crash_output as output
+from tests.labs import choices, output
 from tests.labs.crash_faults import queues_use
-from tests.labs.crash_output import Check
 from tests.labs.disk_watch import (
     CannotWatch,
     Open,
@@ -61,6 +60,7 @@ from tests.labs.disk_watch import (
     require_watching,
     watching,
 )
+from tests.labs.output import Check
 
 JOBS = 8
 OUTAGE = 5  # operations in a row that fail in the longer runs
@@ -150,7 +150,7 @@ class Tally:
 
 
 def main() -> None:
-    held = run(output.number("EVERY", 1), output.fault(FAULTS), output.console())
+    held = run(choices.whole_number("EVERY", 1), choices.fault(FAULTS), output.console())
     sys.exit(not held)
 
 

@@ -18,6 +18,14 @@ def number(name: str, default: float, least: float) -> float:
     return value
 
 
+def whole_number(name: str, default: int, least: int = 1) -> int:
+    """A whole number of at least ``least``."""
+    text = os.environ.get(name) or str(default)
+    if not text.isdecimal() or int(text) < least:
+        raise SystemExit(f"{name} is a whole number of at least {least}, not {text!r}.")
+    return int(text)
+
+
 def fault(known: Collection[str]) -> str:
     """The fault to plant; "" for none."""
     name = os.environ.get("FAULT", "")

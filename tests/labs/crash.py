@@ -46,7 +46,7 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.text import Text
 
-from tests.labs import crash_output as output
+from tests.labs import choices, output
 from tests.labs.crash_child import (
     ANY_MOMENT,
     AT_CLOSE,
@@ -57,7 +57,7 @@ from tests.labs.crash_child import (
     Life,
     live,
 )
-from tests.labs.crash_output import Check
+from tests.labs.output import Check
 
 MAX_RETRIES = 3  # of a job that kills its process
 ATTEMPTS = MAX_RETRIES + 1
@@ -118,7 +118,7 @@ Tallies = dict[tuple[str, str], Tally]  # by stage and step
 
 
 def main() -> None:
-    held = run(output.number("KILLS", 60), output.fault(FAULTS), output.console())
+    held = run(choices.whole_number("KILLS", 60), choices.fault(FAULTS), output.console())
     sys.exit(not held)
 
 

@@ -47,10 +47,10 @@ from rich.console import Console
 
 from final import Job, JobQueue, Status, StorageError
 from final.stores import SqliteStore
-from tests.labs import crash_output as output
+from tests.labs import choices, output
 from tests.labs.crash_faults import EarlyAcknowledgement, SyncNormal, SyncOff, queues_use
-from tests.labs.crash_output import Check
 from tests.labs.disk_watch import CannotWatch, Operation, Recording, require_watching, watching
+from tests.labs.output import Check
 from tests.labs.power_copies import copying
 from tests.labs.power_disk import Disk, Found, always, never
 
@@ -99,7 +99,7 @@ class Tally:
 
 
 def main() -> None:
-    held = run(output.number("JOBS", 60), output.fault(FAULTS), output.console())
+    held = run(choices.whole_number("JOBS", 60), choices.fault(FAULTS), output.console())
     sys.exit(not held)
 
 

@@ -33,6 +33,7 @@ from rich.progress import track
 from rich.table import Table
 from rich.traceback import Traceback
 
+from tests.labs import choices
 from tests.labs.engine import Disk, Engine, Options, Producer
 from tests.labs.model import LANES, ContractBroken
 
@@ -303,8 +304,8 @@ FIGURES = (
 def main() -> int:
     console = Console()
     if "SEED" in os.environ:
-        return replay(int(os.environ["SEED"]), console)
-    return run_many(int(os.environ.get("SEEDS", "2000")), console)
+        return replay(choices.whole_number("SEED", 0, least=0), console)
+    return run_many(choices.whole_number("SEEDS", 2000), console)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import pytest
 
 from tests.labs import bad_disk
 from tests.labs.bad_disk import AILMENTS, FAULTS, endure
-from tests.labs.crash_output import console
+from tests.labs.output import console
 
 FULL = "full: a write fails (ENOSPC)"
 

@@ -23,7 +23,7 @@ from tests.labs.crash_child import (
     IN_HANDLER,
     Life,
 )
-from tests.labs.crash_output import console
+from tests.labs.output import console
 
 Kill = Callable[..., Tally]
 

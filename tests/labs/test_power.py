@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.labs import power
-from tests.labs.crash_output import console, scratch
 from tests.labs.disk_watch import Delete, Sync, Truncate, Write
+from tests.labs.output import console, scratch
 from tests.labs.power import DURABILITIES, FAULTS, MOMENTS_AT_ONCE, Tally, judge, record
 from tests.labs.power_disk import Disk, Found, always, never
 

@@ -1,4 +1,4 @@
-"""What these labs have in common: choices from the environment, a place for files, verdicts."""
+"""What the labs on crashes and disks have in common: a place for files, progress, verdicts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,22 +17,6 @@ from rich.table import Table
 from rich.text import Text
 
 Advance = Callable[[int], None]  # so many more are done
-
-
-def number(name: str, default: int) -> int:
-    """``KILLS=5000``: a number from the environment."""
-    text = os.environ.get(name, "") or str(default)
-    if not text.isdecimal() or int(text) < 1:
-        raise SystemExit(f"{name} is a number of at least 1, not {text!r}.")
-    return int(text)
-
-
-def fault(choices: Collection[str]) -> str:
-    """``FAULT=...``: the planted fault from the environment; empty for none."""
-    name = os.environ.get("FAULT", "")
-    if name and name not in choices:
-        raise SystemExit(f"FAULT is one of {', '.join(choices)}, not {name!r}.")
-    return name
 
 
 @contextlib.contextmanager
