@@ -1,7 +1,7 @@
 """The commands, what they take and how they end. Read this first.
 
 Every command but ``serve`` and ``bench`` asks a *place* where the jobs are (places.py): a running
-service (remote.py) or a file that no service runs (local.py). Both answer in the documents of the
+service (remote.py) or a file that no service runs (local.py); finding.py says which. Both answer in the documents of the
 service's API, so what a command prints (showing.py) does not depend on which it was.
 
 But: no rules of the queue, and no waiting for the end of a job: ``/events`` tells of those.
@@ -20,7 +20,8 @@ from typing import Annotated, Any
 import typer
 
 from final.cli import showing
-from final.cli.places import DB, Misuse, Place, Refused, Trouble, Unreachable, find
+from final.cli.finding import DB, find
+from final.cli.places import Misuse, Place, Refused, Trouble, Unreachable
 from final.errors import StorageError
 from final.job import Priority, Status
 

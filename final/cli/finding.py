@@ -1,0 +1,35 @@
+"""Which place a command line means: the service on this machine, another one, or a file."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from final.cli.local import File
+from final.cli.places import Misuse, Place, Unreachable
+from final.cli.remote import Remote, answers
+
+DB = "jobs.db"
+
+
+def find(url: str | None, db: Path | None, token: str | None, create: bool = False) -> Place:
+    """The place that a command line means; ``create``: whether --db may name a new file."""
+    token = token or os.environ.get("JOBQUEUE_TOKEN") or None
+    if url is not None and db is not None:
+        raise Misuse("--url names a service and --db a file: give one of them.")
+    if str(db) == ":memory:":
+        raise Misuse("A database in memory ends with its process: give --db a file.")
+    if db is not None:
+        return File(os.fspath(db), create)
+    url = url or os.environ.get("JOBQUEUE_URL") or None
+    if url is not None:
+        return Remote(url, token)
+    here = f"http://127.0.0.1:{os.environ.get('PORT', '8080')}"
+    if answers(here):
+        return Remote(here, token)
+    if not Path(DB).exists():
+        raise Unreachable(
+            f"No service answers at {here}, and there is no {DB} in this folder: "
+            "start one with `python -m final serve`, or name the place with --url or --db."
+        )
+    return File(DB)
