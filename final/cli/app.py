@@ -1,8 +1,9 @@
 """The commands, what they take and how they end. Read this first.
 
 Every command but ``serve`` and ``bench`` asks a *place* where the jobs are (places.py): a running
-service (remote.py) or a file that no service runs (local.py); finding.py says which. Both answer in the documents of the
-service's API, so what a command prints (showing.py) does not depend on which it was.
+service (remote.py) or a file that no service runs (local.py); finding.py says which. Both answer
+in the documents of the service's API, so what a command prints (showing.py) does not depend on
+which it was.
 
 But: no rules of the queue, and no waiting for the end of a job: ``/events`` tells of those.
 """
