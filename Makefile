@@ -1,4 +1,4 @@
-# Every target is one short command that also works by itself; the README lists them.
+# Every target is one short command that also works by itself; docs/commands.md lists them.
 # `make help` says what each does. Written for GNU make 3.81, which macOS still ships.
 
 VENV := .venv

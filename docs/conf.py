@@ -45,7 +45,7 @@ pygments_style = "friendly"
 pygments_dark_style = "native"
 
 CHAPTERS = {
-    "Start": ["syllabus", "scoreboard", "flaws", "from-go", "glossary"],
+    "Start": ["syllabus", "commands", "scoreboard", "flaws", "from-go", "glossary"],
     "Concepts": ["concepts/README", "concepts/*"],
     "final": ["reliability", "performance", "service", "decisions", "outgrowing", "mutants"],
     "Interview": ["interview/README", "interview/*"],
