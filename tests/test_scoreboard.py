@@ -18,6 +18,9 @@ from tests import pages
 from tests.expectations import CAPABILITIES, FLAWS
 from tests.ledger import ROOT, where
 
+# The machine may be busy with other things: this is for all that a test waits for.
+pytestmark = pytest.mark.timeout(200)
+
 FAILED, USAGE_ERROR, NOTHING_RAN = 1, 4, 5
 
 SETTINGS = {
@@ -53,7 +56,7 @@ class Suite:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             encoding="utf-8",
-            timeout=50,
+            timeout=90,
             check=False,
         )
         return run.returncode, run.stdout
