@@ -36,8 +36,10 @@ SUITE = $(PYTHON) -m pytest tests/suite $(if $(HARD),--hard,--scoreboard) $(if $
 scoreboard: $(READY)  ## What each stage can do, measured (plain make does this)
 	@$(PYTHON) -m pytest tests/suite --scoreboard --write-docs
 
+# Two processes share the tests; `python -m pytest tests` runs them one after the other. A test
+# that hangs ends its process and is named: run that one by itself to see the stacks.
 test: lint typecheck  ## All checks and all tests, under four minutes
-	@$(PYTHON) -m pytest tests
+	@$(PYTHON) -m pytest -n 2 --dist worksteal tests
 
 test-naive: $(READY)  ## The suite on stage 1 (HARD=1: flaws are red; K=expr)
 	@$(SUITE) --stage naive

@@ -6,16 +6,11 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-import hypothesis
 import pytest
 
 from tests.expectations import STAGES
 from tests.helpers import WORKER_DIED, Background, Evidence, Gate, Journal
 from tests.stages import Stage
-
-# A busy machine is slow, not wrong: pytest-timeout ends what hangs.
-hypothesis.settings.register_profile("no deadline", deadline=None)
-hypothesis.settings.load_profile("no deadline")
 
 pytest_plugins = ["tests.scoreboard"]
 

@@ -20,6 +20,9 @@ from tests.benchmarks.measure import SIZES, Series, compare, scratch, throughput
 from tests.benchmarks.ours import Final
 from tests.benchmarks.peers import Huey, LiteQueue, LocalQueue, Peer, PersistAckQueue, peers
 
+# The machine may be busy with other things: this is for all that a test waits for.
+pytestmark = pytest.mark.timeout(200)
+
 TINY = SIZES["tiny"]
 
 

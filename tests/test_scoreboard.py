@@ -18,7 +18,17 @@ from tests import pages
 from tests.expectations import CAPABILITIES, FLAWS
 from tests.ledger import ROOT, where
 
+# The machine may be busy with other things: this is for all that a test waits for.
+pytestmark = pytest.mark.timeout(200)
+
 FAILED, USAGE_ERROR, NOTHING_RAN = 1, 4, 5
+
+SETTINGS = {
+    "PYTHONPATH": str(ROOT),
+    "PYTHONUTF8": "1",
+    "CI": "",  # there pytest says each failure twice, in its summary in full length too
+    "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # which costs most of a second each time
+}
 
 
 class Suite:
@@ -38,16 +48,15 @@ class Suite:
 
     def run(self, *options: str, **environment: str) -> tuple[int, str]:
         """Run it; returns the exit code and what there is to read."""
-        plugins = ("-p", "tests.conftest", "-p", "no:hypothesispytest")  # that one starts slowly
+        plugins = ("-p", "tests.conftest", "-p", "pytest_timeout")
         run = subprocess.run(
             [sys.executable, "-m", "pytest", *plugins, "tests", *options],
             cwd=self.folder,
-            # Not CI: there pytest says each failure twice, in its summary in full length too.
-            env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUTF8": "1", "CI": "", **environment},
+            env={**os.environ, **SETTINGS, **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             encoding="utf-8",
-            timeout=50,
+            timeout=90,
             check=False,
         )
         return run.returncode, run.stdout

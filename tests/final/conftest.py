@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import hypothesis
 import pytest
 
 from final import Job, JobQueue
 from tests.final.helpers import HeldUp, OpenQueue
 from tests.helpers import Background, Gate, Journal
+
+# A busy machine is slow, not wrong: pytest-timeout ends what hangs.
+hypothesis.settings.register_profile("no deadline", deadline=None)
+hypothesis.settings.load_profile("no deadline")
 
 
 @pytest.fixture

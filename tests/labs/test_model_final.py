@@ -35,6 +35,9 @@ from tests.labs.examples import examples, until_it_fails
 from tests.labs.model import LANES, require
 from tests.labs.simulate import quiet
 
+# The machine may be busy with other things: a few hundred lives take their time.
+pytestmark = pytest.mark.timeout(200)
+
 which = st.integers(0, 9)  # one of those that there are
 
 
@@ -188,4 +191,4 @@ def test_a_planted_fault_is_caught(
 ) -> None:
     monkeypatch.setattr(owner, name, fault)
     with quiet(), pytest.raises(AssertionError, match=sentence):
-        run_state_machine_as_test(FinalMachine, settings=until_it_fails(200, steps=40))
+        run_state_machine_as_test(FinalMachine, settings=until_it_fails(400, steps=20))

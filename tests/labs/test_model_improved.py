@@ -27,6 +27,9 @@ from improved import job_queue as module
 from tests.labs.examples import examples, until_it_fails
 from tests.labs.model import LANES, Model, require
 
+# The machine may be busy with other things: a few hundred lives take their time.
+pytestmark = pytest.mark.timeout(200)
+
 CAPACITY, MAX_RETRIES = 3, 2
 
 
