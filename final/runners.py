@@ -192,6 +192,7 @@ class EventLoop:
         self._thread = threading.Thread(target=self._loop.run_forever, name="final-asyncio")
         self._thread.daemon = True
         self._thread.start()
+        self._closing = threading.Lock()  # held by whoever closes; the next one finds it closed
 
     def is_current_thread(self) -> bool:
         return threading.current_thread() is self._thread
@@ -200,17 +201,18 @@ class EventLoop:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
     def close(self) -> None:
-        """Cancel what still runs, and end the thread. May be called again."""
-        if self._loop.is_closed():
-            return
-        with contextlib.suppress(
-            concurrent.futures.TimeoutError, concurrent.futures.CancelledError
-        ):
-            self.submit(_cancel_all()).result(timeout=1.0)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(timeout=1.0)
-        if not self._thread.is_alive():  # else a coroutine blocks it: it is a daemon
-            self._loop.close()
+        """Cancel what still runs, and end the thread. May be called again, from any thread."""
+        with self._closing:
+            if self._loop.is_closed():
+                return
+            with contextlib.suppress(
+                concurrent.futures.TimeoutError, concurrent.futures.CancelledError
+            ):
+                self.submit(_cancel_all()).result(timeout=1.0)
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join(timeout=1.0)
+            if not self._thread.is_alive():  # else a coroutine blocks it: it is a daemon
+                self._loop.close()
 
 
 async def _cancel_all() -> None:

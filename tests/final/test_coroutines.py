@@ -251,6 +251,20 @@ class TestTheEnd:
         said.wait_for(False)
         assert Background(queue.close).result() is True
 
+    def test_many_threads_may_close_at_once(self, open_queue: OpenQueue) -> None:
+        """One of them ends the loop, which the others must not touch any more."""
+        for _ in range(5):
+            queue = open_queue(echo)
+            assert completes(queue)
+            together = threading.Barrier(4)
+
+            def close(queue: JobQueue = queue, together: threading.Barrier = together) -> bool:
+                together.wait(DEADLINE)
+                return queue.close()
+
+            closings = [Background(close) for _ in range(4)]
+            assert [closing.result() for closing in closings] == [True] * 4
+
     def test_a_plain_queue_has_no_loop(self, open_queue: OpenQueue) -> None:
         assert completes(open_queue(nothing))
         assert "final-asyncio" not in {thread.name for thread in threading.enumerate()}
