@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sqlite3
 from collections.abc import Callable
@@ -23,7 +24,7 @@ from final.messages import (
     Watch,
     Withdraw,
 )
-from tests.final.engine import Engine, jobs, report
+from tests.final.engine import Engine, ask, jobs, report
 from tests.final.helpers import OpenQueue, eventually, learn_that_jobs_are_quick
 from tests.helpers import DEADLINE, Gate, Journal
 
@@ -95,6 +96,33 @@ class TestOneCommit:
         engine.deliver = deliver  # type: ignore[method-assign]
         engine.turn(jobs("a"))
         assert seen == [("processing", 1)]
+
+
+class TestUnreadableJobs:
+    """A payload may be nested so deeply that only some threads have the stack to read it."""
+
+    @pytest.fixture
+    def unreadable(self, path: str) -> Engine:
+        """An engine whose only job is one that nobody can read."""
+        engine = Engine(path)
+        engine.turn(jobs("x"))
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            connection.execute("UPDATE job SET payload = '{'")
+        return engine
+
+    def test_who_waits_for_one_gets_the_error_and_the_turns_go_on(self, unreadable: Engine) -> None:
+        watch = Watch("x")
+        unreadable.turn(watch)  # which does not raise
+        with pytest.raises(ValueError, match="Expecting property name"):
+            watch.result()
+        unreadable.turn(report(unreadable.batches[0]))
+        assert unreadable.metrics().completed == 1
+
+    def test_one_that_has_ended_is_not_read_to_refuse_its_cancelling(
+        self, unreadable: Engine
+    ) -> None:
+        unreadable.turn(report(unreadable.batches[0]))
+        assert ask(unreadable, Cancel("x")) is False
 
 
 class TestFailedCommit:
