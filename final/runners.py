@@ -171,11 +171,14 @@ def _job(task: Task) -> Job:
 
 
 def _failure(error: BaseException) -> Ending:
-    # The first of these is the error itself, also one whose text cannot be had; after it come
-    # its notes. (A SyntaxError has its message last.)
-    lines = traceback.format_exception_only(error)
-    line = lines[-1 if isinstance(error, SyntaxError) else 0]
-    trace = "".join(traceback.format_exception(error))
+    try:
+        # The first of these is the error itself, also one whose text cannot be had; after it
+        # come its notes. (A SyntaxError has its message last.)
+        lines = traceback.format_exception_only(error)
+        line = lines[-1 if isinstance(error, SyntaxError) else 0]
+        trace = "".join(traceback.format_exception(error))
+    except BaseException as trouble:  # code of the error's own, which ran to describe it
+        line, trace = f"{type(error).__name__}: {type(trouble).__name__} in describing it", ""
     return Ending(error=_storable(" ".join(line.split())), traceback=_storable(trace))
 
 
