@@ -27,7 +27,7 @@ class Unprintable(Exception):
 
 class Indescribable(Exception):
     @property
-    def __notes__(self) -> list[str]:
+    def __notes__(self) -> list[str]:  # type: ignore[override]
         raise RuntimeError("ask somebody else")
 
 
