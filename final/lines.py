@@ -60,7 +60,7 @@ class Lines:
     def refuse_deadlock(self, workers: int) -> None:
         """If all ``workers`` wait for room that only workers can make, turn the last one away."""
         waiting = [request for request in self if request.by_worker]
-        if len(waiting) == workers:
+        if len(waiting) >= workers:  # more, if one was given up while it waited
             request = waiting[-1]
             self.leave(request)
             message = (

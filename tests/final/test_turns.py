@@ -757,6 +757,16 @@ class TestQuestions:
         assert first.result() == ["c"]
         assert producer.result() == ["d"]
 
+    def test_also_if_one_more_waits_that_was_given_up(self) -> None:
+        engine = Engine(workers=2, capacity=1)
+        engine.turn(jobs("a", "b"))
+        engine.turn(jobs("filler"))
+        engine.turn(jobs("of a worker that was given up", by_worker=True))
+        first, second = jobs("c", by_worker=True), jobs("d", by_worker=True)
+        engine.turn(first, second)
+        with pytest.raises(QueueFull, match="All 2 workers wait to enqueue into full lanes"):
+            second.result()
+
 
 class TestClosing:
     def test_draining_runs_everything_and_ends_with_the_last_outcome(self, held: Engine) -> None:
