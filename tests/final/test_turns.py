@@ -353,6 +353,19 @@ class TestFirstComeFirstServed:
         engine.crash()
         assert Engine(path).waiting() == ["held", "r1", "r2", "new"]
 
+    @pytest.mark.parametrize("with_others", [False, True])
+    def test_a_scheduled_job_needs_no_room_and_stands_behind_nobody(
+        self, held: Engine, with_others: bool
+    ) -> None:
+        held.turn(jobs("a", "b"))
+        plain, scheduled = jobs("c"), jobs("s", *(["d"] if with_others else []))
+        scheduled.tasks[0].due_at = held.wall + 60
+        held.turn(plain, scheduled)
+        assert not plain.answered
+        assert held.status("s") == ("scheduled", 0)
+        assert scheduled.answered is not with_others
+        assert held.work_off() == ["held", "a", "b", "c"] + ["d"] * with_others
+
 
 class TestDuplicates:
     def test_of_two_in_one_turn_the_first_wins(self, engine: Engine) -> None:
