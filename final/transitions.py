@@ -127,6 +127,7 @@ def _transitions(changes: Changes, batches: list[Batch]) -> Iterator[Transition]
         status = Status.FAILED if due_at is None else Status.RETRYING
         yield _of(outcome.task, status, changes.now, outcome.error)
     for status, tasks in (
+        (Status.QUEUED, changes.interrupted),
         (Status.QUEUED, changes.returned),
         (Status.QUEUED, changes.requeued),
         (Status.QUEUED, changes.revived),
