@@ -70,8 +70,8 @@ class CoroutineRunner(Runner):
     """Runs the handler on the queue's event loop; the worker waits for it.
 
     But: there is one loop for all. A handler that blocks it holds up every other one: with
-    ``time.sleep``, ``current_job().sleep``, or ``enqueue`` into a full lane, where no other
-    coroutine can make room then. Instead there are ``await asyncio.sleep(seconds)`` and
+    ``time.sleep``, ``current_job().sleep``, or ``enqueue``, which is refused if the lane is full.
+    Instead there are ``await asyncio.sleep(seconds)`` and
     ``await asyncio.to_thread(queue.enqueue, job)``.
     """
 
