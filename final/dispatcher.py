@@ -334,7 +334,7 @@ class Dispatcher:
             task = outcome.task
             if task.cancelled:
                 changes.cancelled.append(task)
-            elif task.attempts <= self._rules.max_retries:
+            elif task.attempts <= self._rules.max_retries and not outcome.permanent:
                 delay = self._rules.backoff.delay(task.attempts)
                 changes.failed.append(FailedAttempt(outcome, changes.now + delay))
                 plan.later.append((now + delay, task))

@@ -10,7 +10,7 @@ Follow one job through the files:
    claim;
 4. the worker (workers.py) runs the handler (runners.py) and reports the outcome;
 5. the next turn takes it in (returns.py) and commits it: completed, or waiting (waiting.py)
-   for its retry (retry.py), or, with no attempts left, a dead letter.
+   for its retry (retry.py), or, with no attempts left or none that could help, a dead letter.
 
 But: at least once, not exactly once. A process that dies between running a handler and
 committing the outcome runs that job again at the next start: make handlers idempotent.
@@ -68,7 +68,8 @@ class JobQueue:
     """A durable job queue: bounded lanes by priority, retries with backoff, no starvation.
 
     handler: ``handler(job)``, or a mapping of kinds to handlers; coroutine functions too. An
-        exception fails the attempt; a returned JSON value or bytes is kept as the result.
+        exception fails the attempt, a PermanentFailure the job; a returned JSON value or bytes
+        is kept as the result.
     path: the SQLite file; ":memory:" (the default) keeps nothing beyond this object.
     workers: how many handlers run at a time.
     capacity: how many jobs may wait in each lane; retries and recovered jobs come on top.

@@ -28,6 +28,7 @@ from functools import partial
 from typing import Any, Literal, NamedTuple
 
 from final.current import CurrentJob, current_job, enter_job
+from final.errors import PermanentFailure
 from final.job import Job, Task
 from final.messages import Batch
 from final.payload import Stored, decode, encode
@@ -42,6 +43,7 @@ class Ending(NamedTuple):
     note: str | None = None
     error: str | None = None
     traceback: str = ""
+    permanent: bool = False
 
 
 class Runner:
@@ -179,7 +181,11 @@ def _failure(error: BaseException) -> Ending:
         trace = "".join(traceback.format_exception(error))
     except BaseException as trouble:  # code of the error's own, which ran to describe it
         line, trace = f"{type(error).__name__}: {type(trouble).__name__} in describing it", ""
-    return Ending(error=_storable(" ".join(line.split())), traceback=_storable(trace))
+    return Ending(
+        error=_storable(" ".join(line.split())),
+        traceback=_storable(trace),
+        permanent=isinstance(error, PermanentFailure),
+    )
 
 
 def _storable(text: str) -> str:
