@@ -121,7 +121,7 @@ class Batches:
         """It may come in just before ``out_of_time`` looks; its time was up all the same."""
         timeout = self._timeout_of(outcome.task)
         if outcome.seconds >= timeout:
-            outcome.error, outcome.result = too_late(timeout), None
+            outcome.error, outcome.result, outcome.permanent = too_late(timeout), None, False
 
     def _learn(self, outcomes: list[Outcome]) -> None:
         """Update the running averages.

@@ -183,13 +183,14 @@ class Dispatcher:
 
     def _until_due(self, now: float) -> float | None:
         """Seconds until a turn is needed even without a message; None when it is not."""
-        if self._storage_error is not None:
-            return STORAGE_RETRY_SECONDS if self._busy() else None
         due = min(
             self._waiting.next_due(),
             self._batches.next_check(),
             self._next_token(now),
         )
+        if self._storage_error is not None:
+            again = now + STORAGE_RETRY_SECONDS
+            due = again if self._busy() else max(due, again)
         return None if due == math.inf else min(max(0.0, due - now), LONGEST_SLEEP)
 
     def _next_token(self, now: float) -> float:
@@ -333,7 +334,7 @@ class Dispatcher:
             task = outcome.task
             if task.cancelled:
                 changes.cancelled.append(task)
-            elif task.attempts <= self._rules.max_retries:
+            elif task.attempts <= self._rules.max_retries and not outcome.permanent:
                 delay = self._rules.backoff.delay(task.attempts)
                 changes.failed.append(FailedAttempt(outcome, changes.now + delay))
                 plan.later.append((now + delay, task))

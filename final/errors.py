@@ -59,6 +59,10 @@ class JobFailed(JobQueueError):
         self.record = record
 
 
+class PermanentFailure(Exception):
+    """Raised by a handler: no other attempt would help. The job is a dead letter at once."""
+
+
 class UnknownJob(JobQueueError, KeyError):
     """No job with this id: it was never accepted, or its history has been pruned."""
 

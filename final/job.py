@@ -28,7 +28,7 @@ class Priority(enum.StrEnum):
 
 
 class Status(enum.StrEnum):
-    """Where a job is in its life. ``docs`` call FAILED a dead letter: no attempts are left."""
+    """Where a job is in its life. ``docs`` call FAILED a dead letter: it is not tried again."""
 
     QUEUED = "queued"
     SCHEDULED = "scheduled"  # its run_at lies ahead
@@ -180,6 +180,7 @@ class Outcome:
 
     seconds: how long the handler took. result: what it returned, in stored form; None where
     there is nothing to keep. note: why a result was not kept. error: the failure as one line.
+    permanent: it is not to be tried again.
     """
 
     task: Task
@@ -188,6 +189,7 @@ class Outcome:
     note: str | None = None
     error: str | None = None
     traceback: str = ""
+    permanent: bool = False
 
 
 def require_text(name: str, value: object) -> None:

@@ -10,7 +10,7 @@ Follow one job through the files:
    claim;
 4. the worker (workers.py) runs the handler (runners.py) and reports the outcome;
 5. the next turn takes it in (returns.py) and commits it: completed, or waiting (waiting.py)
-   for its retry (retry.py), or, with no attempts left, a dead letter.
+   for its retry (retry.py), or, with no attempts left or none that could help, a dead letter.
 
 But: at least once, not exactly once. A process that dies between running a handler and
 committing the outcome runs that job again at the next start: make handlers idempotent.
@@ -34,7 +34,7 @@ from typing import Literal, TypeVar
 
 from final.batches import BATCH_LIMIT, Batches
 from final.dispatcher import Dispatcher, Rules
-from final.errors import DuplicateJob, EnqueueError, JobFailed, QueueClosed, UnknownJob
+from final.errors import DuplicateJob, EnqueueError, JobFailed, QueueClosed, QueueFull, UnknownJob
 from final.job import AttemptRecord, Job, JobRecord, Priority, Status, Task
 from final.lanes import Lanes
 from final.limits import Gate, Limit
@@ -68,7 +68,8 @@ class JobQueue:
     """A durable job queue: bounded lanes by priority, retries with backoff, no starvation.
 
     handler: ``handler(job)``, or a mapping of kinds to handlers; coroutine functions too. An
-        exception fails the attempt; a returned JSON value or bytes is kept as the result.
+        exception fails the attempt, a PermanentFailure the job; a returned JSON value or bytes
+        is kept as the result.
     path: the SQLite file; ":memory:" (the default) keeps nothing beyond this object.
     workers: how many handlers run at a time.
     capacity: how many jobs may wait in each lane; retries and recovered jobs come on top.
@@ -186,8 +187,8 @@ class JobQueue:
         QueueClosed, and StorageError when the disk is full or broken. In all of these cases
         the job is not in the queue.
 
-        It blocks the calling thread. Inside a coroutine that is the event loop of them all:
-        there use ``await asyncio.to_thread(queue.enqueue, job)``.
+        It blocks the calling thread. Inside a coroutine handler that is the event loop of them
+        all, so there it waits for no room: use ``await asyncio.to_thread(queue.enqueue, job)``.
         """
         return self.enqueue_many([job], timeout)[0]
 
@@ -208,6 +209,8 @@ class JobQueue:
             timeout = 0
         elif self._overflow != "block":
             timeout = None  # nobody waits for room, so nobody runs out of time
+        elif self._handlers.is_current_thread():
+            return self._enqueue_on_the_loop(tasks)
         return self._ask(Enqueue(tasks, self._pool.is_current_thread()), timeout)
 
     def map(
@@ -438,6 +441,17 @@ class JobQueue:
         if type(job.payload) in IMMUTABLE and job.run_at is None:
             task.job = job
         return task
+
+    def _enqueue_on_the_loop(self, tasks: list[Task]) -> list[str]:
+        """From a coroutine handler: while it waited, no other coroutine could make room."""
+        try:
+            return self._ask(Enqueue(tasks, by_worker=True), timeout=0)
+        except QueueFull as error:
+            raise QueueFull(
+                f"{error} A coroutine may wait for room only in another thread: "
+                "await asyncio.to_thread(queue.enqueue, job).",
+                error.accepted,
+            ) from None
 
     def _ask(self, question: Question[Answer], timeout: float | None) -> Answer:
         """Send a question to the dispatcher and wait for the answer.

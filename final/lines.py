@@ -2,7 +2,8 @@
 
 A request stands in the line of the lane that its next job needs. One request may carry
 jobs for several lanes; then it goes from line to line, so that its jobs are accepted in
-the order they were given. A scheduled job needs no room: it is not in a lane yet.
+the order they were given. A scheduled job needs no room, since it is not in a lane yet:
+for such there is a line of their own, which never stands still.
 
 But: a plain data structure, used by the dispatcher's thread alone. Who has waited for
 too long says so itself (``Withdraw``), so there are no timers here.
@@ -23,11 +24,13 @@ Accept = Callable[[Task], None]
 
 
 class Lines:
-    """One line in front of each of the ``lanes``."""
+    """One line in front of each of the ``lanes``, and one (None) for who needs no room."""
 
     def __init__(self, lanes: Lanes) -> None:
         self._lanes = lanes
-        self._lines: dict[Priority, deque[Enqueue]] = {priority: deque() for priority in Priority}
+        self._lines: dict[Priority | None, deque[Enqueue]] = {
+            which: deque() for which in (None, *Priority)
+        }
 
     def __iter__(self) -> Iterator[Enqueue]:
         """Every waiting request."""
@@ -39,7 +42,12 @@ class Lines:
 
     def join(self, request: Enqueue) -> None:
         """Stand at the end of the line of its first job."""
-        self._lines[request.tasks[0].priority].append(request)
+        self._line_of(request).append(request)
+
+    def _line_of(self, request: Enqueue) -> deque[Enqueue]:
+        """The line in which its next job has to wait."""
+        task = request.next_task()
+        return self._lines[task.priority if task.due_at is None else None]
 
     def leave(self, request: Enqueue) -> None:
         """Go away, if it stands anywhere."""
@@ -60,7 +68,7 @@ class Lines:
     def refuse_deadlock(self, workers: int) -> None:
         """If all ``workers`` wait for room that only workers can make, turn the last one away."""
         waiting = [request for request in self if request.by_worker]
-        if len(waiting) == workers:
+        if len(waiting) >= workers:  # more, if one was given up while it waited
             request = waiting[-1]
             self.leave(request)
             message = (
@@ -85,21 +93,21 @@ class Lines:
         job without room, and nobody waits.
         """
         served: dict[Enqueue, None] = {}  # a request may be served in one line after the other
-        for priority, line in self._lines.items():
+        for line in self._lines.values():
             while line and (turn_away or self._fits(line[0].next_task())):
                 request = line.popleft()
                 served[request] = None
-                self._serve(request, priority, accept, turn_away)
+                self._serve(request, line, accept, turn_away)
         return list(served)
 
     def _serve(
-        self, request: Enqueue, own: Priority, accept: Accept, turn_away: Accept | None
+        self, request: Enqueue, own: deque[Enqueue], accept: Accept, turn_away: Accept | None
     ) -> None:
-        """Accept what has room of the request that is first in the line of lane ``own``."""
+        """Accept what has room of the request that was first in the line ``own``."""
         while request.planned < len(request.tasks):
-            task = request.next_task()
-            if task.priority is not own and self._lines[task.priority]:
-                self._lines[task.priority].append(request)  # others were there first
+            task, line = request.next_task(), self._line_of(request)
+            if line is not own and line:
+                line.append(request)  # others were there first
                 return
             if self._fits(task):
                 accept(task)
@@ -107,7 +115,7 @@ class Lines:
                 turn_away(task)
             else:
                 # In its own line it is still its turn; in another one it is the first.
-                self._lines[task.priority].appendleft(request)
+                line.appendleft(request)
                 return
             request.planned += 1
 
@@ -119,7 +127,7 @@ class Lines:
         for request in reversed(list(served)):
             self.leave(request)
             request.planned = request.durable
-            self._lines[request.next_task().priority].appendleft(request)
+            self._line_of(request).appendleft(request)
 
     def dissolve(self) -> list[Enqueue]:
         """Send everybody away; returns who they were."""

@@ -77,7 +77,7 @@ class Orders:
                     return True
         if self._returns.cancel(job_id):
             return True
-        if self._store.get(job_id) is None:
+        if not self._store.taken([job_id]):
             raise UnknownJob(job_id)
         return False
 

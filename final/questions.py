@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from final.errors import StorageError, UnknownJob
+from final.errors import UnknownJob
 from final.messages import Inspect, Join, Watch
 from final.metrics import Metrics
 from final.stores.base import Store
@@ -64,7 +64,7 @@ class Questions:
         """Hand over the record of a job that has ended; else wait for its end."""
         try:
             record = self._store.get(watch.job_id)
-        except StorageError as error:
+        except Exception as error:  # whatever it is: a job that cannot be read must not end us
             watch.refuse(error)
             return
         if record is None:

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from final.job import Outcome, Status
 from final.metrics import Recorder
 from final.stores.base import Changes, FailedAttempt, Recovered, Store, Unfinished
+from final.transitions import log_transitions
 from final.waiting import Waiting
 
 log = logging.getLogger("final")
@@ -57,6 +58,7 @@ def recover(
         dead = [failed.task for failed in changes.failed]
         recorder.moved(dead, Status.PROCESSING, Status.FAILED)
         recorder.moved(changes.interrupted, Status.PROCESSING, Status.QUEUED)
+        log_transitions(changes, [])  # subscribers there are none yet
     waiting.release_suspect()
     _warn_of_those_aside(waiting)
     return recovered

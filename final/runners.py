@@ -28,6 +28,7 @@ from functools import partial
 from typing import Any, Literal, NamedTuple
 
 from final.current import CurrentJob, current_job, enter_job
+from final.errors import PermanentFailure
 from final.job import Job, Task
 from final.messages import Batch
 from final.payload import Stored, decode, encode
@@ -42,6 +43,7 @@ class Ending(NamedTuple):
     note: str | None = None
     error: str | None = None
     traceback: str = ""
+    permanent: bool = False
 
 
 class Runner:
@@ -70,8 +72,8 @@ class CoroutineRunner(Runner):
     """Runs the handler on the queue's event loop; the worker waits for it.
 
     But: there is one loop for all. A handler that blocks it holds up every other one: with
-    ``time.sleep``, ``current_job().sleep``, or ``enqueue`` into a full lane, where no other
-    coroutine can make room then. Instead there are ``await asyncio.sleep(seconds)`` and
+    ``time.sleep``, ``current_job().sleep``, or ``enqueue``, which is refused if the lane is full.
+    Instead there are ``await asyncio.sleep(seconds)`` and
     ``await asyncio.to_thread(queue.enqueue, job)``.
     """
 
@@ -171,12 +173,19 @@ def _job(task: Task) -> Job:
 
 
 def _failure(error: BaseException) -> Ending:
-    # The first of these is the error itself, also one whose text cannot be had; after it come
-    # its notes. (A SyntaxError has its message last.)
-    lines = traceback.format_exception_only(error)
-    line = lines[-1 if isinstance(error, SyntaxError) else 0]
-    trace = "".join(traceback.format_exception(error))
-    return Ending(error=_storable(" ".join(line.split())), traceback=_storable(trace))
+    try:
+        # The first of these is the error itself, also one whose text cannot be had; after it
+        # come its notes. (A SyntaxError has its message last.)
+        lines = traceback.format_exception_only(error)
+        line = lines[-1 if isinstance(error, SyntaxError) else 0]
+        trace = "".join(traceback.format_exception(error))
+    except BaseException as trouble:  # code of the error's own, which ran to describe it
+        line, trace = f"{type(error).__name__}: {type(trouble).__name__} in describing it", ""
+    return Ending(
+        error=_storable(" ".join(line.split())),
+        traceback=_storable(trace),
+        permanent=isinstance(error, PermanentFailure),
+    )
 
 
 def _storable(text: str) -> str:
@@ -192,6 +201,7 @@ class EventLoop:
         self._thread = threading.Thread(target=self._loop.run_forever, name="final-asyncio")
         self._thread.daemon = True
         self._thread.start()
+        self._closing = threading.Lock()  # held by whoever closes; the next one finds it closed
 
     def is_current_thread(self) -> bool:
         return threading.current_thread() is self._thread
@@ -200,17 +210,18 @@ class EventLoop:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
     def close(self) -> None:
-        """Cancel what still runs, and end the thread. May be called again."""
-        if self._loop.is_closed():
-            return
-        with contextlib.suppress(
-            concurrent.futures.TimeoutError, concurrent.futures.CancelledError
-        ):
-            self.submit(_cancel_all()).result(timeout=1.0)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(timeout=1.0)
-        if not self._thread.is_alive():  # else a coroutine blocks it: it is a daemon
-            self._loop.close()
+        """Cancel what still runs, and end the thread. May be called again, from any thread."""
+        with self._closing:
+            if self._loop.is_closed():
+                return
+            with contextlib.suppress(
+                concurrent.futures.TimeoutError, concurrent.futures.CancelledError
+            ):
+                self.submit(_cancel_all()).result(timeout=1.0)
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join(timeout=1.0)
+            if not self._thread.is_alive():  # else a coroutine blocks it: it is a daemon
+                self._loop.close()
 
 
 async def _cancel_all() -> None:

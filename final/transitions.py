@@ -45,7 +45,10 @@ Subscriber = Callable[[Transition], object]
 def log_transitions(changes: Changes, batches: list[Batch]) -> None:
     for outcome, due_at in changes.failed:
         task = outcome.task
-        fate = "no attempts left" if due_at is None else f"again in {due_at - changes.now:.1f} s"
+        if due_at is not None:
+            fate = f"again in {due_at - changes.now:.1f} s"
+        else:
+            fate = "for good" if outcome.permanent else "no attempts left"
         log.warning(
             "job %s failed, attempt %d, %s: %s", task.id, task.attempts, fate, outcome.error
         )
@@ -127,6 +130,7 @@ def _transitions(changes: Changes, batches: list[Batch]) -> Iterator[Transition]
         status = Status.FAILED if due_at is None else Status.RETRYING
         yield _of(outcome.task, status, changes.now, outcome.error)
     for status, tasks in (
+        (Status.QUEUED, changes.interrupted),
         (Status.QUEUED, changes.returned),
         (Status.QUEUED, changes.requeued),
         (Status.QUEUED, changes.revived),

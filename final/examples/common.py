@@ -170,4 +170,4 @@ def _table(title: str) -> Table:
 class _Failures(RegexHighlighter):
     """Colours the queue's lines about failed attempts; the group's name is the style."""
 
-    highlights: ClassVar = [r"(?P<yellow>again in .*)", r"(?P<red>no attempts left.*)"]
+    highlights: ClassVar = [r"(?P<yellow>again in .*)", r"(?P<red>(no attempts left|for good).*)"]

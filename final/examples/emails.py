@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from final import Backoff, Job, JobQueue, Priority
+from final import Backoff, Job, JobQueue, PermanentFailure, Priority
 from final.examples.common import report, run, start
 from final.examples.servers import Mailbox
 
@@ -25,17 +25,18 @@ PEOPLE += [f"{name}@grey" for name in ("hal", "ida", "jim")] + ["kim@slow"]
 LETTERS = [("news", Priority.LOW, to) for to in [*PEOPLE, "nobody@home"]]
 LETTERS += [("invoice", Priority.MEDIUM, to) for to in PEOPLE]
 LETTERS += [("reset", Priority.HIGH, to) for to in PEOPLE[::4]]
-refused: dict[str, str] = {}  # by job id, what the server has said for good
 
 
 class NotSent(Exception):
     """Raised by the handler, which for the queue means: try again later."""
 
 
+class Refused(PermanentFailure):
+    """The server has said no for good: the queue does not try again, and spares the server."""
+
+
 def send(port: int, job: Job) -> None:
     """The handler: one attempt at one message."""
-    if job.id in refused:  # the queue tries every failed job again; spare the server that
-        raise NotSent(refused[job.id])
     letter: Any = job.payload
     message = email.message.EmailMessage()
     # If the process dies between the server's "250 OK" and the commit of this outcome, the
@@ -51,7 +52,7 @@ def send(port: int, job: Job) -> None:
         code, text = error.recipients[letter["to"]]
         answer = f"{code} {text.decode()}"
         if code >= 500:  # for good; 4xx is for now, and so are time-outs and lost connections
-            refused[job.id] = answer
+            raise Refused(answer) from error
         raise NotSent(answer) from error
 
 

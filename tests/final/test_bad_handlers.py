@@ -25,6 +25,12 @@ class Unprintable(Exception):
         raise RuntimeError("not even this")
 
 
+class Indescribable(Exception):
+    @property
+    def __notes__(self) -> list[str]:  # type: ignore[override]
+        raise RuntimeError("ask somebody else")
+
+
 class Unlookable(dict[str, int]):
     """Passes for a dict until somebody looks inside."""
 
@@ -102,6 +108,20 @@ class TestRaising:
         assert record.error
         assert record.error.startswith("ValueError: cannot open caf")
         assert completes(queue)
+
+    def test_one_that_raises_when_it_is_described_is_a_failed_attempt_too(
+        self, open_queue: OpenQueue
+    ) -> None:
+        def handler(job: Job) -> None:
+            if job.id == "bad":
+                raise Indescribable
+
+        queue = open_queue(handler, workers=1, max_retries=0)
+        record = queue.wait(queue.enqueue(Job("bad")), DEADLINE)
+        assert record.status is Status.FAILED
+        assert record.error
+        assert "Indescribable" in record.error
+        assert completes(queue)  # the only worker has survived
 
     def test_the_record_holds_one_line_of_the_error(self, open_queue: OpenQueue) -> None:
         def handler(job: Job) -> None:

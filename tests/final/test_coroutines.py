@@ -70,6 +70,21 @@ class TestRunning:
         queue.join(DEADLINE)
         assert queue.metrics().completed == 6
 
+    def test_one_that_would_wait_for_room_on_the_loop_is_refused_at_once(
+        self, open_queue: OpenQueue
+    ) -> None:
+        async def handler(job: Job) -> None:
+            if job.id == "parent":
+                queue.enqueue_many([Job(f"child-{n}") for n in range(100)])
+
+        queue = open_queue(handler, workers=2, capacity=1, max_retries=0)
+        record = queue.wait(queue.enqueue(Job("parent")), DEADLINE)
+        assert record.error
+        assert record.error.startswith("final.errors.QueueFull: The medium lane had no room")
+        assert record.error.endswith("await asyncio.to_thread(queue.enqueue, job).")
+        queue.join(DEADLINE)
+        assert completes(queue)  # the loop is free
+
     def test_two_hundred_are_under_way_at_once(self, open_queue: OpenQueue) -> None:
         under_way = 0
         everybody: list[asyncio.Event] = []
@@ -250,6 +265,20 @@ class TestTheEnd:
         queue.enqueue(Job())
         said.wait_for(False)
         assert Background(queue.close).result() is True
+
+    def test_many_threads_may_close_at_once(self, open_queue: OpenQueue) -> None:
+        """One of them ends the loop, which the others must not touch any more."""
+        for _ in range(5):
+            queue = open_queue(echo)
+            assert completes(queue)
+            together = threading.Barrier(4)
+
+            def close(queue: JobQueue = queue, together: threading.Barrier = together) -> bool:
+                together.wait(DEADLINE)
+                return queue.close()
+
+            closings = [Background(close) for _ in range(4)]
+            assert [closing.result() for closing in closings] == [True] * 4
 
     def test_a_plain_queue_has_no_loop(self, open_queue: OpenQueue) -> None:
         assert completes(open_queue(nothing))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import pytest
 
-from final import Job, JobQueue, Status, UnknownJob
+from final import Handler, Job, JobQueue, PermanentFailure, Status, UnknownJob, current_job
 from final.messages import Revive
 from tests.final.helpers import AT_ONCE, OpenQueue, child, completes, eventually, next_line, nothing
 from tests.helpers import DEADLINE, Gate, Journal
@@ -44,6 +45,96 @@ def queue(open_queue: OpenQueue, repair: Repair, path: str) -> JobQueue:
 
 def letters(queue: JobQueue) -> list[str]:
     return [record.id for record in queue.dead_letters()]
+
+
+class Gone(PermanentFailure):
+    pass
+
+
+def gone(job: Job) -> None:
+    raise Gone("the account was deleted")
+
+
+async def gone_too(job: Job) -> None:
+    gone(job)
+
+
+class TestFailingForGood:
+    @pytest.mark.parametrize(
+        ("handler", "options"),
+        [(gone, {}), (gone_too, {}), (gone, {"executor": "process", "workers": 1})],
+        ids=["thread", "coroutine", "process"],
+    )
+    def test_a_handler_may_say_that_no_retry_would_help(
+        self, open_queue: OpenQueue, handler: Handler, options: dict[str, Any]
+    ) -> None:
+        queue = open_queue(handler, max_retries=3, backoff=AT_ONCE, **options)
+        record = queue.wait(queue.enqueue(Job("x")), 3 * DEADLINE)
+        assert (record.status, record.attempts) == (Status.FAILED, 1)
+        assert record.error == "tests.final.test_dead_letters.Gone: the account was deleted"
+        assert letters(queue) == ["x"]
+        assert "in gone" in queue.attempts("x")[0].traceback
+
+    def test_also_after_failures_that_were_worth_a_retry(self, open_queue: OpenQueue) -> None:
+        def handler(job: Job) -> None:
+            if current_job().attempt == 2:
+                raise PermanentFailure("now I know")
+            raise ConnectionError("busy")
+
+        queue = open_queue(handler, max_retries=3, backoff=AT_ONCE)
+        assert queue.wait(queue.enqueue(Job()), DEADLINE).attempts == 2
+
+    def test_it_can_be_retried_by_hand(self, open_queue: OpenQueue, repair: Repair) -> None:
+        def handler(job: Job) -> str:
+            try:
+                return repair(job)
+            except ValueError as error:
+                raise PermanentFailure("until somebody mends it") from error
+
+        queue = open_queue(handler)
+        queue.wait(queue.enqueue(Job("x")), DEADLINE)
+        repair.repaired.add("default")
+        queue.retry("x")
+        assert queue.wait("x", DEADLINE).result == "at last"
+
+    def test_a_cancelled_job_is_cancelled_all_the_same(
+        self, open_queue: OpenQueue, gate: Gate
+    ) -> None:
+        started = Journal()
+
+        def handler(job: Job) -> None:
+            started.write(job.id)
+            gate.wait()
+            gone(job)
+
+        queue = open_queue(handler)
+        queue.enqueue(Job("x"))
+        started.wait_for("x")
+        assert queue.cancel("x")
+        gate.open()
+        assert queue.wait("x", DEADLINE).status is Status.CANCELLED
+
+    def test_a_late_attempt_has_failed_for_its_time_alone(self, open_queue: OpenQueue) -> None:
+        """Who notices first, the dispatcher or the worker, makes no difference."""
+
+        def handler(job: Job) -> None:
+            if current_job().attempt == 1:
+                current_job().sleep(DEADLINE)
+                gone(job)
+
+        queue = open_queue(handler, backoff=AT_ONCE)
+        record = queue.wait(queue.enqueue(Job(timeout=0.05)), DEADLINE)
+        assert (record.status, record.attempts) == (Status.COMPLETED, 2)
+
+    def test_the_log_says_why_there_is_no_retry(
+        self, open_queue: OpenQueue, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        queue = open_queue(gone)
+        queue.wait(queue.enqueue(Job("x")), DEADLINE)
+        assert caplog.messages == [
+            "job x failed, attempt 1, for good: "
+            "tests.final.test_dead_letters.Gone: the account was deleted"
+        ]
 
 
 class TestLooking:

@@ -170,6 +170,18 @@ class TestNoRoomInTheFile:
         assert sorted(ran.entries) == ["large", "queued", "small"]
         assert [queue.get(job_id).attempts for job_id in ("large", "small", "queued")] == [1, 1, 1]
 
+    def test_a_job_scheduled_before_the_outage_runs_after_it_without_anybody_asking(
+        self, open_queue: OpenQueue, path: str
+    ) -> None:
+        ran = Journal()
+        queue = open_queue(lambda job: ran.write(job.id), path=path)
+        queue.enqueue(Job("scheduled", run_at=0.2))
+        disk = Disk(queue)
+        with pytest.raises(StorageError):
+            queue.enqueue(Job(payload=LARGE))
+        disk.free()
+        ran.wait_for("scheduled")  # nobody sends the dispatcher a message meanwhile
+
     def test_close_waits_for_space_and_then_records_the_outcome(
         self, open_queue: OpenQueue, path: str, gate: Gate
     ) -> None:

@@ -7,6 +7,7 @@ tried, or crashes again at each start over the job that ended the process before
 from __future__ import annotations
 
 import contextlib
+import logging
 import sqlite3
 import time
 
@@ -229,6 +230,24 @@ class TestAttempts:
         assert dead.ended_at is not None
         queue.join(DEADLINE)
         assert queue.metrics().completed == 2
+
+    def test_the_log_says_so_too(
+        self, open_queue: OpenQueue, path: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        kill_while_busy(path)
+        open_queue(nothing, path=path, max_retries=0)
+        assert caplog.messages == [
+            "job in flight failed, attempt 1, no attempts left: "
+            "The process ended during attempt 1, the last one."
+        ]
+
+    def test_a_job_that_comes_back_is_told_of_at_debug(
+        self, open_queue: OpenQueue, path: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        kill_while_busy(path)
+        caplog.set_level(logging.DEBUG, "final")
+        open_queue(nothing, path=path)
+        assert caplog.messages[0] == "job in flight queued, attempts 1"
 
     def test_fencing_tokens_only_grow(self, open_queue: OpenQueue, path: str) -> None:
         for _ in range(3):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sqlite3
 from collections.abc import Callable
@@ -23,7 +24,7 @@ from final.messages import (
     Watch,
     Withdraw,
 )
-from tests.final.engine import Engine, jobs, report
+from tests.final.engine import Engine, ask, jobs, report
 from tests.final.helpers import OpenQueue, eventually, learn_that_jobs_are_quick
 from tests.helpers import DEADLINE, Gate, Journal
 
@@ -95,6 +96,33 @@ class TestOneCommit:
         engine.deliver = deliver  # type: ignore[method-assign]
         engine.turn(jobs("a"))
         assert seen == [("processing", 1)]
+
+
+class TestUnreadableJobs:
+    """A payload may be nested so deeply that only some threads have the stack to read it."""
+
+    @pytest.fixture
+    def unreadable(self, path: str) -> Engine:
+        """An engine whose only job is one that nobody can read."""
+        engine = Engine(path)
+        engine.turn(jobs("x"))
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            connection.execute("UPDATE job SET payload = '{'")
+        return engine
+
+    def test_who_waits_for_one_gets_the_error_and_the_turns_go_on(self, unreadable: Engine) -> None:
+        watch = Watch("x")
+        unreadable.turn(watch)  # which does not raise
+        with pytest.raises(ValueError, match="Expecting property name"):
+            watch.result()
+        unreadable.turn(report(unreadable.batches[0]))
+        assert unreadable.metrics().completed == 1
+
+    def test_one_that_has_ended_is_not_read_to_refuse_its_cancelling(
+        self, unreadable: Engine
+    ) -> None:
+        unreadable.turn(report(unreadable.batches[0]))
+        assert ask(unreadable, Cancel("x")) is False
 
 
 class TestFailedCommit:
@@ -324,6 +352,19 @@ class TestFirstComeFirstServed:
         assert engine.waiting() == ["r1", "r2", "new"]
         engine.crash()
         assert Engine(path).waiting() == ["held", "r1", "r2", "new"]
+
+    @pytest.mark.parametrize("with_others", [False, True])
+    def test_a_scheduled_job_needs_no_room_and_stands_behind_nobody(
+        self, held: Engine, with_others: bool
+    ) -> None:
+        held.turn(jobs("a", "b"))
+        plain, scheduled = jobs("c"), jobs("s", *(["d"] if with_others else []))
+        scheduled.tasks[0].due_at = held.wall + 60
+        held.turn(plain, scheduled)
+        assert not plain.answered
+        assert held.status("s") == ("scheduled", 0)
+        assert scheduled.answered is not with_others
+        assert held.work_off() == ["held", "a", "b", "c"] + ["d"] * with_others
 
 
 class TestDuplicates:
@@ -728,6 +769,16 @@ class TestQuestions:
         engine.work_off()
         assert first.result() == ["c"]
         assert producer.result() == ["d"]
+
+    def test_also_if_one_more_waits_that_was_given_up(self) -> None:
+        engine = Engine(workers=2, capacity=1)
+        engine.turn(jobs("a", "b"))
+        engine.turn(jobs("filler"))
+        engine.turn(jobs("of a worker that was given up", by_worker=True))
+        first, second = jobs("c", by_worker=True), jobs("d", by_worker=True)
+        engine.turn(first, second)
+        with pytest.raises(QueueFull, match="All 2 workers wait to enqueue into full lanes"):
+            second.result()
 
 
 class TestClosing:

@@ -301,7 +301,7 @@ class Engine:
         for task in tasks:
             self._request_of[task] = request
         self._written[request] = 0
-        if len({lane for _, lane in jobs}) == 1:
+        if due_at is None and len({lane for _, lane in jobs}) == 1:
             self._lines[jobs[0][1]].append(request)
         if patience == 0:
             self.inbox.append(Withdraw(request))
