@@ -69,6 +69,7 @@ notebooks: $(JUPYTER_READY)  ## Open the walkthroughs in Jupyter Lab
 
 test-notebooks: $(JUPYTER_READY)  ## Run all walkthroughs, exercises solved
 	@$(PYTHON) -m tests.notebooks --check
+	@$(PYTHON) -m pytest -q tests/notebooks
 
 run-notebooks: $(JUPYTER_READY)  ## Run them as they are, and store what they show
 	@$(PYTHON) -m tests.notebooks
