@@ -47,7 +47,15 @@ pygments_dark_style = "native"
 CHAPTERS = {
     "Start": ["syllabus", "commands", "scoreboard", "flaws", "from-go", "glossary"],
     "Concepts": ["concepts/README", "concepts/*"],
-    "final": ["reliability", "performance", "service", "decisions", "outgrowing", "mutants"],
+    "final": [
+        "reliability",
+        "performance",
+        "load",
+        "service",
+        "decisions",
+        "outgrowing",
+        "mutants",
+    ],
     "Interview": ["interview/README", "interview/*"],
 }
 

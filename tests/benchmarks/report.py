@@ -183,6 +183,7 @@ def write(
         "[tests/benchmarks/peers.py](../tests/benchmarks/peers.py).",
         markdown(["", "this machine"], [list(line) for line in machine.lines()]),
         f"Peers: {', '.join(versions) or 'none installed'}.",
+        "The service, over HTTP, has a page of its own: [load.md](load.md).",
         "## Goals",
         markdown(
             ["goal", "measured", "", "what"],
