@@ -74,7 +74,7 @@ def create_app(
         app.include_router(demo_routes(service))
     _add_probes(app, service)
     _add_pages(app)
-    return Guard(app, token, names)
+    return Guard(app, token, names, service.refused)
 
 
 def _add_probes(app: FastAPI, service: Service) -> None:

@@ -19,6 +19,7 @@ import base64
 import binascii
 import hmac
 import ipaddress
+from collections import Counter
 from collections.abc import Collection
 from urllib.parse import urlsplit
 
@@ -41,10 +42,16 @@ BROWSER_RULES = {
 
 
 class Guard:
-    """Wraps ``app``. token: None asks for none. names: host names of this service."""
+    """Wraps ``app``. token: None asks for none. names: host names of this service.
 
-    def __init__(self, app: ASGIApp, token: str | None, names: Collection[str]) -> None:
+    refused: counts the requests that are not let in, by the name of their problem.
+    """
+
+    def __init__(
+        self, app: ASGIApp, token: str | None, names: Collection[str], refused: Counter[str]
+    ) -> None:
         self._app = app
+        self._refused = refused
         self._token = token
         self._names = {"localhost", *(name.lower() for name in names)}
 
@@ -66,6 +73,7 @@ class Guard:
             await self._app(scope, receive, send_with_rules)
         else:
             name, detail = refusal
+            self._refused[name] += 1
             response = answer(name, detail)
             if name == "token":
                 for challenge in ("Bearer", 'Basic realm="job queue", charset="UTF-8"'):

@@ -59,14 +59,19 @@ def install(app: FastAPI, refused: Counter[str]) -> None:
     """Every error that leaves ``app`` is a problem; ``refused`` counts those with a name."""
 
     async def answer_problem(_: Request, error: Exception) -> Response:
-        problem = error if isinstance(error, Problem) else _of_the_queue(error)
+        problem = _named(error)
         refused[problem.name] += 1
         return answer(problem.name, problem.detail, **problem.members)
 
-    for kind in (Problem, UnknownJob, QueueFull, QueueClosed, StorageError, DuplicateJob):
+    async def answer_http_error(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        too_large = error.status_code == 413
+        return await (answer_problem(request, error) if too_large else _http_error(error))
+
+    named = (Problem, UnknownJob, QueueFull, QueueClosed, StorageError, DuplicateJob)
+    for kind in (*named, RequestValidationError):
         app.add_exception_handler(kind, answer_problem)
-    app.add_exception_handler(RequestValidationError, _invalid)
-    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(HTTPException, answer_http_error)
     app.add_exception_handler(Exception, _internal_error)
 
 
@@ -82,8 +87,10 @@ def _details(
     return JSONResponse(content, status, headers, media_type="application/problem+json")
 
 
-def _of_the_queue(error: Exception) -> Problem:
+def _named(error: Exception) -> Problem:
     match error:
+        case Problem():
+            return error
         case QueueFull():
             return Problem("queue-full", str(error), accepted=error.accepted)
         case QueueClosed():
@@ -92,23 +99,19 @@ def _of_the_queue(error: Exception) -> Problem:
             return Problem("storage", str(error), accepted=error.accepted)
         case DuplicateJob():
             return Problem("duplicate", str(error), accepted=error.accepted, ids=error.ids)
+        case RequestValidationError():
+            errors = [
+                {"field": ".".join(str(part) for part in each["loc"][1:]), "message": each["msg"]}
+                for each in error.errors()
+            ]
+            return Problem("invalid", "Some fields cannot be accepted: see errors.", errors=errors)
+        case HTTPException():  # a body that turned out to be too long while it was read
+            return Problem("too-large", TOO_LARGE)
         case _:
             return Problem("unknown-job", str(error))
 
 
-async def _invalid(_: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)
-    errors = [
-        {"field": ".".join(str(part) for part in each["loc"][1:]), "message": each["msg"]}
-        for each in error.errors()
-    ]
-    return answer("invalid", "Some fields cannot be accepted: see errors.", errors=errors)
-
-
-async def _http_error(_: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    if error.status_code == 413:
-        return answer("too-large", TOO_LARGE)
+async def _http_error(error: HTTPException) -> Response:
     title = http.HTTPStatus(error.status_code).phrase
     headers = dict(error.headers or {})
     return _details("about:blank", title, error.status_code, error.detail, headers, {})

@@ -141,6 +141,13 @@ class TestMetrics:
             held.post("/jobs", {"type": "work"})
         assert value(scrape(held), "refused_requests_total", problem="queue-full") == 1
 
+    def test_what_was_refused_before_it_came_to_the_queue(self, live: Live) -> None:
+        live.http.get("/jobs", headers={"Host": "elsewhere.example"})
+        live.http.post("/jobs", json={"type": "work", "priority": "urgent"})
+        live.http.post("/jobs", content=b"x" * 2_000_000)
+        for name in ("host", "invalid", "too-large"):
+            assert value(scrape(live), "refused_requests_total", problem=name) == 1, name
+
     def test_names_and_units_by_convention(self, live: Live) -> None:
         for family in text_string_to_metric_families(live.http.get("/metrics").text):
             assert family.name.startswith("jobqueue_")
