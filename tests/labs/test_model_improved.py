@@ -79,6 +79,7 @@ class ImprovedMachine(RuleBasedStateMachine):
         self.queue = self.make_queue()
         self.model = Model(capacity=CAPACITY, max_retries=MAX_RETRIES, fairness=None)
         self.running: list[Any] = []
+        self.failures: list[str] = []
         self.closed = False
         self.names = map(str, range(1_000_000))
         self.tokens = iter(range(1, 1_000_000))
@@ -118,7 +119,10 @@ class ImprovedMachine(RuleBasedStateMachine):
             self.running.append(task)
 
     def due_in_order(self, now: float) -> list[str]:
-        return sorted(self.model.due(now), key=lambda job_id: self.model.jobs[job_id].due)
+        """Due at the same time: who failed first comes first."""
+        last_failure = {job_id: place for place, job_id in enumerate(self.failures)}
+        jobs = self.model.jobs
+        return sorted(self.model.due(now), key=lambda i: (jobs[i].due, last_failure[i]))
 
     @precondition(lambda self: self.running)
     @rule(which=st.integers(0, 9))
@@ -132,6 +136,7 @@ class ImprovedMachine(RuleBasedStateMachine):
     def fail(self, which: int) -> None:
         task = self.running.pop(which % len(self.running))
         self.queue._record(task, ValueError("no"))
+        self.failures.append(task.job.id)
         attempts = self.model.jobs[task.job.id].attempts
         if attempts > MAX_RETRIES:
             self.model.fail(task.job.id, None)
