@@ -80,6 +80,18 @@ def current_job() -> CurrentJob:
     return CurrentJob(task, batch.attempt, batch.token, deadline, batch)
 
 
+def current_batch() -> Batch | None:
+    """The batch of the handler that calls; None outside of handlers, and in another process.
+
+    Also where ``asyncio.to_thread`` runs something for a coroutine, since that takes the context
+    along. It may have ended by now, if the handler did not wait.
+    """
+    running = _running.get(None)
+    if isinstance(running, CurrentJob):
+        return running._batch
+    return None if running is None else running[0]
+
+
 def enter_batch(batch: Batch, default_timeout: float | None) -> None:
     """This thread works on ``batch`` now. Once a batch, so that quick jobs pay nothing."""
     _running.set((batch, default_timeout))

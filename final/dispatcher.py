@@ -144,6 +144,7 @@ class Dispatcher:
         self._drain = True  # while closing: run what waits
         self._cut_off = False  # close ran out of time
         self._storage_error: str | None = None  # why the latest commit failed
+        self._try_again_at = math.inf  # then, when to write even if there is nothing to write
         self._again = False  # there is work for another turn right away
 
     # ---- the thread ----------------------------------------------------------------------
@@ -189,8 +190,7 @@ class Dispatcher:
             self._next_token(now),
         )
         if self._storage_error is not None:
-            again = now + STORAGE_RETRY_SECONDS
-            due = again if self._busy() else max(due, again)
+            due = self._try_again_at  # what is due before could not be written
         return None if due == math.inf else min(max(0.0, due - now), LONGEST_SLEEP)
 
     def _next_token(self, now: float) -> float:
@@ -257,7 +257,7 @@ class Dispatcher:
         self._carry_out_orders(now, wall)
         self._questions.answer(lambda: self._metrics(now), self._busy)
         if not self._batches.idle:
-            self._lines.refuse_deadlock(self._batches.workers)
+            self._lines.refuse_deadlock(self._batches.in_flight, self._batches.workers)
         self._finish_if_done()
         # Last, so that a timeout of 0 still gets what this turn had to give.
         for question in withdrawn:
@@ -270,8 +270,7 @@ class Dispatcher:
         while True:
             plan = self._plan(now, wall)
             try:
-                if plan.changes:
-                    self._store.commit(plan.changes)
+                self._write(plan.changes, now)
             except DuplicateIds as taken:
                 found = plan.clashes(taken.ids)
                 plan.undo(self._waiting, self._lines, self._gate)
@@ -283,6 +282,7 @@ class Dispatcher:
             except StorageError as error:
                 plan.undo(self._waiting, self._lines, self._gate)
                 plan.admitted += [request for request, _ in clashes]
+                self._try_again_at = now + STORAGE_RETRY_SECONDS
                 self._refuse_unwritten(plan, error)
                 return
             else:
@@ -292,6 +292,22 @@ class Dispatcher:
                 for request, ids in clashes:
                     request.refuse(DuplicateJob(ids, request.accepted()))
                 return
+
+    def _write(self, changes: Changes, now: float) -> None:
+        """Commit what there is. If that is nothing, find out now and then whether it would work.
+
+        For an idle queue has to know when its disk works again: a service that is not ready gets
+        no jobs to find out with.
+        """
+        if changes:
+            self._store.commit(changes)
+        elif now >= self._try_again_at:
+            self._store.probe()
+        else:
+            return
+        if self._storage_error is not None:
+            log.warning("The storage works again; nothing that was accepted is lost.")
+            self._storage_error, self._try_again_at = None, math.inf
 
     # ---- messages in ---------------------------------------------------------------------
 
@@ -386,9 +402,6 @@ class Dispatcher:
         changes = plan.changes
         self._token = changes.token
         self._returns.written()
-        if self._storage_error is not None:
-            log.warning("The storage works again; nothing that was accepted is lost.")
-            self._storage_error = None
         self._recorder.committed(changes, now)
 
         for due, task in plan.later:

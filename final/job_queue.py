@@ -33,6 +33,7 @@ from types import TracebackType
 from typing import Literal, TypeVar
 
 from final.batches import BATCH_LIMIT, Batches
+from final.current import current_batch
 from final.dispatcher import Dispatcher, Rules
 from final.errors import DuplicateJob, EnqueueError, JobFailed, QueueClosed, QueueFull, UnknownJob
 from final.job import AttemptRecord, Job, JobRecord, Priority, Status, Task
@@ -211,7 +212,7 @@ class JobQueue:
             timeout = None  # nobody waits for room, so nobody runs out of time
         elif self._handlers.is_current_thread():
             return self._enqueue_on_the_loop(tasks)
-        return self._ask(Enqueue(tasks, self._pool.is_current_thread()), timeout)
+        return self._ask(Enqueue(tasks, current_batch()), timeout)
 
     def map(
         self,
@@ -399,7 +400,7 @@ class JobQueue:
         """
         require_timeout(timeout)
         close = Close(drain)
-        if self._pool.is_current_thread():
+        if self._pool.is_calling():
             self._dispatcher.ask(close)
             return False
         try:
@@ -445,7 +446,7 @@ class JobQueue:
     def _enqueue_on_the_loop(self, tasks: list[Task]) -> list[str]:
         """From a coroutine handler: while it waited, no other coroutine could make room."""
         try:
-            return self._ask(Enqueue(tasks, by_worker=True), timeout=0)
+            return self._ask(Enqueue(tasks, current_batch()), timeout=0)
         except QueueFull as error:
             raise QueueFull(
                 f"{error} A coroutine may wait for room only in another thread: "

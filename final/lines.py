@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 
 from final.errors import QueueFull
 from final.job import Priority, Task
 from final.lanes import Lanes
-from final.messages import Enqueue
+from final.messages import Batch, Enqueue
 
 Accept = Callable[[Task], None]
 
@@ -65,10 +65,11 @@ class Lines:
         )
         request.refuse(QueueFull(message, request.accepted()))
 
-    def refuse_deadlock(self, workers: int) -> None:
+    def refuse_deadlock(self, in_flight: Collection[Batch], workers: int) -> None:
         """If all ``workers`` wait for room that only workers can make, turn the last one away."""
-        waiting = [request for request in self if request.by_worker]
-        if len(waiting) >= workers:  # more, if one was given up while it waited
+        # One that was given up may still wait; its batch is not in flight any more.
+        waiting = [request for request in self if request.sender in in_flight]
+        if len({request.sender for request in waiting}) == workers:
             request = waiting[-1]
             self.leave(request)
             message = (

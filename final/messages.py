@@ -60,13 +60,13 @@ class Enqueue(Question[list[str]]):
     """Jobs to accept, in this order; answered with their ids when all are durable.
 
     planned and durable count the jobs that the running turn and past turns accepted.
-    by_worker: sent from inside a handler.
+    sender: the batch of the handler that sends it; None from outside.
     """
 
-    def __init__(self, tasks: list[Task], by_worker: bool) -> None:
+    def __init__(self, tasks: list[Task], sender: Batch | None = None) -> None:
         super().__init__()
         self.tasks = tasks
-        self.by_worker = by_worker
+        self.sender = sender
         self.planned = 0
         self.durable = 0
 

@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from final.current import enter_batch
+from final.current import current_batch, enter_batch
 from final.job import Outcome, Task
 from final.messages import Batch, Report
 from final.runners import NOTHING_TO_KEEP, Handlers
@@ -89,10 +89,12 @@ class WorkerPool:
         for thread in self._threads:
             thread.join()
 
-    def is_current_thread(self) -> bool:
-        """Whether the caller is one of the workers, that is, inside a handler."""
-        here = threading.current_thread()
-        return here in self._threads or self._handlers.is_current_thread()
+    def is_calling(self) -> bool:
+        """Whether the caller is inside a handler, so that its worker waits for it."""
+        batch = current_batch()
+        if batch is not None and batch.running is not None and batch.worker in self._threads:
+            return True
+        return self._handlers.is_current_thread()
 
     def _work(self) -> None:
         while (batch := self._batches.get()) is not None:

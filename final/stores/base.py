@@ -111,6 +111,9 @@ class Store(Protocol):
         Raises DuplicateIds for ids that are taken, StorageError for a full or broken disk.
         """
 
+    def probe(self) -> None:
+        """Write something that changes nothing; raises StorageError as ``commit`` would."""
+
     def taken(self, job_ids: list[str]) -> set[str]:
         """Which of these ids are there already."""
 

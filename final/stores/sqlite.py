@@ -105,8 +105,10 @@ class SqliteStore:
     """
 
     def __init__(self, path: str | os.PathLike[str], durability: str) -> None:
-        self._path = os.fspath(path)
+        self._path = os.fspath(path)  # as the caller knows it, for errors
         self._in_memory = self._path == ":memory:"
+        # Absolute, since a program may change its working directory.
+        self._place = self._path if self._in_memory else os.path.abspath(self._path)
         self._lock = None if self._in_memory else _own(self._path)
         try:
             with _translated(f"Cannot open {self._path}"):
@@ -116,12 +118,10 @@ class SqliteStore:
                 # the last one. A database in memory exists in its connection alone, so there
                 # they share it, and the mutex keeps them apart.
                 self._reader = self._writer if self._in_memory else self._connect(read_only=True)
-            self._file = None if self._in_memory else os.stat(self._path)
+            self._file = None if self._in_memory else os.stat(self._place)
         except BaseException:
             self._release()
             raise
-        # Absolute, since a program may change its working directory.
-        self._place = os.path.abspath(self._path)
         self._mutex = threading.Lock()  # guards _reader and _closed; no user code runs under it
         self._closed = False
 
@@ -154,12 +154,22 @@ class SqliteStore:
         return Recovered(unfinished, ended, counts, last_number, last_token)
 
     def commit(self, changes: Changes) -> None:
+        with self._transaction():
+            self._write(changes)
+
+    def probe(self) -> None:
+        with self._transaction():
+            self._stamp()
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """All of what the block writes, or nothing."""
         self._require_file()
         with self._mutex if self._in_memory else contextlib.nullcontext():
             try:
                 with _translated(f"Cannot write {self._path}"):
                     self._writer.execute("BEGIN IMMEDIATE")
-                    self._write(changes)
+                    yield
                     self._writer.execute("COMMIT")
             except BaseException:
                 # After some errors SQLite has rolled back by itself.
@@ -168,14 +178,17 @@ class SqliteStore:
                 raise
 
     def _require_file(self) -> None:
-        """A deleted file takes all that is written to it, and is gone when it is closed."""
+        """A deleted file takes all that is written to it, and is gone when it is closed.
+
+        One that is opened under its name is a new one, and empty.
+        """
         if self._file is None:
             return
         with contextlib.suppress(OSError):
             if os.path.samestat(os.stat(self._place), self._file):
                 return
         raise StorageError(
-            f"{self._path} was deleted, moved or replaced while it was open. Put it back; the "
+            f"{self._path} was deleted, moved or replaced in the meantime. Put it back; the "
             "queue goes on by itself."
         )
 
@@ -347,6 +360,7 @@ class SqliteStore:
         if self._in_memory or not self._closed:
             yield self._reader
         else:
+            self._require_file()
             with contextlib.closing(self._connect(read_only=True)) as reader:
                 yield reader
 
@@ -367,7 +381,7 @@ class SqliteStore:
 
     def _connect(self, read_only: bool = False) -> sqlite3.Connection:
         connection = sqlite3.connect(
-            self._path,
+            self._place,
             isolation_level=None,  # transactions are ours: BEGIN and COMMIT stand in the code
             check_same_thread=False,  # opened by the caller, used by the dispatcher's thread
             cached_statements=64,
@@ -406,8 +420,11 @@ class SqliteStore:
         # On macOS a plain fsync stops at the drive's cache; this one goes through. (No other
         # system knows the difference.)
         pragma(f"PRAGMA fullfsync = {int(durability == 'full')}")
-        # Nothing new, but it is written: a file that may only be read is found out here.
-        pragma(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        self._stamp()  # a file that may only be read is found out here
+
+    def _stamp(self) -> None:
+        """Nothing new, but it is written."""
+        self._writer.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
 
 def _own(path: str) -> filelock.BaseFileLock:

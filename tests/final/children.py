@@ -22,8 +22,9 @@ from typing import Any
 
 import psutil
 
+import final.dispatcher
 from final import Job, JobQueue, StorageError
-from tests.final.helpers import AT_ONCE, NOT_TODAY, nothing, run_child
+from tests.final.helpers import AT_ONCE, NOT_TODAY, eventually, nothing, run_child
 from tests.final.process_handlers import hang_at_first
 from tests.helpers import DEADLINE, Gate, Journal
 
@@ -102,8 +103,6 @@ def full_disk(path: str) -> None:
 
     There is room again when it reads a line.
     """
-    import resource  # not on Windows
-
     started, gate, ran = threading.Event(), threading.Event(), []
 
     def handler(job: Job) -> str:
@@ -117,9 +116,7 @@ def full_disk(path: str) -> None:
     queue.wait(queue.enqueue(Job("before")), DEADLINE)
     queue.enqueue(Job("in flight"))
     started.wait(DEADLINE)
-    no_limit = resource.getrlimit(resource.RLIMIT_FSIZE)
-    size = os.path.getsize(path + "-wal")
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, no_limit[1]))  # no write beyond this
+    free = fill_the_disk(path)
 
     gate.set()  # its outcome cannot be recorded
     for job_id in ("refused", "refused too"):
@@ -132,13 +129,39 @@ def full_disk(path: str) -> None:
     say(f"{counts.accepted} accepted, {counts.completed} completed")
     say(queue.status("in flight"))
     wait_for_parent()
-    resource.setrlimit(resource.RLIMIT_FSIZE, no_limit)
+    free()
     say(queue.wait("in flight", DEADLINE).status)
     say(queue.metrics().storage_error)
     queue.enqueue(Job("refused"))
     say(queue.wait("refused", DEADLINE).status)
     say(queue.close())
     say(" ".join(ran))
+
+
+def fill_the_disk(path: str) -> Callable[[], None]:
+    """No file may grow from here on; returns what makes room again."""
+    import resource  # not on Windows
+
+    no_limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (os.path.getsize(path + "-wal"), no_limit[1]))
+    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, no_limit)
+
+
+def idle_full_disk(path: str) -> None:
+    """Has nothing to write, but looks again and again whether it could."""
+    final.dispatcher.STORAGE_RETRY_SECONDS = 0.01
+    queue = JobQueue(nothing, path=path)
+    queue.wait(queue.enqueue(Job()), DEADLINE)
+    free = fill_the_disk(path)
+    try:
+        queue.enqueue(Job())
+    except StorageError as error:
+        say(error)
+    first = queue._dispatcher._try_again_at
+    eventually(lambda: queue._dispatcher._try_again_at > first + 0.05, "it to look again")
+    say(queue.metrics().storage_error)
+    free()
+    eventually(lambda: queue.metrics().storage_error is None, "it to see that there is room")
 
 
 def no_disk(path: str) -> None:

@@ -38,11 +38,18 @@ class WatchedStore(SqliteStore):
 
     def commit(self, changes: Changes) -> None:
         self.on_commit()
+        self._fail_if_told()
+        super().commit(changes)
+        self.commits.append(changes)
+
+    def probe(self) -> None:
+        self._fail_if_told()
+        super().probe()
+
+    def _fail_if_told(self) -> None:
         if self.failures:
             self.failures -= 1
             raise StorageError("The disk is full.")
-        super().commit(changes)
-        self.commits.append(changes)
 
 
 class Engine:
@@ -151,8 +158,8 @@ def ask(engine: Engine, question: Question[Any]) -> Any:
     return question.result()
 
 
-def jobs(*ids: str, priority: Priority = Priority.MEDIUM, by_worker: bool = False) -> Enqueue:
-    return Enqueue([Task(job_id, "null", priority, "default") for job_id in ids], by_worker)
+def jobs(*ids: str, priority: Priority = Priority.MEDIUM, sender: Batch | None = None) -> Enqueue:
+    return Enqueue([Task(job_id, "null", priority, "default") for job_id in ids], sender)
 
 
 def report(batch: Batch, *, failed: bool = False, seconds: float = 0.1) -> Report:

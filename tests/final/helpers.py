@@ -52,6 +52,11 @@ def learn_that_jobs_are_quick(queue: JobQueue) -> None:
     eventually(lambda: completes(queue) and costs["default"] < 1e-4, "the queue to learn that")
 
 
+def plain(value: object) -> str:
+    """A name for a parameter, without backslashes: not every tool hands those on as they are."""
+    return ascii(value).replace("\\", "")
+
+
 def in_file(path: str, columns: str) -> list[Any]:
     """What the file of a closed queue says of its jobs, in the order they were accepted."""
     with contextlib.closing(sqlite3.connect(path)) as connection:

@@ -121,9 +121,9 @@ class TestContents:
     @pytest.mark.parametrize(
         ("make", "words"),
         [
-            (make_text, r"is no SQLite database: choose another path\."),
-            (make_short_text, r"is no SQLite database: choose another path\."),
-            (make_other_database, r"is a SQLite database of something else: choose another path\."),
+            (make_text, "is no SQLite database: choose another path."),
+            (make_short_text, "is no SQLite database: choose another path."),
+            (make_other_database, "is a SQLite database of something else: choose another path."),
             (make_other_application, "is a SQLite database of something else"),
         ],
     )
@@ -199,6 +199,15 @@ class TestDamage:
         assert Path(path).read_bytes() == before
 
 
+def take_away(path: str, by: str) -> None:
+    if by == "deleting":
+        Path(path).unlink()
+    else:
+        Path(path).rename(path + ".away")
+    if by == "replacing":
+        make_other_database(Path(path))
+
+
 class TestVanished:
     """A file that goes away while it is open. (Windows lets nobody delete or move such a file.)"""
 
@@ -208,12 +217,7 @@ class TestVanished:
     ) -> None:
         queue = open_queue(nothing, path=path)
         assert completes(queue)
-        if by == "deleting":
-            Path(path).unlink()
-        else:
-            Path(path).rename(path + ".away")
-        if by == "replacing":
-            make_other_database(Path(path))
+        take_away(path, by)
         with pytest.raises(StorageError, match=r"was deleted, moved or replaced .* Put it back"):
             queue.enqueue(Job())
         assert queue.metrics().accepted == 1
@@ -249,6 +253,22 @@ class TestVanished:
         monkeypatch.chdir(tmp_path / "elsewhere")
         assert completes(queue)
         assert Background(queue.close).result() is True
+        assert len(queue.jobs()) == 1
+
+    @pytest.mark.parametrize("by", ["deleting", "moving", "replacing"])
+    def test_who_looks_after_the_end_is_told_too_and_makes_no_new_file(
+        self, open_queue: OpenQueue, path: str, by: str
+    ) -> None:
+        queue = open_queue(nothing, path=path)
+        queue.enqueue(Job("a"))
+        assert Background(queue.close).result() is True
+        take_away(path, by)
+        for look in (queue.jobs, lambda: queue.get("a"), lambda: queue.attempts("a")):
+            with pytest.raises(
+                StorageError, match=r"was deleted, moved or replaced .* Put it back"
+            ):
+                look()
+        assert Path(path).exists() == (by == "replacing")
 
 
 class TestOwners:

@@ -70,6 +70,35 @@ class TestRunning:
         queue.join(DEADLINE)
         assert queue.metrics().completed == 6
 
+    def test_if_all_wait_for_room_in_other_threads_the_last_one_is_refused(
+        self, open_queue: OpenQueue
+    ) -> None:
+        both = asyncio.Barrier(2)
+
+        async def handler(job: Job) -> None:
+            if job.kind == "parent":
+                await asyncio.wait_for(both.wait(), DEADLINE)
+                for _ in range(2):
+                    await asyncio.to_thread(queue.enqueue, Job())
+
+        queue = open_queue(handler, workers=2, capacity=1, max_retries=0)
+        queue.enqueue_many([Job("one", kind="parent"), Job("other", kind="parent")])
+        queue.join(DEADLINE)
+        (dead,) = queue.dead_letters()
+        assert dead.error
+        assert dead.error.startswith("final.errors.QueueFull: All 2 workers wait to enqueue")
+
+    def test_one_that_closes_the_queue_in_another_thread_is_not_waited_for(
+        self, open_queue: OpenQueue
+    ) -> None:
+        async def handler(job: Job) -> bool:
+            return await asyncio.to_thread(queue.close)
+
+        queue = open_queue(handler)
+        job_id = queue.enqueue(Job())
+        Background(queue.close).result()
+        assert queue.get(job_id).result is False
+
     def test_one_that_would_wait_for_room_on_the_loop_is_refused_at_once(
         self, open_queue: OpenQueue
     ) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import os
+from unittest import mock
 
 import pytest
 
@@ -68,12 +69,25 @@ class TestNoRoomInTheFile:
         queue = open_queue(nothing, path=path)
         assert queue.metrics().storage_error is None
         disk = Disk(queue)
-        with pytest.raises(StorageError) as refused:
+        with (
+            mock.patch("final.dispatcher.STORAGE_RETRY_SECONDS", DEADLINE),
+            pytest.raises(StorageError) as refused,
+        ):
             queue.enqueue(Job(payload=LARGE))
         assert queue.metrics().storage_error == str(refused.value)
         disk.free()
         assert completes(queue)
         assert queue.metrics().storage_error is None
+
+    def test_an_idle_queue_sees_by_itself_that_it_is_over(
+        self, open_queue: OpenQueue, path: str
+    ) -> None:
+        queue = open_queue(nothing, path=path)
+        disk = Disk(queue)
+        with pytest.raises(StorageError):
+            queue.enqueue(Job(payload=LARGE))
+        disk.free()
+        eventually(lambda: queue.metrics().storage_error is None, "the queue to find out")
 
     def test_the_log_says_when_it_begins_and_when_it_is_over(
         self, open_queue: OpenQueue, path: str, caplog: pytest.LogCaptureFixture
@@ -248,6 +262,11 @@ class TestNoRoomForOneByte:
             ("in flight", "completed", 1),
             ("refused", "completed", 1),
         ]
+
+    def test_an_idle_queue_looks_until_there_is_room_again(self, scenario: str, path: str) -> None:
+        (error,) = {line.format(path=path) for line in self.OUTAGE[:3]}
+        code, lines, _ = run_child(f"idle_{scenario}", path)
+        assert (code, lines) == (0, [error, error])
 
     def test_what_was_acknowledged_survives_a_kill_meanwhile(
         self, scenario: str, path: str, open_queue: OpenQueue

@@ -16,6 +16,7 @@ from tests.final.helpers import (
     eventually,
     learn_that_jobs_are_quick,
     nothing,
+    plain,
 )
 from tests.helpers import DEADLINE, Background, Gate, Journal
 
@@ -89,7 +90,7 @@ class TestRecord:
 
 
 class TestUnknownIds:
-    @pytest.mark.parametrize("job_id", ["unknown", "", "Ä", "x\0y", "\ud800"], ids=repr)
+    @pytest.mark.parametrize("job_id", ["unknown", "", "Ä", "x\0y", "\ud800"], ids=plain)
     @pytest.mark.parametrize("method", ["status", "get", "wait", "retry"])
     def test_an_unknown_id_is_an_error_in_a_sentence(
         self, open_queue: OpenQueue, method: str, job_id: str
@@ -170,7 +171,7 @@ class TestLists:
             queue.join(DEADLINE)
         assert seen == expected
 
-    @pytest.mark.parametrize("before", ["nobody", "", "\ud800"], ids=ascii)
+    @pytest.mark.parametrize("before", ["nobody", "", "\ud800"], ids=plain)
     def test_before_an_unknown_job_is_an_error(self, queue: JobQueue, before: str) -> None:
         with pytest.raises(UnknownJob):
             queue.jobs(before=before)

@@ -20,7 +20,7 @@ from final import (
     TokenBucket,
     current_job,
 )
-from tests.final.helpers import AT_ONCE, OpenQueue, completes, in_file, nothing
+from tests.final.helpers import AT_ONCE, OpenQueue, completes, in_file, nothing, plain
 from tests.helpers import DEADLINE, Background, Gate, Journal
 
 VALUES = [
@@ -30,7 +30,7 @@ VALUES = [
 
 
 class TestKept:
-    @pytest.mark.parametrize("value", VALUES, ids=repr)
+    @pytest.mark.parametrize("value", VALUES, ids=plain)
     def test_what_comes_out_equals_what_was_returned(
         self, open_queue: OpenQueue, path: str, value: object
     ) -> None:

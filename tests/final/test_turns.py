@@ -12,6 +12,7 @@ import pytest
 
 from final import DuplicateJob, Job, Priority, QueueClosed, QueueFull, StorageError
 from final.batches import BATCH_LIMIT
+from final.dispatcher import STORAGE_RETRY_SECONDS
 from final.messages import (
     Batch,
     Cancel,
@@ -261,6 +262,20 @@ class TestFailedCommit:
         assert cancel.result() is True
         engine.turn()
         assert engine.status("a") == ("cancelled", 1)
+
+    def test_an_idle_queue_finds_out_by_itself_that_the_disk_works_again(
+        self, engine: Engine
+    ) -> None:
+        engine.store.failures = 2
+        engine.turn(jobs("a"))
+        assert engine.dispatcher._until_due(engine.now) == STORAGE_RETRY_SECONDS
+        engine.turn(later=STORAGE_RETRY_SECONDS / 2)  # whoever looks meanwhile costs no write
+        engine.turn(later=STORAGE_RETRY_SECONDS / 2)
+        assert engine.metrics().storage_error == "The disk is full."
+        assert engine.dispatcher._until_due(engine.now) == STORAGE_RETRY_SECONDS
+        engine.turn(later=STORAGE_RETRY_SECONDS)
+        assert engine.metrics().storage_error is None
+        assert engine.dispatcher._until_due(engine.now) is None
 
     def test_the_clock_goes_on_for_retries_meanwhile(self, engine: Engine) -> None:
         engine.turn(jobs("a"))
@@ -753,11 +768,8 @@ class TestQuestions:
         engine = Engine(workers=2, capacity=1)
         engine.turn(jobs("a", "b"))
         engine.turn(jobs("filler"))
-        first, producer, second = (
-            jobs("c", by_worker=True),
-            jobs("d"),
-            jobs("e", by_worker=True),
-        )
+        one, other = engine.batches
+        first, producer, second = jobs("c", sender=one), jobs("d"), jobs("e", sender=other)
         engine.turn(first, producer)
         assert not first.answered  # the other worker may still make room
         engine.turn(second)
@@ -765,20 +777,24 @@ class TestQuestions:
             second.result()
         assert not first.answered
         assert not producer.answered
-        engine.turn(report(engine.batches[1]))  # its handler has got the error
+        engine.turn(report(other))  # its handler has got the error
         engine.work_off()
         assert first.result() == ["c"]
         assert producer.result() == ["d"]
 
-    def test_also_if_one_more_waits_that_was_given_up(self) -> None:
+    def test_who_waits_for_room_from_outside_of_the_workers_does_not_count(self) -> None:
         engine = Engine(workers=2, capacity=1)
         engine.turn(jobs("a", "b"))
         engine.turn(jobs("filler"))
-        engine.turn(jobs("of a worker that was given up", by_worker=True))
-        first, second = jobs("c", by_worker=True), jobs("d", by_worker=True)
-        engine.turn(first, second)
-        with pytest.raises(QueueFull, match="All 2 workers wait to enqueue into full lanes"):
-            second.result()
+        given_up = Batch([], token=0, overdue_at=0, check_at=0)  # is not in flight any more
+        one, _ = engine.batches
+        requests = [
+            jobs("of a worker that was given up", sender=given_up),
+            jobs("of a worker", sender=one),
+            jobs("of the same one, in another thread", sender=one),
+        ]
+        engine.turn(*requests)
+        assert not any(request.answered for request in requests)
 
 
 class TestClosing:

@@ -145,6 +145,11 @@ class WatchedStore:
         self._store.commit(changes)
         engine.after_commit(changes)
 
+    def probe(self) -> None:
+        self._engine.before_commit()
+        self._store.probe()
+        self._engine.after_probe()
+
 
 class Worker:
     """A thread of the pool. task: what it is running, with the token of that attempt."""
@@ -282,7 +287,7 @@ class Engine:
         """
         due_at = None if delay is None else self.wall + delay
         tasks = [Task(job_id, "null", Priority(lane), kind, due_at=due_at) for job_id, lane in jobs]
-        request = Enqueue(tasks, by_worker=worker is not None)
+        request = Enqueue(tasks, sender=worker.batch if worker else None)
         if worker is None:
             self._producer_numbers += 1
             who = f"producer {self._producer_numbers}"
@@ -472,6 +477,11 @@ class Engine:
         if self.crash_point == "after":
             raise self._ended()
 
+    def after_probe(self) -> None:
+        """It was written, and nothing has changed."""
+        self.latest_failed = False
+        self._another_turn = True
+
     def _ended(self) -> Crash:
         self.crash_point = ""
         return Crash()
@@ -636,7 +646,9 @@ class Engine:
         match error:
             case QueueFull():
                 gives_up_at = producer.gives_up_at
-                just = (gives_up_at is not None and gives_up_at <= self.now) or request.by_worker
+                just = gives_up_at is not None and gives_up_at <= self.now
+                # Or all workers wait for room; those that were given up are no reason.
+                just = just or request.sender in [w.batch for w in self.workers if w.batch]
             case QueueClosed():
                 just = bool(self.closes)
             case DuplicateJob():

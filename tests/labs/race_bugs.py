@@ -181,6 +181,9 @@ class _SleepsMeanwhile(Dispatcher):
     def _can_go_on(self, now: float) -> bool:
         return self._storage_error is None and super()._can_go_on(now)
 
+    def _until_due(self, now: float) -> float | None:
+        return None if self._storage_error is not None else super()._until_due(now)
+
 
 class ForgetsTheNextInLine(final.JobQueue):
     """After a failed commit nobody looks at the line. (Not invented: the lab found it.)"""

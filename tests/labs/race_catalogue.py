@@ -153,7 +153,7 @@ FINAL = Subject(
         returns.Returns._end_late_attempts,
         workers.WorkerPool._attempt,
         workers.WorkerPool._work,
-        workers.WorkerPool.is_current_thread,
+        workers.WorkerPool.is_calling,
         workers.WorkerPool.join,
         workers.WorkerPool.replace,
         workers.WorkerPool.stop,

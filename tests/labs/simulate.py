@@ -97,11 +97,10 @@ class Life:
     def handler_enqueues(self) -> None:
         workers = [worker for worker in self.engine.busy_workers() if worker.task]
         if workers and not self.engine.closes:
-            worker = self._random.choice(workers)
-            if worker in self.engine.workers:
-                job_id = self.engine.new_id()
-                self._ids.append(job_id)
-                self.engine.enqueue([(job_id, self._random.choice(LANES))], worker=worker)
+            job_id = self.engine.new_id()
+            self._ids.append(job_id)
+            lane = self._random.choice(LANES)
+            self.engine.enqueue([(job_id, lane)], worker=self._random.choice(workers))
 
     def time_passes(self) -> None:
         self.engine.let_pass(self._random.choice((0.0005, 0.02, 0.5, 1.0, 3.0)))
@@ -154,7 +153,7 @@ class Life:
     def _ask_again(self, unanswered: list[Producer]) -> None:
         """A producer whose queue went down with its question does not know: it asks again."""
         for producer in unanswered:
-            if not producer.request.by_worker and self._random.random() < 0.5:
+            if producer.request.sender is None and self._random.random() < 0.5:
                 jobs = [(task.id, str(task.priority)) for task in producer.request.tasks]
                 self.engine.enqueue(jobs)
 
