@@ -266,32 +266,34 @@ class Dispatcher:
         self._again = self._can_go_on(now)
 
     def _plan_and_commit(self, now: float, wall: float) -> None:
-        clashes: list[tuple[Enqueue, list[str]]] = []
+        # Ids are looked at only after one was found to be taken. Of two requests that bring the
+        # same one, the second then waits for a plan of its own: only when the first one is in is
+        # the second a duplicate, since the first may yet be refused for another of its jobs.
+        careful = False
         while True:
-            plan = self._plan(now, wall)
+            plan = self._plan(now, wall, careful)
             try:
                 self._write(plan.changes, now)
             except DuplicateIds as taken:
                 found = plan.clashes(taken.ids)
                 plan.undo(self._waiting, self._lines, self._gate)
-                if not found:
+                if careful and not found:
                     raise  # or this would go round for ever
-                for request, _ in found:
+                for request, ids in found:
                     self._lines.leave(request)
-                clashes += found
+                    request.refuse(DuplicateJob(ids, request.accepted()))
+                careful = True
             except StorageError as error:
                 plan.undo(self._waiting, self._lines, self._gate)
-                plan.admitted += [request for request, _ in clashes]
                 self._try_again_at = now + STORAGE_RETRY_SECONDS
                 self._refuse_unwritten(plan, error)
                 return
             else:
                 if plan.changes:
                     self._apply(plan, now)
-                # Not before: the job that has the id may have come in with this very commit.
-                for request, ids in clashes:
-                    request.refuse(DuplicateJob(ids, request.accepted()))
-                return
+                if not self._lines.somebody_waits_for(plan.coming):
+                    return
+                careful = False
 
     def _write(self, changes: Changes, now: float) -> None:
         """Commit what there is. If that is nothing, find out now and then whether it would work.
@@ -328,14 +330,14 @@ class Dispatcher:
 
     # ---- the plan ------------------------------------------------------------------------
 
-    def _plan(self, now: float, wall: float) -> Plan:
+    def _plan(self, now: float, wall: float, careful: bool) -> Plan:
         plan = Plan(Changes(self._token + 1, wall), self._waiting.number, self._gate.state())
         self._lanes.begin()
         self._plan_outcomes(plan, now)
         plan.changes.returned = self._returns.unstarted
         plan.changes.cancelled += self._returns.cancelled
         plan.changes.forgotten = self._history.oldest_beyond()
-        self._plan_admissions(plan, now)
+        self._plan_admissions(plan, now, careful)
         self._plan_due_jobs(plan, now)
         if self._claiming:
             self._plan_claims(plan, now)
@@ -364,13 +366,15 @@ class Dispatcher:
             task.place = self._waiting.next_number()
             plan.changes.requeued.append(task)
 
-    def _plan_admissions(self, plan: Plan, now: float) -> None:
-        """Accept what has room of what the producers wait to bring in."""
+    def _plan_admissions(self, plan: Plan, now: float, careful: bool) -> None:
+        """Accept what has room of what the producers wait to bring in; each id once if careful."""
         inserted = plan.changes.inserted
 
         def number(task: Task) -> None:
             task.seq = task.place = self._waiting.next_number()
             task.enqueued_at, task.queued_at = plan.changes.now, now
+            if careful:
+                plan.coming.add(task.id)
 
         def accept(task: Task) -> None:
             number(task)
@@ -383,7 +387,7 @@ class Dispatcher:
             plan.changes.turned_away.append(task)
 
         dropping = self._rules.overflow == "drop-newest"
-        plan.admitted = self._lines.admit(accept, turn_away if dropping else None)
+        plan.admitted = self._lines.admit(accept, turn_away if dropping else None, plan.coming)
 
     def _plan_claims(self, plan: Plan, now: float) -> None:
         """Jobs for idle workers, new ones included: a job may be written and claimed at once."""

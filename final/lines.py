@@ -87,37 +87,52 @@ class Lines:
         firsts = [line[0] for line in self._lines.values() if line]
         return [request for request in firsts if not self._fits(request.next_task())]
 
-    def admit(self, accept: Accept, turn_away: Accept | None) -> list[Enqueue]:
+    def somebody_waits_for(self, coming: Collection[str]) -> bool:
+        """Whether somebody is first in line with an id that is ``coming`` in from elsewhere."""
+        return any(line and line[0].next_task().id in coming for line in self._lines.values())
+
+    def admit(
+        self, accept: Accept, turn_away: Accept | None, coming: Collection[str]
+    ) -> list[Enqueue]:
         """Call ``accept`` for each job that has room; returns the requests that had any, once each.
 
         ``accept`` must append the job to its lane. With ``turn_away``, that is called for a
-        job without room, and nobody waits.
+        job without room, and nobody waits. But a job whose id is ``coming`` in does; both may
+        add to these.
         """
         served: dict[Enqueue, None] = {}  # a request may be served in one line after the other
         for line in self._lines.values():
-            while line and (turn_away or self._fits(line[0].next_task())):
+            while line and self._may_go(line[0].next_task(), turn_away, coming):
                 request = line.popleft()
                 served[request] = None
-                self._serve(request, line, accept, turn_away)
+                self._serve(request, line, accept, turn_away, coming)
         return list(served)
 
+    def _may_go(self, task: Task, turn_away: Accept | None, coming: Collection[str]) -> bool:
+        return task.id not in coming and (turn_away is not None or self._fits(task))
+
     def _serve(
-        self, request: Enqueue, own: deque[Enqueue], accept: Accept, turn_away: Accept | None
+        self,
+        request: Enqueue,
+        own: deque[Enqueue],
+        accept: Accept,
+        turn_away: Accept | None,
+        coming: Collection[str],
     ) -> None:
-        """Accept what has room of the request that was first in the line ``own``."""
+        """Accept what may go of the request that was first in the line ``own``."""
         while request.planned < len(request.tasks):
             task, line = request.next_task(), self._line_of(request)
             if line is not own and line:
                 line.append(request)  # others were there first
                 return
-            if self._fits(task):
-                accept(task)
-            elif turn_away:
-                turn_away(task)
-            else:
+            if not self._may_go(task, turn_away, coming):
                 # In its own line it is still its turn; in another one it is the first.
                 line.appendleft(request)
                 return
+            if turn_away is None or self._fits(task):
+                accept(task)
+            else:
+                turn_away(task)
             request.planned += 1
 
     def _fits(self, task: Task) -> bool:

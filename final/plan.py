@@ -25,6 +25,7 @@ class Plan:
     later: list[tuple[float, Task]] = field(default_factory=list)  # failed; due then
     due: list[Timer] = field(default_factory=list)  # taken off their timers
     admitted: list[Enqueue] = field(default_factory=list)
+    coming: set[str] = field(default_factory=set)  # ids of new jobs, if they are looked at
     batches: list[Batch] = field(default_factory=list)
 
     def undo(self, waiting: Waiting, lines: Lines, gate: Gate) -> None:
@@ -39,14 +40,10 @@ class Plan:
         lines.step_back(self.admitted)
 
     def clashes(self, taken: set[str]) -> list[tuple[Enqueue, list[str]]]:
-        """The requests with ids that are ``taken`` in the store, or come twice in the plan."""
+        """The requests that bring ids which are ``taken``, with those."""
         clashes = []
-        seen = set(taken)
         for request in self.admitted:
             ids = [task.id for task in request.tasks[request.durable : request.planned]]
-            clashing = [job_id for job_id in ids if job_id in seen]
-            if clashing:
+            if clashing := [job_id for job_id in ids if job_id in taken]:
                 clashes.append((request, clashing))
-            else:
-                seen.update(ids)
         return clashes

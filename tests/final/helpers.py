@@ -6,6 +6,7 @@ But: gates, journals and calls in the background are in ``tests/helpers.py``.
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from final import Backoff, Job, JobQueue, Status
 from tests.helpers import DEADLINE, Background, Journal
 
 ROOT = Path(__file__).parents[2]
+POSIX = os.name == "posix"
 
 # Makes a queue that is closed after the test: see the fixture of the same name.
 OpenQueue = Callable[..., JobQueue]

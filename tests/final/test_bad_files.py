@@ -19,6 +19,7 @@ import pytest
 
 from final import Job, Status, StorageError
 from tests.final.helpers import (
+    POSIX,
     OpenQueue,
     child,
     completes,
@@ -29,8 +30,6 @@ from tests.final.helpers import (
     run_child,
 )
 from tests.helpers import DEADLINE, Background, Gate, Journal
-
-POSIX = os.name == "posix"
 
 
 class TestPlaces:

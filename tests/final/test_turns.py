@@ -430,12 +430,28 @@ class TestDuplicates:
     def test_nobody_is_called_a_duplicate_of_a_job_that_is_not_in_yet(self, engine: Engine) -> None:
         """The commit that would bring in the first of the two may fail."""
         first, second = jobs("a"), jobs("a")
-        failures = iter([0, 1])  # the first try finds the duplicate
+        failures = iter([0, 1, 0])  # the first try finds the duplicate
         engine.store.on_commit = lambda: setattr(engine.store, "failures", next(failures))
         engine.turn(first, second)
-        for request in (first, second):
-            with pytest.raises(StorageError):
-                request.result()
+        with pytest.raises(StorageError):
+            first.result()
+        engine.turn()
+        assert second.result() == ["a"]
+
+    def test_nor_of_one_that_is_refused_for_another_job_of_its_request(self) -> None:
+        """Found by the simulation, in life 141,683: "x is in the queue", and it never was."""
+        engine = Engine(capacity=1)
+        engine.turn(jobs("in"))
+        first, second = jobs("x"), jobs("x", priority=LOW)
+        first.tasks += jobs("in", priority=LOW).tasks  # has room only if the second one has gone
+        engine.turn(first, second)
+        with pytest.raises(DuplicateJob) as refused:
+            second.result()
+        assert refused.value.ids == ["x"]
+        with pytest.raises(DuplicateJob) as refused:
+            first.result()
+        assert (refused.value.ids, refused.value.accepted) == (["in"], ["x"])
+        assert engine.work_off() == ["in", "x"]
 
     def test_the_others_of_the_turn_are_not_disturbed(self, engine: Engine) -> None:
         engine.turn(jobs("a"))
