@@ -45,7 +45,7 @@ TESTS = {
 }
 # Of these, the ones that start processes, or wait: too slow for a thousand mutants.
 LEFT_OUT = (
-    *("EndTheProcess", "AfterARestart", "TestOwners", "TestWhatTheHandlerSees", "process"),
+    *("EndTheProcess", "AfterARestart", "TestWhatTheHandlerSees", "no_retry_would_help"),
     *("may_not_be_written", "times_out", "suspect", "comes_out_as_it_went_in", "deep"),
 )
 QUICK = ("lanes", "retry", "limits")
