@@ -36,7 +36,7 @@ TESTS = {
     "limits": ("rate_limits", "holding"),
     "stores/sqlite": (
         *("turns", "bad_files", "dead_letters", "history", "looking", "overflow"),
-        *("recovery", "results", "schedule", "store"),
+        *("recovery", "results", "schedule", "cancel", "store"),
     ),
     "job_queue": (
         *("bad_options", "bad_jobs", "closing", "dead_letters", "looking", "overflow"),

@@ -374,7 +374,7 @@ class SqliteStore:
             self._release()
 
     def _release(self) -> None:
-        with contextlib.suppress(AttributeError, sqlite3.Error):
+        with contextlib.suppress(AttributeError):  # it may never have been opened
             self._writer.close()  # the last connection to leave moves the WAL into the file
         if self._lock is not None:
             self._lock.release()

@@ -32,7 +32,7 @@ class TestRecord:
     def test_a_completed_job(self, open_queue: OpenQueue) -> None:
         queue = open_queue({"email": work})
         before = time.time()
-        queue.enqueue(Job("x", {"to": "a@example.org"}, Priority.HIGH, "email"))
+        queue.enqueue(Job("x", {"to": "a@example.org"}, Priority.HIGH, "email", timeout=DEADLINE))
         record = queue.wait("x", DEADLINE)
         after = time.time()
         assert record == JobRecord(
@@ -48,7 +48,7 @@ class TestRecord:
             due_at=None,
             result={"to": "a@example.org"},
             error=None,
-            timeout=None,
+            timeout=DEADLINE,
         )
         assert record.started_at is not None
         assert record.ended_at is not None

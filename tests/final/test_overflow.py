@@ -137,6 +137,14 @@ class TestDropOldest:
         queue.join(DEADLINE)
         assert ids(queue, Status.COMPLETED) == ["holder", "c", "d", "e"]
 
+    def test_a_dropped_job_has_ended_without_a_start(self, held_up: OpenQueue) -> None:
+        queue = held_up(overflow="drop-oldest")
+        queue.enqueue_many(jobs("a", "b", "c", "d"))
+        record = queue.get("a")
+        assert record.started_at is None
+        assert record.ended_at is not None
+        assert record.ended_at >= record.enqueued_at
+
     def test_only_jobs_of_the_same_lane_are_dropped(self, held_up: OpenQueue) -> None:
         queue = held_up(overflow="drop-oldest")
         queue.enqueue_many(jobs("low", "low too", "low again", priority=LOW))
