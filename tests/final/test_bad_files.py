@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import sqlite3
 import stat
@@ -193,7 +194,12 @@ class TestDamage:
             file.seek(int(pages * share) * self.PAGE)
             file.write(b"\xff" * self.PAGE)
         before = Path(path).read_bytes()
-        with pytest.raises(StorageError, match=r"damaged.* restore a copy, or save what is left"):
+        page = int(pages * share) + 1
+        # One line, in which SQLite says where.
+        with pytest.raises(
+            StorageError,
+            match=rf"^{re.escape(path)} is damaged \([^\n]* [Pp]age {page}: .*\): restore a copy, or",
+        ):
             open_queue(nothing, path=path)
         assert Path(path).read_bytes() == before
 

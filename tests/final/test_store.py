@@ -75,6 +75,35 @@ class TestOpening:
         )
 
 
+class TestConnections:
+    @pytest.mark.parametrize(("durability", "synchronous"), [("full", 2), ("normal", 1)])
+    def test_durability_says_when_it_syncs(
+        self, path: str, durability: str, synchronous: int
+    ) -> None:
+        with contextlib.closing(SqliteStore(path, durability)) as store:
+            assert pragma(store, "synchronous") == synchronous
+            assert pragma(store, "fullfsync") == (durability == "full")
+
+    def test_a_look_up_sees_what_is_committed_and_nothing_else(self, path: str) -> None:
+        with contextlib.closing(SqliteStore(path, "normal")) as store:
+            with store._transaction():
+                store._write(Changes(1, 0.0, inserted=[task("a")]))
+                assert store.get("a") is None
+            assert store.get("a") is not None
+
+    def test_what_looks_up_cannot_write(self, path: str) -> None:
+        with (
+            contextlib.closing(SqliteStore(path, "normal")) as store,
+            pytest.raises(sqlite3.OperationalError, match="readonly"),
+        ):
+            store._reader.execute("DELETE FROM job")
+
+
+def pragma(store: SqliteStore, name: str) -> object:
+    (value,) = store._writer.execute(f"PRAGMA {name}").fetchone()
+    return value
+
+
 def task(job_id: str) -> Task:
     return Task(job_id, "null", Priority.MEDIUM, "default", seq=1, place=1)
 
