@@ -40,7 +40,7 @@ TESTS = {
     ),
     "job_queue": (
         *("bad_options", "bad_jobs", "closing", "dead_letters", "looking", "overflow"),
-        *("results", "schedule", "cancel"),
+        *("results", "schedule", "cancel", "fairness", "events", "coroutines"),
     ),
 }
 # Of these, the ones that start processes, or wait: too slow for a thousand mutants.
