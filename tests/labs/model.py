@@ -68,8 +68,8 @@ class Model:
         self._waiting: dict[str, list[tuple[int, str]]] = {lane: [] for lane in LANES}
         # Jobs that were interrupted twice in a row run one at a time, beside the lanes.
         self.suspects: set[str] = set()
-        # The head of each lane, and how many picks it has seen.
-        self._heads: dict[str, tuple[str, int]] = {}
+        # The head of each lane, by its place, and how many picks it has seen.
+        self._heads: dict[str, tuple[int, int]] = {}
         # Ended jobs that the history has let go of are still counted.
         self._pruned: Counter[tuple[str, str]] = Counter()
 
@@ -290,9 +290,10 @@ class Model:
             require(not passed_over, f"{job_id} ({lane}) was claimed while {passed_over} wait.")
             return
         for other, head in heads.items():
-            known, picks = self._heads.get(other, ("", 0))
-            picks = picks + 1 if known == head else 1
-            self._heads[other] = head, picks
+            place = self.jobs[head].place  # not its id, which may have been another job's
+            known, picks = self._heads.get(other, (0, 0))
+            picks = picks + 1 if known == place else 1
+            self._heads[other] = place, picks
             require(
                 picks < self._fairness + 2 or (picks == self._fairness + 2 and head == job_id),
                 f"{head} was not among {picks} picks at the head of the {other} lane, with "

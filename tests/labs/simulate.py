@@ -1,7 +1,7 @@
 """Whole lives of a queue, one seed each: random orders of messages, virtual time, and faults.
 
     python -m tests.labs.simulate                  2,000 seeds
-    SEEDS=1000000 python -m tests.labs.simulate    more; Ctrl-C says how far it came
+    SEEDS=1000000 python -m tests.labs.simulate    more, on all cores; Ctrl-C says how far it came
     SEED=42 python -m tests.labs.simulate          one of them, line by line
 
 The dispatcher of ``final`` is a function of state, messages and time. So it can be run without
@@ -21,12 +21,15 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import multiprocessing
 import os
 import random
+import signal
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 
 from rich.console import Console
 from rich.progress import track
@@ -39,6 +42,7 @@ from tests.labs.model import LANES, ContractBroken
 
 STEPS = 25  # random ones in a life; then the faults stop
 MOST_STEPS_TO_THE_END = 500
+AT_A_TIME = 250  # seeds for a process: less than a second of work
 
 
 class Life:
@@ -262,18 +266,50 @@ def run_many(count: int, console: Console) -> int:
     """Seeds from 0 on; shows the first one that breaks the contract. Ctrl-C: so many are enough."""
     tally: Counter[str] = Counter()
     began = time.perf_counter()
+    pieces = [range(at, min(at + AT_A_TIME, count)) for at in range(0, count, AT_A_TIME)]
+    outcomes = track(_outcomes(pieces), "simulating", len(pieces), console=console, transient=True)
     try:
-        for seed in track(range(count), "simulating", console=console, transient=True):
-            tally += run(seed).engine.tally
-            tally["lives"] += 1
+        for lives, broken in outcomes:
+            tally += lives
+            if broken is not None:
+                replay(broken, console)
+                console.print(f"To see it again: SEED={broken} python -m tests.labs.simulate")
+                return 1
     except KeyboardInterrupt:
         console.print("Interrupted; until then:")
-    except Exception:
-        replay(seed, console)
-        console.print(f"To see it again: SEED={seed} python -m tests.labs.simulate")
-        return 1
     show_figures(console, tally, time.perf_counter() - began)
     return 0
+
+
+def _outcomes(pieces: list[range]) -> Iterator[tuple[Counter[str], int | None]]:
+    """What comes of each piece, in their order; as many at a time as there are cores."""
+    if len(pieces) == 1:  # not worth a process
+        yield live_through(pieces[0])
+        return
+    # Fresh processes: a fork would inherit what this one's threads hold.
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(mp_context=spawn, initializer=_end_with_ctrl_c) as processes:
+        try:
+            yield from processes.map(live_through, pieces)
+        finally:  # nobody wants the rest
+            processes.shutdown(cancel_futures=True)
+
+
+def _end_with_ctrl_c() -> None:
+    """At once, and without a word: the process that started this one says it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def live_through(seeds: range) -> tuple[Counter[str], int | None]:
+    """The figures of these lives up to the first that breaks the contract, and its seed."""
+    tally: Counter[str] = Counter()
+    for seed in seeds:
+        try:
+            tally += run(seed).engine.tally
+        except Exception:
+            return tally, seed
+        tally["lives"] += 1
+    return tally, None
 
 
 def show_figures(console: Console, tally: Counter[str], seconds: float) -> None:
