@@ -446,7 +446,7 @@ class JobQueue:
     def _enqueue_on_the_loop(self, tasks: list[Task]) -> list[str]:
         """From a coroutine handler: while it waited, no other coroutine could make room."""
         try:
-            return self._ask(Enqueue(tasks, current_batch()), timeout=0)
+            return self._ask(Enqueue(tasks), timeout=0)
         except QueueFull as error:
             raise QueueFull(
                 f"{error} A coroutine may wait for room only in another thread: "

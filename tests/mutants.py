@@ -53,7 +53,7 @@ NAMES = {file.rpartition("/")[2]: file for file in TESTS}
 
 CONFIG = """\
 [tool.pytest.ini_options]
-timeout = 0
+timeout = 15
 markers = ["capability(name): the capability in tests/expectations.py that the test shows"]
 
 [tool.mutmut]

@@ -250,6 +250,23 @@ class TestAgainAndTogether:
         assert [c.result() for c in [Background(close) for _ in range(4)]] == [True] * 4
         assert queue.metrics().completed == 50
 
+    @both_places
+    def test_inside_a_handler_it_begins_and_does_not_wait_for_itself(
+        self, open_queue: OpenQueue, place: str
+    ) -> None:
+        closed = []
+
+        def handler(job: Job) -> None:
+            closed.append(queue.close())
+
+        queue = open_queue(handler, path=place)
+        queue.enqueue(Job("closes"))
+        queue._thread.join(DEADLINE)  # nobody else closes it
+        assert closed == [False]
+        with pytest.raises(QueueClosed):
+            queue.enqueue(Job())
+        assert queue.get("closes").status is Status.COMPLETED
+
     def test_leaving_the_block_closes(self, open_queue: OpenQueue, path: str) -> None:
         with open_queue(nothing, path=path) as queue:
             queue.enqueue(Job())

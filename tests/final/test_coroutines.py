@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from final import Job, JobQueue, Status, StorageError, current_job
+from final import Job, JobQueue, QueueFull, Status, StorageError, current_job
 from tests.final.helpers import AT_ONCE, OpenQueue, completes, nothing
 from tests.helpers import DEADLINE, Background, Gate, Journal
 
@@ -102,12 +102,20 @@ class TestRunning:
     def test_one_that_would_wait_for_room_on_the_loop_is_refused_at_once(
         self, open_queue: OpenQueue
     ) -> None:
+        accepted: list[str] = []
+
         async def handler(job: Job) -> None:
             if job.id == "parent":
-                queue.enqueue_many([Job(f"child-{n}") for n in range(100)])
+                try:
+                    queue.enqueue_many([Job(f"child-{n}") for n in range(100)])
+                except QueueFull as full:
+                    accepted.extend(full.accepted)
+                    raise
 
         queue = open_queue(handler, workers=2, capacity=1, max_retries=0)
         record = queue.wait(queue.enqueue(Job("parent")), DEADLINE)
+        assert accepted == [f"child-{n}" for n in range(len(accepted))]
+        assert accepted
         assert record.error
         assert record.error.startswith("final.errors.QueueFull: The medium lane had no room")
         assert record.error.endswith("await asyncio.to_thread(queue.enqueue, job).")

@@ -141,8 +141,12 @@ class TestWhatIsKept:
         self, open_queue: OpenQueue
     ) -> None:
         queue = open_queue(nothing, workers=2, history=31)
-        with pytest.raises(ValueError, match="map needs a history of at least 32"):
+        with pytest.raises(ValueError, match="map needs a history of at least 32, to find its "):
             next(queue.map([1]))
+
+    def test_and_does_with_one_that_just_can(self, open_queue: OpenQueue) -> None:
+        queue = open_queue(lambda job: job.payload, workers=2, history=32)
+        assert list(queue.map(range(100), timeout=DEADLINE)) == list(range(100))
 
     def test_the_id_of_a_forgotten_job_is_free_again(self, open_queue: OpenQueue) -> None:
         queue = open_queue(nothing, history=0)

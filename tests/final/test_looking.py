@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -114,7 +115,8 @@ class TestUnknownIds:
         """Not even where the text of it is one: SQLite would take 5 for "5"."""
         queue = open_queue(nothing)
         queue.enqueue(Job("5"))
-        with pytest.raises((TypeError, UnknownJob)):
+        error = f"A job's id is text (str), not {type(job_id).__name__}."
+        with pytest.raises(TypeError, match=re.escape(error)):
             getattr(queue, method)(job_id)
 
 

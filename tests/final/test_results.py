@@ -18,9 +18,10 @@ from final import (
     QueueFull,
     Status,
     TokenBucket,
+    UnknownJob,
     current_job,
 )
-from tests.final.helpers import AT_ONCE, OpenQueue, completes, in_file, nothing, plain
+from tests.final.helpers import AT_ONCE, OpenQueue, completes, eventually, in_file, nothing, plain
 from tests.helpers import DEADLINE, Background, Gate, Journal
 
 VALUES = [
@@ -232,6 +233,19 @@ class TestStopping:
         assert self.ran.entries == [0, 1]
         counts = slow.metrics()
         assert (counts.accepted, counts.completed, counts.cancelled) == (16, 2, 14)
+
+    def test_jobs_that_the_history_has_let_go_of_are_no_trouble(
+        self, open_queue: OpenQueue
+    ) -> None:
+        queue = open_queue(nothing, workers=1, history=16)
+        results = iter(queue.map(range(16), timeout=DEADLINE))
+        next(results)
+        others = queue.enqueue_many([Job() for _ in range(16)])
+        eventually(
+            lambda: [record.id for record in queue.jobs()] == others[::-1], "the others to be left"
+        )
+        with pytest.raises(UnknownJob):
+            next(results)
 
     def test_a_result_that_takes_too_long_does_so_too(self, slow: JobQueue, gate: Gate) -> None:
         results = slow.map(range(16), timeout=0.05)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from final import Job, JobQueue, Priority, Status
+from final import Job, JobQueue, Priority, QueueFull, Status
 from final.messages import Batch, Message
 from final.stores import SqliteStore
 from tests.final.engine import Engine, jobs, report
@@ -54,6 +54,12 @@ class TestWhen:
         queue = open_queue(nothing)
         record = queue.wait(queue.enqueue(Job(run_at=past)), DEADLINE)
         assert (record.status, record.due_at) == (Status.COMPLETED, None)
+
+    def test_and_then_it_needs_room(self, open_queue: OpenQueue, gate: Gate) -> None:
+        queue = open_queue(lambda job: gate.wait(), workers=1, capacity=1)
+        queue.enqueue_many([Job("runs"), Job("waits")])
+        with pytest.raises(QueueFull):
+            queue.enqueue(Job(run_at=0), timeout=0)
 
     @pytest.mark.parametrize("far", [datetime(9999, 12, 31, tzinfo=UTC), 250 * 365 * 24 * HOUR])
     def test_a_time_that_will_never_come_stops_nothing(
