@@ -41,6 +41,7 @@ TESTS = {
     "job_queue": (
         *("bad_options", "bad_jobs", "closing", "dead_letters", "looking", "overflow"),
         *("results", "schedule", "cancel", "fairness", "events", "coroutines"),
+        *("timeouts", "store", "ctrl_c"),
     ),
 }
 # Of these, the ones that start processes, or wait: too slow for a thousand mutants.

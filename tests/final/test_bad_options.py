@@ -6,6 +6,7 @@ accepts jobs and never runs one.
 
 from __future__ import annotations
 
+import inspect
 import math
 import threading
 from collections.abc import Callable
@@ -32,6 +33,26 @@ OUT_OF_RANGE = [
     pytest.param(2 * threading.TIMEOUT_MAX, id="longer than a lock can wait"),
     pytest.param(10**400, id="longer than a float can say"),
 ]
+
+
+def test_the_defaults_are_those_of_the_documents() -> None:
+    options = inspect.signature(final.JobQueue).parameters.values()
+    assert {o.name: o.default for o in options if o.default is not o.empty} == {
+        "path": ":memory:",
+        "workers": 4,
+        "capacity": 1000,
+        "max_retries": 3,
+        "backoff": final.Backoff(),
+        "fairness": 10,
+        "overflow": "block",
+        "rate_limit": None,
+        "timeout": None,
+        "executor": "thread",
+        "durability": "full",
+        "history": 100_000,
+        "max_payload": 16 * 1024 * 1024,
+        "shutdown_timeout": 30.0,
+    }
 
 
 class TestBothStages:

@@ -384,11 +384,22 @@ class TestAfterwards:
         assert queue.dead_letters() == []
         assert queue.wait("a").result == 1
 
+    def test_but_nothing_can_be_asked_for(self, open_queue: OpenQueue) -> None:
+        queue = open_queue(nothing)
+        queue.enqueue(Job("a", run_at=3600))
+        queue.close(drain=False)
+        for ask in (queue.join, queue.purge, lambda: queue.wait("a"), lambda: queue.cancel("a")):
+            with pytest.raises(QueueClosed, match=r"^The queue is closed\.$"):
+                ask()
+
     @both_places
     def test_no_thread_is_left(self, open_queue: OpenQueue, place: str) -> None:
         before = set(threading.enumerate())
         queue = open_queue(nothing, path=place, workers=8)
-        assert len(set(threading.enumerate()) - before) == 9
+        ours = set(threading.enumerate()) - before
+        workers = {f"final-worker-{n}" for n in range(8)}
+        assert {thread.name for thread in ours} == {"final-dispatcher", *workers}
+        assert all(thread.daemon for thread in ours)  # a program may end without close
         queue.enqueue_many([Job() for _ in range(20)])
         queue.close()
         assert set(threading.enumerate()) <= before

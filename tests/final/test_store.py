@@ -98,6 +98,13 @@ class TestConnections:
         ):
             store._reader.execute("DELETE FROM job")
 
+    @pytest.mark.parametrize(("durability", "synchronous"), [("full", 2), ("normal", 1)])
+    def test_a_queue_hands_its_durability_on(
+        self, path: str, open_queue: OpenQueue, durability: str, synchronous: int
+    ) -> None:
+        queue = open_queue(nothing, path=path, durability=durability)
+        assert pragma(queue._store, "synchronous") == synchronous
+
 
 def pragma(store: SqliteStore, name: str) -> object:
     (value,) = store._writer.execute(f"PRAGMA {name}").fetchone()

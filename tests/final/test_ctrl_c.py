@@ -1,0 +1,74 @@
+"""Ctrl-C while the main thread waits: the question is withdrawn, and the queue goes on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from final import Job, UnknownJob
+from tests.final.helpers import OpenQueue, completes, eventually
+from tests.helpers import DEADLINE, Background, Gate
+
+# On Windows a thread that waits for a lock hears of Ctrl-C only afterwards.
+pytestmark = pytest.mark.parametrize("signal_number", [signal.SIGINT] if os.name == "posix" else [])
+
+
+def interrupt_once(number: int, condition: Callable[[], object]) -> Background:
+    """Press Ctrl-C as soon as the main thread waits, which ``condition`` tells."""
+    main = threading.main_thread()
+    assert main is threading.current_thread()
+    assert main.ident is not None
+    ident = main.ident
+
+    def press() -> None:
+        eventually(lambda: bool(condition()), "the main thread to wait")
+        signal.pthread_kill(ident, number)
+
+    return Background(press)
+
+
+def test_a_wait_is_forgotten(open_queue: OpenQueue, gate: Gate, signal_number: int) -> None:
+    queue = open_queue(lambda job: gate.wait())
+    job_id = queue.enqueue(Job())
+    watches = queue._dispatcher._questions._watches
+    pressed = interrupt_once(signal_number, lambda: job_id in watches)
+    with pytest.raises(KeyboardInterrupt):
+        queue.wait(job_id, DEADLINE)
+    pressed.result()
+    eventually(lambda: not watches, "the wait to be withdrawn")
+    assert not queue._dispatcher.unanswered
+    gate.open()
+    assert completes(queue)
+
+
+def test_a_producer_that_waits_for_room_leaves_the_line(
+    open_queue: OpenQueue, gate: Gate, signal_number: int
+) -> None:
+    queue = open_queue(lambda job: gate.wait(), workers=1, capacity=1)
+    queue.enqueue_many([Job(), Job()])
+    lines = queue._dispatcher._lines
+    pressed = interrupt_once(signal_number, lambda: len(lines))
+    with pytest.raises(KeyboardInterrupt):
+        queue.enqueue(Job("given up"), DEADLINE)
+    pressed.result()
+    eventually(lambda: not len(lines), "the line to be empty")
+    gate.open()
+    queue.join(DEADLINE)
+    with pytest.raises(UnknownJob):
+        queue.get("given up")
+
+
+def test_a_shutdown_goes_on(open_queue: OpenQueue, gate: Gate, signal_number: int) -> None:
+    queue = open_queue(lambda job: gate.wait(), workers=1)
+    queue.enqueue_many([Job(), Job()])
+    pressed = interrupt_once(signal_number, lambda: queue._dispatcher._closes)
+    with pytest.raises(KeyboardInterrupt):
+        queue.close(timeout=DEADLINE)
+    pressed.result()
+    gate.open()
+    assert queue.close() is True
+    assert queue.metrics().completed == 2
