@@ -143,6 +143,20 @@ class TestRunning:
         assert queue.metrics().completed == 200
         assert {record.result for record in queue.jobs(limit=200)} == {200}
 
+    def test_a_worker_gets_one_at_a_time_however_quick_they_are(
+        self, open_queue: OpenQueue
+    ) -> None:
+        """A batch is stopped as a whole: a time-out would cancel whatever it is on by then."""
+        tokens = []
+
+        async def handler(job: Job) -> None:
+            tokens.append(current_job().token)
+
+        queue = open_queue(handler, workers=1)
+        queue.enqueue_many([Job() for _ in range(100)])
+        queue.join(DEADLINE)
+        assert len(set(tokens)) == 100  # the jobs of a batch share one
+
     def test_never_more_than_workers(self, open_queue: OpenQueue) -> None:
         under_way, most = 0, 0
 
