@@ -1,7 +1,7 @@
 """Mutation testing: change a line of final/, and see whether a test notices. ``make mutants``
 
     python -m tests.mutants                  lanes, retry and limits: some five minutes
-    python -m tests.mutants sqlite job_queue these: far longer
+    python -m tests.mutants sqlite job_queue these: about an hour on two cores
     python -m tests.mutants all
 
 A mutant that survives is a line that no test needs: a test is missing, or the line is, or the
