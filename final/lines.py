@@ -97,8 +97,8 @@ class Lines:
         """Call ``accept`` for each job that has room; returns the requests that had any, once each.
 
         ``accept`` must append the job to its lane. With ``turn_away``, that is called for a
-        job without room, and nobody waits. But a job whose id is ``coming`` in does; both may
-        add to these.
+        job without room, and nobody waits. Only a job whose id is ``coming`` in already waits
+        in any case; ``accept`` and ``turn_away`` may add to these.
         """
         served: dict[Enqueue, None] = {}  # a request may be served in one line after the other
         for line in self._lines.values():
