@@ -134,7 +134,6 @@ class TestRunning:
             if under_way == 200:
                 everybody[0].set()
             await asyncio.wait_for(everybody[0].wait(), DEADLINE)  # for all of them to be here
-            await asyncio.sleep(0.001)
             return under_way
 
         queue = open_queue(handler, workers=200, max_retries=0)

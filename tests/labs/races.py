@@ -40,17 +40,16 @@ self._mutex`` and have no schedule notice? Copy the method into race_bugs.py and
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import os
-import signal
 import sys
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from tests.labs import race_report
+from tests.labs.cores import on_all_cores
 from tests.labs.exploration import Verdict, explore
 from tests.labs.race_catalogue import CATALOGUE, Entry
 from tests.labs.race_report import show
@@ -90,9 +89,7 @@ def _explored(
         console=console,
         transient=True,
     )
-    # Fresh processes: a fork would inherit what this one's threads hold.
-    spawn = multiprocessing.get_context("spawn")
-    with bar, ProcessPoolExecutor(mp_context=spawn, initializer=_end_with_ctrl_c) as processes:
+    with bar, on_all_cores() as processes:
         under_way = {
             processes.submit(_explore, entry.name, max(switches, FOR_BUGS * entry.breaks)): entry
             for entry in entries
@@ -102,11 +99,6 @@ def _explored(
             entry = under_way[future]
             bar.update(task, advance=1, description=f"done: {entry.name}")
             yield entry.name, future.result()
-
-
-def _end_with_ctrl_c() -> None:
-    """At once, and without a word: the process that started this one says it."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _explore(name: str, switches: int) -> Verdict:

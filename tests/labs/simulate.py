@@ -21,15 +21,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import multiprocessing
 import os
 import random
-import signal
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 
 from rich.console import Console
 from rich.progress import track
@@ -37,6 +34,7 @@ from rich.table import Table
 from rich.traceback import Traceback
 
 from tests.labs import choices
+from tests.labs.cores import on_all_cores
 from tests.labs.engine import Disk, Engine, Options, Producer
 from tests.labs.model import LANES, ContractBroken
 
@@ -286,18 +284,11 @@ def _outcomes(pieces: list[range]) -> Iterator[tuple[Counter[str], int | None]]:
     if len(pieces) == 1:  # not worth a process
         yield live_through(pieces[0])
         return
-    # Fresh processes: a fork would inherit what this one's threads hold.
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(mp_context=spawn, initializer=_end_with_ctrl_c) as processes:
+    with on_all_cores() as processes:
         try:
             yield from processes.map(live_through, pieces)
         finally:  # nobody wants the rest
             processes.shutdown(cancel_futures=True)
-
-
-def _end_with_ctrl_c() -> None:
-    """At once, and without a word: the process that started this one says it."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def live_through(seeds: range) -> tuple[Counter[str], int | None]:
