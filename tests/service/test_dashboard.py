@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from final import Job, Priority
+from final import Backoff, Job, Priority
 from final.service import app
 from final.service.demo import demo_handlers
 from tests.final.helpers import AT_ONCE, eventually
@@ -175,12 +175,14 @@ def test_a_dead_letter_says_why_and_is_retried(
 
 
 def test_a_retry_counts_down(open_service: OpenService, open_page: OpenPage) -> None:
-    live = open_service(demo_handlers(seconds=0), demo=True)
+    live = open_service(demo_handlers(seconds=0), demo=True, backoff=Backoff(base=4, jitter=0))
     page = open_page(live)
     live.create(type="webhook", payload={"fails": 1})
     retries = page.get_by_role("table", name="wait for the next one")
     expect(retries.get_by_text("connection reset by the receiver")).to_be_visible()
-    expect(retries.get_by_text("in 1 s")).to_be_visible()
+    # Looked for once a second at the latest, so what is looked for must stay for longer.
+    expect(retries.get_by_text(re.compile("in [34] s"))).to_be_visible()
+    expect(retries.get_by_text(re.compile("in [12] s"))).to_be_visible()
     expect(page.get_by_text("Nothing waits for a retry.")).to_be_visible()
     expect(figure(page, "medium", "completed")).to_have_text("1")
 
