@@ -1,6 +1,5 @@
 """Stage 3: durable, fair, measured. Read ``final/job_queue.py`` first."""
 
-from final.current import CurrentJob, current_job
 from final.errors import (
     DuplicateJob,
     EnqueueError,
@@ -17,8 +16,9 @@ from final.job_queue import JobQueue
 from final.limits import LeakyBucket, TokenBucket
 from final.metrics import Counts, Histogram, Metrics, Percentiles, Running
 from final.retry import Backoff
-from final.runners import Handler
 from final.transitions import Transition
+from final.workers.attempts import Handler
+from final.workers.current import CurrentJob, current_job
 
 __all__ = [
     "AttemptRecord",

@@ -17,7 +17,7 @@ There is no lock here and none to forget: this state belongs to one thread. ``tu
 a function of state, messages and time, so it can also be run without any thread.
 
 But: which job is next is decided in ``lanes.py``, who waits for room in ``lines.py``, how
-many jobs a worker gets in ``batches.py``; ``workers.py`` runs them. Of the jobs that wait,
+many jobs a worker gets in ``batches.py``; ``workers/`` runs them. Of the jobs that wait,
 ``waiting.py`` knows where, and ``orders.py`` what else may become of them. What comes back
 from the workers is kept in ``returns.py``, who asks about jobs in ``questions.py``.
 """

@@ -8,7 +8,7 @@ Follow one job through the files:
    it to the store (stores/sqlite.py) and answers: only now does ``enqueue`` return;
 3. the same turn, or a later one, picks it for an idle worker (batches.py) and commits that
    claim;
-4. the worker (workers.py) runs the handler (runners.py) and reports the outcome;
+4. the worker (workers/pool.py) runs the handler (workers/attempts.py) and reports the outcome;
 5. the next turn takes it in (returns.py) and commits it: completed, or waiting (waiting.py)
    for its retry (retry.py), or, with no attempts left or none that could help, a dead letter.
 
@@ -33,7 +33,6 @@ from types import TracebackType
 from typing import Literal, TypeVar
 
 from final.batches import BATCH_LIMIT, Batches
-from final.current import current_batch
 from final.dispatcher import Dispatcher, Rules
 from final.errors import DuplicateJob, EnqueueError, JobFailed, QueueClosed, QueueFull, UnknownJob
 from final.job import AttemptRecord, Job, JobRecord, Priority, Status, Task
@@ -57,10 +56,12 @@ from final.metrics import Metrics, Recorder
 from final.options import require_choice, require_int, require_number, require_timeout
 from final.payload import IMMUTABLE, encode
 from final.retry import Backoff
-from final.runners import Handler, Handlers
 from final.stores import SqliteStore
 from final.transitions import Events, Subscriber
-from final.workers import WorkerPool
+from final.workers.attempts import Handler
+from final.workers.current import current_batch
+from final.workers.handlers import Handlers
+from final.workers.pool import WorkerPool
 
 Answer = TypeVar("Answer")
 

@@ -36,7 +36,7 @@ from final.dispatcher import Dispatcher
 from final.job_queue import JobQueue
 from final.metrics import Recorder
 from final.stores.sqlite import SqliteStore
-from final.workers import WorkerPool
+from final.workers.pool import WorkerPool
 from tests.benchmarks.measure import BATCH, throughput
 from tests.benchmarks.ours import Final
 from tests.benchmarks.report import terminal

@@ -19,17 +19,15 @@ import naive
 import naive.job_queue
 from final import (
     batches,
-    current,
     dispatcher,
     job,
     messages,
     orders,
     returns,
-    runners,
     transitions,
-    workers,
 )
 from final.stores import sqlite
+from final.workers import attempts, coroutines, current, handlers, pool, processes
 from tests.labs import race_bugs as bugs
 from tests.labs import race_scenarios as scenarios
 from tests.labs.exploration import Verdict, explore, only
@@ -125,16 +123,19 @@ FINAL = Subject(
     (
         final.job_queue,
         batches,
-        current,
         dispatcher,
         job,
         messages,
         orders,
         returns,
-        runners,
         sqlite,
         transitions,
-        workers,
+        attempts,
+        coroutines,
+        current,
+        handlers,
+        pool,
+        processes,
     ),
     (
         final.JobQueue._ask,
@@ -151,13 +152,13 @@ FINAL = Subject(
         messages.Question.result,
         orders.Orders._cancel,
         returns.Returns._end_late_attempts,
-        workers.WorkerPool._attempt,
-        workers.WorkerPool._work,
-        workers.WorkerPool.is_calling,
-        workers.WorkerPool.join,
-        workers.WorkerPool.replace,
-        workers.WorkerPool.stop,
-        workers.WorkerPool.tell,
+        pool.WorkerPool._attempt,
+        pool.WorkerPool._work,
+        pool.WorkerPool.is_calling,
+        pool.WorkerPool.join,
+        pool.WorkerPool.replace,
+        pool.WorkerPool.stop,
+        pool.WorkerPool.tell,
     ),
 )
 

@@ -47,7 +47,7 @@ from unittest import mock
 from final import Backoff, JobQueue, Metrics, QueueClosed, Status
 from final.lanes import Lanes
 from final.metrics import Recorder
-from final.workers import WorkerPool
+from final.workers.pool import WorkerPool
 from tests.benchmarks.report import terminal
 from tests.final.helpers import ROOT, in_file
 from tests.helpers import DEADLINE

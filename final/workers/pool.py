@@ -1,6 +1,6 @@
 """The pool: threads that take batches of jobs, have them run, and report the outcomes.
 
-How an attempt is made is the business of ``runners.py``.
+How an attempt is made is the business of ``attempts.py``.
 
 But: a thread cannot be killed. One that ignores its time-out is abandoned: a fresh worker
 takes its place, and what it returns in the end is dropped.
@@ -15,10 +15,11 @@ import threading
 import time
 from collections.abc import Callable
 
-from final.current import current_batch, enter_batch
 from final.job import Outcome, Task
 from final.messages import Batch, Report
-from final.runners import NOTHING_TO_KEEP, Handlers
+from final.workers.attempts import NOTHING_TO_KEEP
+from final.workers.current import current_batch, enter_batch
+from final.workers.handlers import Handlers
 
 log = logging.getLogger("final")
 

@@ -1,0 +1,1 @@
+"""Who runs the jobs: threads, coroutines, processes. Read ``pool.py`` first."""

@@ -1,0 +1,98 @@
+"""Attempts: call a handler, and turn whatever it does into an ``Ending``.
+
+An exception, also SystemExit or KeyboardInterrupt, ends the attempt and not the worker.
+``Runner`` does it in the worker's thread; ``coroutines.py`` and ``processes.py`` elsewhere.
+
+But: which runner is for which kind of job is in ``handlers.py``.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
+from typing import NamedTuple
+
+from final.errors import PermanentFailure
+from final.job import Job, Task
+from final.messages import Batch
+from final.payload import Stored, decode, encode
+
+Handler = Callable[[Job], object]
+
+
+class Ending(NamedTuple):
+    """How an attempt ended; the fields are those of ``Outcome``."""
+
+    result: Stored | None = None
+    note: str | None = None
+    error: str | None = None
+    traceback: str = ""
+    permanent: bool = False
+
+
+class Runner:
+    """Runs the handler in the worker's thread. ``max_result``: bytes that a result may take.
+
+    can_stop: whether ``batch.stop()`` frees the worker, whatever the handler does.
+    """
+
+    can_stop = False
+
+    def __init__(self, handler: Handler, max_result: int) -> None:
+        self._handler = handler
+        self._max_result = max_result
+
+    def prepare(self) -> None:
+        """Get ready: the attempt's time has not begun."""
+
+    def run(self, batch: Batch, task: Task) -> Ending:
+        return attempt(self._handler, task, self._max_result)
+
+    def close(self) -> None:
+        """The queue has closed."""
+
+
+def attempt(handler: Handler, task: Task, max_result: int) -> Ending:
+    """Call the handler, and turn whatever comes of it into an Ending."""
+    try:
+        value = handler(_job(task))
+    except BaseException as error:
+        return failure(error)
+    if value is None:
+        return NOTHING_TO_KEEP
+    try:
+        return Ending(result=encode("The result", value, max_result))
+    except (TypeError, ValueError) as error:
+        # The work is done and must not be done again, so the job completes without it.
+        return Ending(note=f"{error} The job completed; its result is not kept.")
+
+
+NOTHING_TO_KEEP = Ending()
+
+
+def _job(task: Task) -> Job:
+    """What the handler gets: the very Job that was enqueued, if nobody can have changed it."""
+    return task.job or Job(
+        task.id, decode(task.payload), task.priority, task.kind, None, task.timeout
+    )
+
+
+def failure(error: BaseException) -> Ending:
+    try:
+        # The first of these is the error itself, also one whose text cannot be had; after it
+        # come its notes. (A SyntaxError has its message last.)
+        lines = traceback.format_exception_only(error)
+        line = lines[-1 if isinstance(error, SyntaxError) else 0]
+        trace = "".join(traceback.format_exception(error))
+    except BaseException as trouble:  # code of the error's own, which ran to describe it
+        line, trace = f"{type(error).__name__}: {type(trouble).__name__} in describing it", ""
+    return Ending(
+        error=_storable(" ".join(line.split())),
+        traceback=_storable(trace),
+        permanent=isinstance(error, PermanentFailure),
+    )
+
+
+def _storable(text: str) -> str:
+    """Without the lone surrogates that a file name may bring along."""
+    return text.encode("utf-8", "backslashreplace").decode()
