@@ -20,12 +20,13 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import json
 import os
 import sqlite3
 import threading
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ from final.payload import Stored, decode
 from final.stores.base import Changes, DuplicateIds, Recovered, Unfinished
 
 APPLICATION_ID = 0x4A4F4251  # "JOBQ": tells our files from other SQLite databases
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 # Columns without a type keep what they are given: BLOB for bytes, TEXT for JSON.
 SCHEMA = (
@@ -59,7 +60,8 @@ CREATE TABLE job (
     due_at      REAL,
     timeout     REAL,                  -- seconds per attempt
     result,
-    error       TEXT
+    error       TEXT,
+    alone       INTEGER NOT NULL DEFAULT 1  -- the latest attempt was claimed alone, or had begun
 )
 """,
     """
@@ -76,13 +78,26 @@ CREATE TABLE failure (
 ) WITHOUT ROWID
 """,
     """
--- One row: no forgotten job had a higher token. So tokens grow, whatever is forgotten.
+-- One row. token: no forgotten job had a higher one. So tokens grow, whatever is forgotten.
+-- epoch: how many owners the file has had; each adds one, so a former owner finds another number.
 CREATE TABLE fence (
     id          INTEGER PRIMARY KEY CHECK (id = 1),
-    token       INTEGER NOT NULL
+    token       INTEGER NOT NULL,
+    epoch       INTEGER NOT NULL DEFAULT 0
 )
 """,
+    "INSERT INTO fence VALUES (1, 0, 0)",
+    f"PRAGMA application_id = {APPLICATION_ID}",
 )
+
+# What makes a file of a schema one of the next. (An older release refuses a file of a newer one.)
+MIGRATIONS = {
+    1: (
+        "ALTER TABLE job ADD COLUMN alone INTEGER NOT NULL DEFAULT 1",
+        "ALTER TABLE fence ADD COLUMN epoch INTEGER NOT NULL DEFAULT 0",
+        "INSERT OR IGNORE INTO fence VALUES (1, 0, 0)",
+    ),
+}
 
 RECORD_COLUMNS = (
     "id, payload, priority, kind, status, attempts, "
@@ -272,7 +287,7 @@ class SqliteStore:
                     f"DELETE FROM {table} WHERE seq IN (SELECT value FROM json_each(?))",
                     (str(changes.forgotten),),
                 )
-            execute("INSERT OR REPLACE INTO fence VALUES (1, ?)", (changes.token,))
+            execute("UPDATE fence SET token = ?", (changes.token,))
 
     def _end_as(self, status: str, tasks: list[Task], now: float) -> None:
         self._writer.execute(
@@ -406,21 +421,28 @@ class SqliteStore:
                 f"{self._path} was written by a newer release (schema {version}, this one knows "
                 f"{SCHEMA_VERSION}): upgrade, or choose another path."
             )
-        if not tables:
-            pragma("BEGIN EXCLUSIVE")
-            for statement in SCHEMA:
-                pragma(statement)
-            pragma(f"PRAGMA application_id = {APPLICATION_ID}")
-            pragma("COMMIT")
         (verdict,) = pragma("PRAGMA quick_check(1)").fetchone()
         if verdict != "ok":
             raise StorageError(_DAMAGED.format(self._path, " ".join(verdict.split())))
+        if not tables:
+            self._change_schema(SCHEMA)
+        elif version < SCHEMA_VERSION:
+            older = range(max(version, 1), SCHEMA_VERSION)  # the first release could leave a 0
+            self._change_schema(itertools.chain.from_iterable(MIGRATIONS[v] for v in older))
         pragma("PRAGMA journal_mode = WAL")
         pragma(f"PRAGMA synchronous = {durability}")
         # On macOS a plain fsync stops at the drive's cache; this one goes through. (No other
         # system knows the difference.)
         pragma(f"PRAGMA fullfsync = {int(durability == 'full')}")
         self._stamp()  # a file that may only be read is found out here
+
+    def _change_schema(self, statements: Iterable[str]) -> None:
+        """All of it or nothing, so that a process may end at any moment."""
+        self._writer.execute("BEGIN EXCLUSIVE")
+        for statement in statements:
+            self._writer.execute(statement)
+        self._stamp()
+        self._writer.execute("COMMIT")
 
     def _stamp(self) -> None:
         """Nothing new, but it is written."""

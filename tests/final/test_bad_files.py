@@ -161,6 +161,31 @@ class TestContents:
         assert refused.tb  # what the error holds on to is still alive: that is not what released it
 
 
+class TestOldFiles:
+    # 0: the first release made the tables before it wrote its number, and could be killed between.
+    @pytest.mark.parametrize("version", [1, 0])
+    def test_a_file_of_an_older_release_is_brought_up_to_date_with_all_that_is_in_it(
+        self, open_queue: OpenQueue, path: str, version: int
+    ) -> None:
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            script = Path(__file__).with_name("schema_1.sql").read_text(encoding="utf-8")
+            connection.executescript(f"{script} PRAGMA user_version = {version}")
+        ran = Journal()
+        handlers = dict.fromkeys(("default", "fails", "hangs"), lambda job: ran.write(job.payload))
+        queue = open_queue(handlers, path=path)
+        assert queue.get("completed").result == {"seen": "completed"}
+        assert queue.get("dead").payload == b"\0bytes"
+        assert [attempt.number for attempt in queue.attempts("dead")] == [1, 2]
+        assert queue.status("later") is Status.SCHEDULED
+        assert queue.wait("processing", DEADLINE).attempts == 2
+        assert queue.wait("queued", DEADLINE).status is Status.COMPLETED
+        queue.retry("dead")
+        assert queue.wait("dead", DEADLINE).status is Status.COMPLETED
+        assert sorted(map(str, ran.entries)) == ["None", "['café', 1.5, None]", "b'\\x00bytes'"]
+        queue.close(drain=False)
+        assert completes(open_queue(handlers, path=path))  # it is not brought up to date again
+
+
 class TestDamage:
     PAGE = 4096
 

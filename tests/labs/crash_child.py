@@ -229,7 +229,7 @@ def _watched_store(store: type[SqliteStore], step: Step) -> type[SqliteStore]:
             step.reach_during(AT_CHECKPOINT, self._checkpoint)
 
         def _checkpoint(self) -> None:
-            self._writer.execute("PRAGMA user_version = 1")  # so that there is something to move
+            self._stamp()  # so that there is something to move
             self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
         def close(self) -> None:
