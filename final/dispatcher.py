@@ -33,7 +33,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from final.batches import Batches
-from final.errors import DuplicateJob, EnqueueError, QueueClosed, StorageError
+from final.errors import EnqueueError, QueueClosed, StorageError
 from final.history import History
 from final.job import Task
 from final.lanes import Lanes
@@ -275,13 +275,12 @@ class Dispatcher:
             try:
                 self._write(plan.changes, now)
             except DuplicateIds as taken:
-                found = plan.clashes(taken.ids)
+                clashing = plan.clashing(taken.ids)
                 plan.undo(self._waiting, self._lines, self._gate)
-                if careful and not found:
+                if careful and not clashing:
                     raise  # or this would go round for ever
-                for request, ids in found:
-                    self._lines.leave(request)
-                    request.refuse(DuplicateJob(ids, request.accepted()))
+                for request in clashing:
+                    self._lines.cut(request, taken.ids)
                 careful = True
             except StorageError as error:
                 plan.undo(self._waiting, self._lines, self._gate)
@@ -421,8 +420,7 @@ class Dispatcher:
 
         for request in plan.admitted:
             request.durable = request.planned
-            if request.durable == len(request.tasks):
-                request.answer(request.accepted())
+            request.finish_if_durable()
         self._history.forget(len(changes.forgotten))
         self._announce(changes, plan.batches)
         for batch in plan.batches:

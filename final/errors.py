@@ -35,7 +35,10 @@ class QueueClosed(EnqueueError, RuntimeError):
 
 
 class DuplicateJob(EnqueueError, ValueError):
-    """The file already holds a job with this id; ``ids`` names all that clash."""
+    """The file already holds a job with this id, or it comes twice in one call.
+
+    ``ids``: those of the call that were found to be taken when it was refused.
+    """
 
     def __init__(self, ids: Sequence[str], accepted: Sequence[str] = ()) -> None:
         names = ", ".join(ids[:5]) + (f" and {len(ids) - 5} more" if len(ids) > 5 else "")

@@ -34,7 +34,7 @@ from typing import Literal, TypeVar
 
 from final.batches import BATCH_LIMIT, Batches
 from final.dispatcher import Dispatcher, Rules
-from final.errors import DuplicateJob, EnqueueError, JobFailed, QueueClosed, QueueFull, UnknownJob
+from final.errors import EnqueueError, JobFailed, QueueClosed, QueueFull, UnknownJob
 from final.job import AttemptRecord, Job, JobRecord, Priority, Status, Task
 from final.lanes import Lanes
 from final.limits import Gate, Limit
@@ -198,22 +198,23 @@ class JobQueue:
         """Accept jobs in order, as by ``enqueue`` for each, in as few transactions as possible.
 
         Where one is refused, the error's ``accepted`` lists the ids before it, which are
-        durable and will run. A job that cannot be stored, or an id that comes twice in the
-        call, is found before anything is accepted.
+        durable and will run. Only a job that cannot be stored is found before anything is
+        accepted.
         """
         require_timeout(timeout)
         tasks = [self._task(job) for job in jobs]
         if not tasks:
             return []
+        request = Enqueue(tasks, current_batch())
         if len(tasks) > 1:
-            _refuse_repeated_ids(tasks)
+            request.cut_at_a_repeated_id()
         if self._overflow == "reject":
             timeout = 0
         elif self._overflow != "block":
             timeout = None  # nobody waits for room, so nobody runs out of time
         elif self._handlers.is_current_thread():
-            return self._enqueue_on_the_loop(tasks)
-        return self._ask(Enqueue(tasks, current_batch()), timeout)
+            return self._enqueue_on_the_loop(request)
+        return self._ask(request, timeout)
 
     def map(
         self,
@@ -444,10 +445,10 @@ class JobQueue:
             task.job = job
         return task
 
-    def _enqueue_on_the_loop(self, tasks: list[Task]) -> list[str]:
+    def _enqueue_on_the_loop(self, request: Enqueue) -> list[str]:
         """From a coroutine handler: while it waited, no other coroutine could make room."""
         try:
-            return self._ask(Enqueue(tasks), timeout=0)
+            return self._ask(request, timeout=0)
         except QueueFull as error:
             raise QueueFull(
                 f"{error} A coroutine may wait for room only in another thread: "
@@ -537,11 +538,3 @@ def _close(queues: list[JobQueue]) -> None:
 
 # Private, but what concurrent.futures uses; the last to register is the first to be called.
 getattr(threading, "_register_atexit", atexit.register)(_close_processes_at_exit)
-
-
-def _refuse_repeated_ids(tasks: list[Task]) -> None:
-    seen: set[str] = set()
-    for task in tasks:
-        if task.id in seen:
-            raise DuplicateJob([task.id])
-        seen.add(task.id)

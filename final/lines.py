@@ -55,6 +55,12 @@ class Lines:
             with contextlib.suppress(ValueError):
                 line.remove(request)
 
+    def cut(self, request: Enqueue, taken: Collection[str]) -> None:
+        """Of this request, admit what comes before the first id that is ``taken``, and no more."""
+        request.cut(taken)
+        if request.finish_if_durable():
+            self.leave(request)
+
     def give_up(self, request: Enqueue) -> None:
         """Its sender has waited as long as it wanted."""
         self.leave(request)

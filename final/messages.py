@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
+from final.errors import DuplicateJob
 from final.job import JobRecord, Outcome, Task
 from final.metrics import Metrics
 
@@ -61,12 +62,14 @@ class Enqueue(Question[list[str]]):
 
     planned and durable count the jobs that the running turn and past turns accepted.
     sender: the batch of the handler that sends it; None from outside.
+    taken: ids because of which it was cut short; DuplicateJob names them in the end.
     """
 
     def __init__(self, tasks: list[Task], sender: Batch | None = None) -> None:
         super().__init__()
         self.tasks = tasks
         self.sender = sender
+        self.taken: list[str] = []
         self.planned = 0
         self.durable = 0
 
@@ -75,6 +78,34 @@ class Enqueue(Question[list[str]]):
 
     def accepted(self) -> list[str]:
         return [task.id for task in self.tasks[: self.durable]]
+
+    def cut_at_a_repeated_id(self) -> None:
+        """Ask for no more than the jobs before the first whose id one of them has."""
+        seen: set[str] = set()
+        for number, task in enumerate(self.tasks):
+            if task.id in seen:
+                self._cut(number, [task.id])
+                return
+            seen.add(task.id)
+
+    def cut(self, taken: Collection[str]) -> None:
+        """Ask for no more than the jobs before the first whose id is ``taken``."""
+        clashing = [n for n in range(self.durable, len(self.tasks)) if self.tasks[n].id in taken]
+        self._cut(clashing[0], [self.tasks[n].id for n in clashing])
+
+    def _cut(self, number: int, taken: list[str]) -> None:
+        del self.tasks[number:]
+        self.taken = taken
+
+    def finish_if_durable(self) -> bool:
+        """Answer if all that it asks for is in; whether it is."""
+        if self.durable < len(self.tasks):
+            return False
+        if self.taken:
+            self.refuse(DuplicateJob(self.taken, self.accepted()))
+        else:
+            self.answer(self.accepted())
+        return True
 
 
 class Watch(Question[JobRecord]):

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from final.batches import Batches
-from final.errors import DuplicateJob, StorageError, UnknownJob
+from final.errors import StorageError, UnknownJob
 from final.job import Status, Task
 from final.lines import Lines
 from final.messages import Cancel, Order, Purge, Revive, Workers
@@ -111,13 +111,13 @@ class Orders:
         """Drop the oldest jobs of full lanes for those that want to come in."""
         try:
             for request in self._lines.without_room():
-                coming = request.tasks[request.planned :]
                 # Known ids are refused here already: no job may be dropped for their sake.
-                if taken := self._store.taken([task.id for task in coming]):
-                    self._lines.leave(request)
-                    clashing = [task.id for task in coming if task.id in taken]
-                    request.refuse(DuplicateJob(clashing, request.accepted()))
+                ids = [task.id for task in request.tasks[request.planned :]]
+                if taken := self._store.taken(ids):
+                    self._lines.cut(request, taken)
+                if request.answered:
                     continue
+                coming = request.tasks[request.planned :]
                 lane = request.next_task().priority
                 wanted = sum(task.priority is lane and task.due_at is None for task in coming)
                 changes.dropped += self._waiting.lanes.oldest(lane, wanted)

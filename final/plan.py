@@ -39,11 +39,10 @@ class Plan:
         gate.restore(self.gate)
         lines.step_back(self.admitted)
 
-    def clashes(self, taken: set[str]) -> list[tuple[Enqueue, list[str]]]:
-        """The requests that bring ids which are ``taken``, with those."""
-        clashes = []
-        for request in self.admitted:
-            ids = [task.id for task in request.tasks[request.durable : request.planned]]
-            if clashing := [job_id for job_id in ids if job_id in taken]:
-                clashes.append((request, clashing))
-        return clashes
+    def clashing(self, taken: set[str]) -> list[Enqueue]:
+        """The requests that bring ids which are ``taken``."""
+        return [
+            request
+            for request in self.admitted
+            if any(task.id in taken for task in request.tasks[request.durable : request.planned])
+        ]

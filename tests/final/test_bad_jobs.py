@@ -26,7 +26,7 @@ from final import (
     QueueFull,
     Status,
 )
-from tests.final.helpers import OpenQueue, completes, eventually, nothing, plain
+from tests.final.helpers import OpenQueue, completes, eventually, in_file, nothing, plain
 from tests.helpers import DEADLINE, Background, Gate, Journal
 
 
@@ -255,20 +255,51 @@ class TestDuplicates:
         assert queue.metrics().accepted == 1
         assert queue.wait("twice", DEADLINE).payload == 1
 
-    @pytest.mark.parametrize("ids", ["aa", "aba"])
-    def test_an_id_that_comes_twice_in_a_call_is_refused(self, queue: JobQueue, ids: str) -> None:
-        with pytest.raises(DuplicateJob) as refused:
-            queue.enqueue_many([Job(job_id) for job_id in ids])
-        assert refused.value.ids == ["a"]
-        assert refused.value.accepted == []
-        assert_untouched(queue)
+    @pytest.mark.parametrize(
+        ("ids", "before", "twice"),
+        [("aa", "a", "a"), ("aba", "ab", "a"), ("abbc", "ab", "b"), ("abcba", "abc", "b")],
+    )
+    @pytest.mark.parametrize("overflow", ["block", "reject", "drop-newest", "drop-oldest"])
+    def test_an_id_that_comes_twice_in_a_call_ends_it_there(
+        self, open_queue: OpenQueue, path: str, ids: str, before: str, twice: str, overflow: str
+    ) -> None:
+        """As it would end a loop of ``enqueue``."""
+        with open_queue(nothing, path=path, overflow=overflow) as queue:
+            with pytest.raises(DuplicateJob, match=f"Already in the queue: {twice}") as refused:
+                queue.enqueue_many([Job(job_id) for job_id in ids])
+            assert refused.value.ids == [twice]
+            assert refused.value.accepted == list(before)
+        assert in_file(path, "id, status") == [(job_id, "completed") for job_id in before]
 
     def test_all_ids_that_clash_are_named(self, queue: JobQueue) -> None:
         queue.enqueue_many([Job(str(n)) for n in range(8)])
         with pytest.raises(DuplicateJob, match="0, 1, 2, 3, 4 and 3 more") as refused:
             queue.enqueue_many([Job("new"), *(Job(str(n)) for n in range(8))])
         assert refused.value.ids == [str(n) for n in range(8)]
-        assert queue.metrics().accepted == 8
+        assert refused.value.accepted == ["new"]
+        assert queue.metrics().accepted == 9
+
+    @pytest.mark.parametrize("capacity", [1, 2, 3, 100])
+    @pytest.mark.parametrize("overflow", ["block", "drop-newest", "drop-oldest"])
+    def test_what_comes_before_it_is_accepted_whatever_the_room(
+        self, open_queue: OpenQueue, gate: Gate, path: str, capacity: int, overflow: str
+    ) -> None:
+        def handler(job: Job) -> None:
+            gate.wait()
+
+        queue = open_queue(handler, path=path, workers=1, capacity=capacity, overflow=overflow)
+        queue.enqueue(Job("there"))
+        eventually(lambda: queue.status("there") is Status.PROCESSING, "the only worker")
+        many = [Job("a"), Job("b", run_at=3600), Job("c"), Job("there"), Job("d")]
+        call = Background(queue.enqueue_many, many)
+        if overflow == "block":
+            gate.open()  # who waits for room is accepted bit by bit
+        with pytest.raises(DuplicateJob, match="Already in the queue: there") as refused:
+            call.result()
+        assert refused.value.accepted == ["a", "b", "c"]
+        gate.open()
+        queue.close()
+        assert in_file(path, "id") == ["there", "a", "b", "c"]
 
     def test_an_id_is_taken_after_a_restart_too(self, open_queue: OpenQueue, path: str) -> None:
         with open_queue(nothing, path=path) as queue:
