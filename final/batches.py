@@ -5,6 +5,9 @@ their kind. That is up to 128 for no-op jobs and one for anything slow. So order
 and latency are those of single claims wherever a handler does real work, and the cost of
 a hand-over between threads is shared wherever it does not.
 
+The rule may be wrong: a kind that was quick turns slow. So a batch that is still out after
+ten milliseconds keeps the job that runs, and the rest goes back.
+
 But: a plain data structure, used by the dispatcher's thread alone.
 """
 
@@ -13,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from final.job import Outcome, Task
 from final.lanes import Lanes
@@ -24,8 +27,8 @@ from final.metrics import Running
 BATCH_SECONDS = 0.001
 BATCH_LIMIT = 128
 # A batch that was misjudged (a slow job among quick ones) is not waited for: after this time
-# its outcomes are collected, and if a worker is idle, what has not started goes back to the
-# front of its lanes.
+# its outcomes are collected, and what has not started goes back to the front of its lanes, where
+# a more urgent job may pass it.
 OVERDUE_SECONDS = 0.01
 # Weight of the newest batch in the running average of a kind's handler time.
 COST_WEIGHT = 0.05
@@ -35,18 +38,23 @@ class Batches:
     """What the ``workers`` are doing. ``idle`` counts those that wait for a batch.
 
     gate: the rate limits. timeout: seconds for an attempt of a job that names none itself.
-    at_most: jobs in a batch.
+    shares: whether jobs of a kind may share a batch. Not where telling one to stop would
+        reach whichever runs by then.
     """
 
     def __init__(
-        self, workers: int, gate: Gate, timeout: float | None, at_most: int = BATCH_LIMIT
+        self,
+        workers: int,
+        gate: Gate,
+        timeout: float | None,
+        shares: Callable[[str], bool] = lambda kind: True,
     ) -> None:
         self.workers = workers
         self.idle = workers
         self.in_flight: dict[Batch, None] = {}  # in the order of handing out
         self._gate = gate
         self._timeout = timeout
-        self._at_most = at_most
+        self._kind_shares = shares
         # No batch has to be looked at before then, so that a turn does not look at all of them.
         self._soonest = math.inf
         self._cost: dict[str, float] = {}  # seconds that a job of this kind takes, about
@@ -63,7 +71,7 @@ class Batches:
         for idle in range(self.idle, 0, -1):
             # At most a fair share, so that four waiting jobs go to four idle workers.
             share = -(-lanes.ready() // idle)
-            tasks = self._pick(lanes, min(self._at_most, share), now)
+            tasks = self._pick(lanes, min(BATCH_LIMIT, share), now)
             if not tasks:
                 break
             check_at = now + min(self._timeout_of(task) for task in tasks)
@@ -75,19 +83,21 @@ class Batches:
         picked: list[Task] = []
         seconds = 0.0
         while len(picked) < limit and seconds < BATCH_SECONDS and self._gate.is_open(now):
-            task = lanes.pick()
+            task = lanes.pick(self._shares if picked else None)
             if task is None:
                 break
             if not self._gate.admits(task.kind, now):
                 lanes.hold(task)
                 continue
             picked.append(task)
-            # Nothing behind a job that was tried before, since it may be about to end the
-            # process, nor behind one with a time-out, since its worker may be given up.
-            if task.attempts or self._timeout_of(task) < math.inf:
+            if not self._shares(task):
                 break
             seconds += self._cost.get(task.kind, BATCH_SECONDS)
         return picked
+
+    def _shares(self, task: Task) -> bool:
+        """Whether it may be in company. One that a crash has interrupted may be its cause."""
+        return not task.interrupted and self._kind_shares(task.kind)
 
     def hand_out(self, batch: Batch) -> None:
         """A worker has it now."""
@@ -184,19 +194,18 @@ class Batches:
         """Batches that take longer than they should: their worker has met a slow job.
 
         Returns the outcomes of the jobs before it, which must not wait for it, and the jobs
-        behind it, if a worker is idle that can take them over.
+        behind it, whether or not another worker is idle: what is urgent may come before them.
         """
         outcomes: list[Outcome] = []
         unstarted: list[Task] = []
         for batch in self.in_flight:
             if batch.overdue_at <= now:
-                if self.idle:
-                    unstarted += self._take_back([batch])
+                unstarted += self._take_back([batch])
                 collected = self._collect(batch)
                 ended = [outcome.task for outcome in collected]
                 batch.claimed = [task for task in batch.claimed if task not in ended]
                 outcomes += collected
-                batch.overdue_at = now + OVERDUE_SECONDS if batch.tasks else math.inf
+                batch.overdue_at = math.inf
         return outcomes, unstarted
 
     def take_back_unstarted(self) -> list[Task]:

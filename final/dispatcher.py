@@ -397,6 +397,7 @@ class Dispatcher:
             for task in batch.claimed:
                 task.attempts += 1
                 task.token = token
+                task.alone = len(batch.claimed) == 1
 
     # ---- after the commit ----------------------------------------------------------------
 
@@ -408,6 +409,7 @@ class Dispatcher:
         self._recorder.committed(changes, now)
 
         for due, task in plan.later:
+            task.interrupted = 0
             self._waiting.add_later(due, task)
         for task in changes.inserted:
             if task.due_at is not None:

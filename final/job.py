@@ -152,6 +152,8 @@ class Task:
     token: the fencing token of the latest attempt: it only grows, and an outcome that carries
         an older one is dropped.
     due_at: Unix seconds, of a scheduled job that waits for its time.
+    alone: it was claimed with no other job beside it, so a crash is charged to it.
+    interrupted: how many times in a row the process has ended while it was claimed.
     queued_at: monotonic; when it last became ready to run.
     cancelled: while it ran; it is not tried again.
     job: as it was enqueued, if a handler may see just that: its payload cannot change and it
@@ -167,6 +169,8 @@ class Task:
     place: int = 0
     attempts: int = 0
     token: int = 0
+    alone: bool = False
+    interrupted: int = 0
     enqueued_at: float = 0.0
     due_at: float | None = None
     queued_at: float = 0.0

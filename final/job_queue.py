@@ -32,7 +32,7 @@ from datetime import datetime
 from types import TracebackType
 from typing import Literal, TypeVar
 
-from final.batches import BATCH_LIMIT, Batches
+from final.batches import Batches
 from final.dispatcher import Dispatcher, Rules
 from final.errors import EnqueueError, JobFailed, QueueClosed, QueueFull, UnknownJob
 from final.job import AttemptRecord, Job, JobRecord, Priority, Status, Task
@@ -155,12 +155,11 @@ class JobQueue:
         try:
             self._events = Events()
             self._pool = WorkerPool(workers, self._handlers, self._report, timeout)
-            at_most = 1 if self._handlers.one_at_a_time else BATCH_LIMIT
             self._dispatcher = Dispatcher(
                 self._store,
                 Lanes(capacity, fairness),
                 gate,
-                Batches(workers, gate, timeout, at_most),
+                Batches(workers, gate, timeout, self._handlers.share_batches),
                 Recorder(workers, now),
                 self._events,
                 rules=Rules(max_retries, backoff, overflow, history),

@@ -21,9 +21,11 @@ from __future__ import annotations
 
 from bisect import insort
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from final.job import Priority, Task
+
+Suits = Callable[[Task], bool]
 
 
 class Lane:
@@ -132,14 +134,20 @@ class Lanes:
             lane.passed_over = passed_over
         self._picked = []
 
-    def pick(self) -> Task | None:
-        """Take the next job by the token rule; None when there is none that may start."""
+    def pick(self, suits: Suits | None = None) -> Task | None:
+        """Take the next job by the token rule; None when there is none that may start.
+
+        suits: whether to take it. Where not, it stays next.
+        """
         waiting = [lane for lane in self._lanes if lane.tasks]
         if not waiting:
             return None
         chosen = waiting[0]
         if len(waiting) > 1:
             chosen = self._first_due(waiting) or chosen
+        if suits is not None and not suits(chosen.tasks[0]):
+            return None
+        if len(waiting) > 1:
             # Only a more urgent pick passes a lane over: a due LOW job served before a
             # waiting MEDIUM one does not count against it, or the rhythm would drift.
             for lane in waiting[waiting.index(chosen) + 1 :]:

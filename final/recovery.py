@@ -1,9 +1,11 @@
 """Recovery: what an earlier process left in the store finds its place again.
 
 Jobs return in the order of their lanes, with their attempts and due times, however many
-there are. What was processing when that process ended keeps the attempt that it was
-charged: out of attempts it is a dead letter, so a job that kills the process does so a
-bounded number of times.
+there are. What was processing when that process ended may be the cause, or may have been claimed
+and not begun: nobody knows. So it is marked, and from then on runs alone with its worker.
+The attempt is charged to a job that was alone, except that the last one is charged only to
+a marked one. So no company makes a dead letter of a job that never began, and one that kills its
+process starts at most ``max_retries + 2`` times.
 
 But: once, before the first turn. From then on the file holds nothing that memory does not.
 """
@@ -43,14 +45,17 @@ def recover(
         task = unfinished.task
         task.queued_at = now - max(0.0, wall - task.enqueued_at)
         was_processing = unfinished.status is Status.PROCESSING
-        if was_processing and task.attempts > max_retries:
+        out_of_attempts = task.attempts > max_retries
+        if was_processing and out_of_attempts and task.interrupted:
             error = f"The process ended during attempt {task.attempts}, the last one."
             changes.failed.append(FailedAttempt(Outcome(task, 0.0, error=error), None))
             continue
         if was_processing:
             changes.interrupted.append(task)
+            task.attempts -= out_of_attempts or not task.alone
+            task.interrupted += 1
         if handles(task.kind):
-            _place(unfinished, waiting, now, wall)
+            _place(unfinished, waiting, max_retries, now, wall)
         else:
             waiting.aside[task] = Status.QUEUED if was_processing else unfinished.status
     if changes:
@@ -64,14 +69,16 @@ def recover(
     return recovered
 
 
-def _place(unfinished: Unfinished, waiting: Waiting, now: float, wall: float) -> None:
+def _place(
+    unfinished: Unfinished, waiting: Waiting, max_retries: int, now: float, wall: float
+) -> None:
     """Let a job wait where it belongs."""
-    task, status, due_at, interrupted = unfinished
-    interrupted += status is Status.PROCESSING
+    task, status, due_at = unfinished
+    next_is_last = task.attempts >= max_retries
     if status in (Status.SCHEDULED, Status.RETRYING) and due_at is not None:
         task.due_at = due_at if status is Status.SCHEDULED else None
         waiting.add_later(now + (due_at - wall), task)
-    elif interrupted > 1:
+    elif task.interrupted > 1 or (task.interrupted and next_is_last):
         waiting.suspect(task)
     else:
         waiting.lanes.append(task)

@@ -102,7 +102,7 @@ class Waiting:
     # ---- suspects --------------------------------------------------------------------------
 
     def suspect(self, task: Task) -> None:
-        """A job that was interrupted by the end of a process twice in a row may be the cause.
+        """A job that is likely the cause of a crash, or that one more would make a dead letter.
 
         If all of these ran side by side again, they would be charged together for what one
         of them does, and die together. So they run one at a time, beside the other jobs.

@@ -39,7 +39,7 @@ class Changes:
     now: float
     completed: list[Outcome] = field(default_factory=list)
     failed: list[FailedAttempt] = field(default_factory=list)
-    # Processing when the last process ended: back at their places, the attempt charged.
+    # Processing when the last process ended: back at their places.
     interrupted: list[Task] = field(default_factory=list)
     # Claimed, but never started: back to the front of the lane, the attempt not charged.
     returned: list[Task] = field(default_factory=list)
@@ -65,13 +65,11 @@ class Unfinished(NamedTuple):
     """A job that has not ended. Status PROCESSING: the last process ended while it ran.
 
     due_at: Unix seconds, for one that is scheduled or waits for a retry.
-    interrupted: how many times in a row a process had ended while it ran, before that.
     """
 
     task: Task
     status: Status
     due_at: float | None
-    interrupted: int
 
 
 class Recovered(NamedTuple):

@@ -61,7 +61,7 @@ CREATE TABLE job (
     timeout     REAL,                  -- seconds per attempt
     result,
     error       TEXT,
-    alone       INTEGER NOT NULL DEFAULT 1  -- the latest attempt was claimed alone, or had begun
+    alone       INTEGER NOT NULL DEFAULT 1  -- in its latest claim, so a crash is charged to it
 )
 """,
     """
@@ -105,7 +105,7 @@ RECORD_COLUMNS = (
 )
 TASK_COLUMNS = (
     "id, payload, priority, kind, timeout, seq, coalesce(place, seq) AS line, "
-    "attempts, token, enqueued_at"
+    "attempts, token, alone, interrupted, enqueued_at"
 )
 UNFINISHED = ", ".join(f"'{status}'" for status in Status if not status.ended)
 
@@ -143,12 +143,12 @@ class SqliteStore:
     def recover(self) -> Recovered:
         with _translated(f"Cannot read {self._path}"):
             rows = self._writer.execute(
-                f"SELECT {TASK_COLUMNS}, status, due_at, interrupted"
+                f"SELECT {TASK_COLUMNS}, status, due_at"
                 f" FROM job WHERE status IN ({UNFINISHED}) ORDER BY line"
             )
             unfinished = [
-                Unfinished(_task(*columns), Status(status), due_at, interrupted)
-                for *columns, status, due_at, interrupted in rows
+                Unfinished(_task(*columns), Status(status), due_at)
+                for *columns, status, due_at in rows
             ]
             counts = {
                 (Priority(priority), Status(status)): count
@@ -244,10 +244,9 @@ class SqliteStore:
                 [_failure_row(outcome, now) for outcome, _ in changes.failed],
             )
         if changes.interrupted:
-            execute(
-                "UPDATE job SET status = 'queued', interrupted = interrupted + 1"
-                " WHERE seq IN (SELECT value FROM json_each(?))",
-                (_seqs(changes.interrupted),),
+            executemany(
+                "UPDATE job SET status = 'queued', interrupted = ?, attempts = ? WHERE seq = ?",
+                [(task.interrupted, task.attempts, task.seq) for task in changes.interrupted],
             )
         if changes.returned:
             execute(
@@ -271,12 +270,13 @@ class SqliteStore:
         if changes.turned_away:
             self._insert(changes.turned_away, now)
             self._end_as("dropped", changes.turned_away, now)
-        if changes.claimed:
-            execute(
-                "UPDATE job SET status = 'processing', attempts = attempts + 1, token = ?,"
-                " started_at = ? WHERE seq IN (SELECT value FROM json_each(?))",
-                (changes.token, now, _seqs(changes.claimed)),
-            )
+        for alone in (False, True):
+            if claimed := [task for task in changes.claimed if task.alone is alone]:
+                execute(
+                    "UPDATE job SET status = 'processing', attempts = attempts + 1, token = ?,"
+                    " alone = ?, started_at = ? WHERE seq IN (SELECT value FROM json_each(?))",
+                    (changes.token, alone, now, _seqs(claimed)),
+                )
         if changes.cancelled:
             self._end_as("cancelled", changes.cancelled, now)
         if changes.dropped:

@@ -46,8 +46,6 @@ class Handlers:
             else:
                 self._runners[kind] = Runner(one, max_result)
         self._for_all = self._runners.get(FOR_ALL)
-        # A batch is told to stop as a whole, so where that ends a handler it holds one job.
-        self.one_at_a_time = any(runner.can_stop for runner in self._runners.values())
 
     def is_current_thread(self) -> bool:
         """Whether the caller is a coroutine of these."""
@@ -55,6 +53,13 @@ class Handlers:
 
     def handles(self, kind: str) -> bool:
         return self._for_all is not None or kind in self._runners
+
+    def share_batches(self, kind: str) -> bool:
+        """Whether jobs of this kind may be several in a batch.
+
+        A batch is told to stop as a whole, so where that ends a handler it holds one job.
+        """
+        return not self.of(kind).can_stop
 
     def of(self, kind: str) -> Runner:
         return self._for_all or self._runners[kind]

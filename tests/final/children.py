@@ -75,7 +75,8 @@ def busy(path: str) -> None:
         threading.Event().wait()  # for ever
 
     queue = JobQueue(handler, path=path, workers=1)
-    queue.enqueue_many([Job("in flight"), Job("queued"), Job("too")])
+    if not queue.jobs():
+        queue.enqueue_many([Job("in flight"), Job("queued"), Job("too")])
     started.wait(DEADLINE)
     say("busy")
     wait_for_parent()
@@ -94,6 +95,22 @@ def crash(path: str, killers: str) -> None:
     if not queue.jobs():
         names = ["killer"] * int(killers) + ["innocent"] * (8 - int(killers))
         queue.enqueue_many([Job(f"{name}-{n}", payload=name) for n, name in enumerate(names)])
+    queue.join(DEADLINE)
+    queue.close()
+
+
+def crash_in_company(path: str) -> None:
+    """Works on quick jobs, one of which ends the process; to be started until it ends."""
+
+    def handler(job: Job) -> None:
+        if job.id == "killer":
+            psutil.Process().kill()
+
+    queue = JobQueue(handler, path=path, workers=2, max_retries=0)
+    if not queue.jobs():
+        for _ in range(50):  # so that it learns that they are quick
+            queue.wait(queue.enqueue(Job()), DEADLINE)
+        queue.enqueue_many([Job("killer" if n == 200 else str(n)) for n in range(400)])
     queue.join(DEADLINE)
     queue.close()
 

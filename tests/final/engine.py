@@ -110,13 +110,13 @@ class Engine:
         self.now += later
         self.dispatcher.turn(messages, self.now, self.wall)
 
-    def work_off(self, reported: int = 0) -> list[str]:
+    def work_off(self, reported: int = 0, seconds: float = 0.1) -> list[str]:
         """Be the workers until nothing is left to do; the jobs in the order they were claimed.
 
-        reported: so many batches have been reported already.
+        reported: so many batches have been reported already. seconds: what a job takes.
         """
         for batch in itertools.islice(self.batches, reported, None):  # grows meanwhile
-            self.turn(report(batch))
+            self.turn(report(batch, seconds=seconds))
             while self.dispatcher._again:
                 self.turn()
         return [job_id for ids in self.handed_out[reported:] for job_id in ids]

@@ -219,14 +219,24 @@ class TestAttempts:
         assert ran.entries == ["in flight", "queued", "too"]
         assert [queue.get(str(job_id)).attempts for job_id in ran.entries] == [2, 1, 1]
 
+    def test_its_last_attempt_is_not_charged_the_first_time(
+        self, open_queue: OpenQueue, path: str
+    ) -> None:
+        """It may have been claimed, and not begun."""
+        kill_while_busy(path)
+        queue = open_queue(nothing, path=path, max_retries=0)
+        assert queue.wait("in flight", DEADLINE).status is Status.COMPLETED
+        assert queue.get("in flight").attempts == 1
+
     def test_a_job_without_attempts_left_is_a_dead_letter_that_says_why(
         self, open_queue: OpenQueue, path: str
     ) -> None:
         kill_while_busy(path)
-        queue = open_queue(nothing, path=path, max_retries=0)
+        kill_while_busy(path)
+        queue = open_queue(nothing, path=path, max_retries=1)
         [dead] = queue.dead_letters()
-        assert (dead.id, dead.status, dead.attempts) == ("in flight", Status.FAILED, 1)
-        assert dead.error == "The process ended during attempt 1, the last one."
+        assert (dead.id, dead.status, dead.attempts) == ("in flight", Status.FAILED, 2)
+        assert dead.error == "The process ended during attempt 2, the last one."
         assert dead.ended_at is not None
         queue.join(DEADLINE)
         assert queue.metrics().completed == 2
@@ -235,10 +245,11 @@ class TestAttempts:
         self, open_queue: OpenQueue, path: str, caplog: pytest.LogCaptureFixture
     ) -> None:
         kill_while_busy(path)
-        open_queue(nothing, path=path, max_retries=0)
+        kill_while_busy(path)
+        open_queue(nothing, path=path, max_retries=1)
         assert caplog.messages == [
-            "job in flight failed, attempt 1, no attempts left: "
-            "The process ended during attempt 1, the last one."
+            "job in flight failed, attempt 2, no attempts left: "
+            "The process ended during attempt 2, the last one."
         ]
 
     def test_a_job_that_comes_back_is_told_of_at_debug(
@@ -295,6 +306,18 @@ class TestJobsThatEndTheProcess:
             assert dead.attempts == 4
             assert dead.error == "The process ended during attempt 4, the last one."
         assert completes(queue)
+
+    def test_nobody_is_a_dead_letter_because_of_its_company(
+        self, open_queue: OpenQueue, path: str
+    ) -> None:
+        """Quick jobs are claimed a hundred at a time: most have not begun when one kills."""
+        crashes = 0
+        while run_child("crash_in_company", path)[0] != 0:
+            crashes += 1
+        assert crashes == 2  # of max_retries + 2 = 2 starts
+        queue = open_queue(nothing, path=path)
+        assert [dead.id for dead in queue.dead_letters()] == ["killer"]
+        assert queue.metrics().completed == queue.metrics().accepted - 1
 
 
 class TestUnhandledKinds:

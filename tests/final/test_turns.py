@@ -538,16 +538,76 @@ class TestMillisecondRule:
         engine.turn(jobs(*(f"job-{n}" for n in range(10))))
         assert [len(ids) for ids in engine.handed_out[1:]] == [3, 3, 2, 2]
 
-    def test_a_job_that_was_tried_before_has_nothing_behind_it(self, engine: Engine) -> None:
-        """It may be about to end the process, and those behind it would be charged as well."""
-        engine.turn(jobs("tried"))
-        engine.turn(report(engine.batches[0], failed=True, seconds=1e-6), jobs("held"))
-        engine.turn(later=1.0)
-        engine.turn(jobs(*"abcdef"))
-        engine.turn(report(engine.batches[1], seconds=1e-6))
-        assert engine.handed_out[2] == ["tried"]
-        engine.turn(report(engine.batches[2], seconds=1e-6))
-        assert engine.handed_out[3] == [*"abcdef"]
+    def test_a_job_that_a_crash_has_interrupted_is_alone(self, path: str) -> None:
+        """It may be about to end the process again, and company would be in the dark."""
+        engine = interrupted_together("a", "b", "c", path=path)
+        engine.turn(jobs("d", "e"))
+        assert engine.work_off(seconds=1e-6) == ["a", "b", "c", "d", "e"]
+        assert engine.handed_out == [["a"], ["b"], ["c"], ["d", "e"]]
+
+    def test_nor_does_it_come_behind_others(self, path: str) -> None:
+        engine = interrupted_together("a", "b", path=path)
+        engine.turn()
+        engine.turn(jobs("c", "d", priority=Priority.HIGH))
+        engine.work_off(seconds=1e-6)
+        assert engine.handed_out == [["a"], ["c", "d"], ["b"]]
+
+
+class TestCrashes:
+    """Who was claimed together with others may not have begun when the process ended."""
+
+    def test_they_are_not_charged(self, path: str) -> None:
+        engine = interrupted_together("a", "b", "c", path=path)
+        assert [engine.status(i) for i in "abc"] == [("queued", 0)] * 3
+
+    def test_who_was_alone_is(self, path: str) -> None:
+        engine = Engine(path, workers=2)
+        engine.turn(jobs("a", "b"))
+        engine.crash()
+        engine = Engine(path)
+        assert [engine.status(i) for i in "ab"] == [("queued", 1)] * 2
+
+    def test_the_first_one_takes_nobodys_last_attempt(self, path: str) -> None:
+        engine = Engine(path, max_retries=0)
+        engine.turn(jobs("a"))
+        for status in (("queued", 0), ("failed", 1)):
+            engine.crash()
+            engine = Engine(path, max_retries=0)
+            assert engine.status("a") == status
+            engine.turn()
+
+    def test_before_their_last_attempt_they_run_one_at_a_time(self, path: str) -> None:
+        """Or the next crash would end them all, for what one of them does."""
+        engine = interrupted_together("a", "b", "c", path=path, workers=3, max_retries=0)
+        engine.turn()
+        assert engine.handed_out == [["a"]]
+
+    def test_an_attempt_that_ends_clears_a_job_of_suspicion(self, path: str) -> None:
+        engine = interrupted_together("a", "b", path=path)
+        engine.turn()
+        engine.turn(report(engine.batches[0], failed=True, seconds=1e-6))  # of a
+        engine.turn(report(engine.batches[1], seconds=1e-6), jobs("c"))  # of b
+        engine.turn(jobs("d"), later=1.0)
+        engine.work_off(reported=2, seconds=1e-6)
+        assert engine.handed_out[2:] == [["c"], ["d", "a"]]
+
+
+def that_knows_they_are_quick(path: str, **options: Any) -> Engine:
+    """An engine that has measured a job, and forgotten all else of it."""
+    engine = Engine(path, **options)
+    engine.turn(jobs("measured"))
+    engine.turn(report(engine.batches.pop(), seconds=1e-6))
+    engine.handed_out.pop()
+    return engine
+
+
+def interrupted_together(*ids: str, path: str, **options: Any) -> Engine:
+    """The file of a process that ended when one worker had claimed these, opened again."""
+    engine = that_knows_they_are_quick(path)
+    engine.turn(jobs(*ids))
+    assert engine.handed_out == [list(ids)]
+    engine.crash()
+    return Engine(path, **options)
 
 
 class TestOverdue:
@@ -555,29 +615,30 @@ class TestOverdue:
 
     @staticmethod
     def misjudged(workers: int, count: int, path: str = ":memory:") -> Engine:
-        engine = Engine(path, workers=workers)
-        engine.turn(jobs("measured"))
-        engine.turn(report(engine.batches.pop(), seconds=1e-6))
-        engine.handed_out.pop()
+        engine = that_knows_they_are_quick(path, workers=workers)
         engine.turn(jobs(*map(str, range(count))))
         for batch in engine.batches:
             batch.tasks.popleft()  # each worker has begun
         return engine
 
-    def test_the_rest_goes_back_uncharged_once_somebody_is_idle(self) -> None:
+    def test_the_rest_goes_back_uncharged(self) -> None:
         engine = self.misjudged(workers=2, count=10)
         assert [engine.status(str(n)) for n in range(10)] == [("processing", 1)] * 10
+        engine.turn(later=0.02)
+        for n in range(10):
+            assert engine.status(str(n)) == (("queued", 0) if n % 5 else ("processing", 1))
+
+    def test_an_idle_worker_takes_it_over(self) -> None:
+        engine = self.misjudged(workers=2, count=10)
         engine.turn(report(engine.batches[1], seconds=1e-6), later=0.02)
-        engine.turn()
         assert engine.handed_out[2] == ["1", "2", "3", "4"]
         assert [engine.status(str(n)) for n in range(5)] == [("processing", 1)] * 5
-        assert [task.attempts for task in engine.batches[2].claimed] == [1] * 4
 
-    def test_not_while_nobody_is_idle(self) -> None:
-        engine = self.misjudged(workers=2, count=10)
-        engine.turn(later=5.0)
-        engine.turn()
-        assert len(engine.store.commits) == 3  # nothing since the batches were handed out
+    def test_while_nobody_is_idle_urgent_jobs_may_pass_it(self) -> None:
+        engine = self.misjudged(workers=1, count=10)
+        engine.turn(jobs("urgent", priority=Priority.HIGH), later=0.02)
+        engine.turn(report(engine.batches[0], seconds=0.02))
+        assert engine.handed_out[1] == ["urgent"]
 
     def test_not_before_it_is_overdue(self) -> None:
         engine = self.misjudged(workers=2, count=10)
@@ -607,13 +668,13 @@ class TestOverdue:
         engine.turn()
         assert engine.handed_out[2][:4] == ["1", "2", "3", "4"]
 
-    def test_a_crash_then_charges_each_job_once(self, path: str) -> None:
+    def test_a_crash_then_charges_nobody(self, path: str) -> None:
         engine = self.misjudged(workers=2, count=10, path=path)
         engine.turn(report(engine.batches[1], seconds=1e-6), later=0.02)
         engine.turn()
         engine.crash()
         again = Engine(path, handles=lambda kind: False)
-        assert [again.status(str(n)) for n in range(5)] == [("queued", 1)] * 5
+        assert [again.status(str(n)) for n in range(5)] == [("queued", 0)] * 5
 
     def test_nobody_turns_round_and_round_over_it(self, open_queue: OpenQueue) -> None:
         """While no worker is idle there is nothing to do about an overdue batch."""

@@ -360,6 +360,7 @@ class Engine:
     def deliver(self, batch: Batch) -> None:
         idle = self.idle_workers()
         require(idle, "A batch was handed out, but every worker has one.")
+        self.model.deliver([task.id for task in batch.claimed])
         worker = idle[0]
         worker.batch = batch
         self._note(f"worker {worker.name}", f"gets {_names(batch.claimed)}")
@@ -545,7 +546,9 @@ class Engine:
             model.complete(outcome.task.id, self._attempt_of[outcome])
         for outcome, due_at in changes.failed:
             job_id, token = outcome.task.id, self._attempt_of.get(outcome)
-            if due_at is None:
+            if str(outcome.error).startswith("The process ended"):
+                model.fail_by_crashes(job_id)
+            elif due_at is None:
                 model.fail(job_id, token)
             else:
                 delay = due_at - changes.now
@@ -567,7 +570,7 @@ class Engine:
                 due = now + (task.due_at - changes.now)
                 model.schedule(task.id, task.priority, due, task.due_at)
         for task in changes.claimed:
-            model.claim(task.id, changes.token)
+            model.claim(task.id, changes.token, task.alone)
         for task in sorted(changes.requeued + changes.revived, key=lambda task: task.place):
             if task in changes.revived:
                 model.revive(task.id)

@@ -45,7 +45,7 @@ from rich.table import Table
 from rich.text import Text
 
 from final.job import Priority, Task
-from final.lanes import Lanes
+from final.lanes import Lanes, Suits
 from tests.benchmarks import plots
 from tests.benchmarks.report import terminal
 from tests.helpers import DEADLINE, Gate
@@ -201,9 +201,9 @@ def overload(
 class NeverRefilled(Lanes):
     """The token rule, except that a lane which was served keeps its old count."""
 
-    def pick(self) -> Task | None:
+    def pick(self, suits: Suits | None = None) -> Task | None:
         counts = [lane.passed_over for lane in self._lanes]
-        task = super().pick()
+        task = super().pick(suits)
         for lane, count in zip(self._lanes, counts, strict=True):
             lane.passed_over = max(lane.passed_over, count)
         return task

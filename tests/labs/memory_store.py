@@ -34,6 +34,7 @@ class Row:
     place: int
     attempts: int = 0
     token: int = 0
+    alone: bool = False
     interrupted: int = 0
     started_at: float | None = None
     ended_at: float | None = None
@@ -52,6 +53,8 @@ class Row:
             self.place,
             self.attempts,
             self.token,
+            self.alone,
+            self.interrupted,
             self.enqueued_at,
         )
 
@@ -88,7 +91,7 @@ class MemoryStore:
             (row for row in rows if not row.status.ended), key=lambda row: row.place
         )
         return Recovered(
-            [Unfinished(row.task(), row.status, row.due_at, row.interrupted) for row in unfinished],
+            [Unfinished(row.task(), row.status, row.due_at) for row in unfinished],
             [row.seq for row in rows if row.status.ended and row.status is not Status.FAILED],
             dict(Counter((row.priority, row.status) for row in rows)),
             max((row.place for row in rows), default=0),
@@ -114,7 +117,7 @@ class MemoryStore:
         for task in changes.interrupted:
             row = self._rows[task.seq]
             row.status = Status.QUEUED
-            row.interrupted += 1
+            row.attempts, row.interrupted = task.attempts, task.interrupted
         for task in changes.returned:
             row = self._rows[task.seq]
             row.status, row.started_at = Status.QUEUED, None
@@ -132,6 +135,7 @@ class MemoryStore:
             row = self._rows[task.seq]
             row.status, row.token, row.started_at = Status.PROCESSING, changes.token, now
             row.attempts += 1
+            row.alone = task.alone
         for task in changes.cancelled:
             self._end(task, Status.CANCELLED, now)
         for task in changes.dropped + changes.turned_away:

@@ -36,6 +36,7 @@ class Entry:
     place: its number in line, a new one each time that it goes to the back of its lane.
     token: the fencing token of its latest claim.
     due: when it may come back, on the clock that never jumps. due_at: the same, Unix seconds.
+    alone: the latest claim was of this job only, so a crash is charged to it.
     interrupted: so many times in a row the process ended while it ran.
     told: it was cancelled while it ran, so it is not tried again.
     """
@@ -47,6 +48,7 @@ class Entry:
     token: int = 0
     due: float = 0.0
     due_at: float | None = None
+    alone: bool = False
     interrupted: int = 0
     told: bool = False
 
@@ -66,7 +68,8 @@ class Model:
         self._last_token = 0
         # The jobs that wait in each lane, as (place, id), first to last.
         self._waiting: dict[str, list[tuple[int, str]]] = {lane: [] for lane in LANES}
-        # Jobs that were interrupted twice in a row run one at a time, beside the lanes.
+        # Jobs that were interrupted twice in a row, or once before their last attempt, run one at
+        # a time, beside the lanes.
         self.suspects: set[str] = set()
         # The head of each lane, by its place, and how many picks it has seen.
         self._heads: dict[str, tuple[int, int]] = {}
@@ -91,8 +94,11 @@ class Model:
         require(self.may_be_full(lane), f"{job_id} was dropped, though the {lane} lane has room.")
         self._add(job_id, lane, "dropped")
 
-    def claim(self, job_id: str, token: int) -> None:
-        """A worker gets the job. It must be its turn: in its lane, and by the token rule."""
+    def claim(self, job_id: str, token: int, alone: bool) -> None:
+        """A worker gets the job. It must be its turn: in its lane, and by the token rule.
+
+        alone: the worker gets no other one with it.
+        """
         entry = self._entry(job_id, "claimed", "queued")
         require(
             entry.attempts <= self._max_retries,
@@ -107,6 +113,18 @@ class Model:
         entry.status = "processing"
         entry.attempts += 1
         entry.token = self._last_token = max(token, self._last_token)
+        entry.alone = alone
+
+    def deliver(self, job_ids: list[str]) -> None:
+        """These were claimed for one worker."""
+        alone = len(job_ids) == 1
+        for job_id in job_ids:
+            entry = self.jobs[job_id]
+            require(entry.alone == alone, f"{job_id} was claimed as if it was alone: {not alone}.")
+            require(
+                alone or not entry.interrupted,
+                f"{job_id} may have ended the process, and was claimed together with others.",
+            )
 
     def complete(self, job_id: str, token: int | None) -> None:
         """An attempt has ended well. token: the one that it was claimed with."""
@@ -184,16 +202,27 @@ class Model:
                 entry.due = now + (entry.due_at - wall)
             entry.told = False
 
+    def fail_by_crashes(self, job_id: str) -> None:
+        """It was on its last attempt when the process ended, and not for the first time."""
+        entry = self._entry(job_id, "given up", "processing")
+        require(entry.interrupted, f"{job_id} became a dead letter because of a single crash.")
+        self.fail(job_id, None)
+
     def interrupt(self, job_id: str) -> None:
-        """It ran when the process ended: back to its place, and the attempt is charged."""
+        """It was claimed when the process ended: back to its place, charged if it was alone.
+
+        But the first crash does not take the last attempt.
+        """
         entry = self._entry(job_id, "called interrupted", "processing")
+        was_last = entry.attempts > self._max_retries
         require(
-            entry.attempts <= self._max_retries,
+            not (was_last and entry.interrupted),
             f"{job_id} goes on after {entry.attempts} attempts that ended the process.",
         )
         entry.status = "queued"
+        entry.attempts -= was_last or not entry.alone
         entry.interrupted += 1
-        if entry.interrupted > 1:
+        if entry.interrupted > 1 or entry.attempts >= self._max_retries:
             self.suspects.add(job_id)
         else:
             self._line_up(job_id)

@@ -61,7 +61,7 @@ class LanesMachine(RuleBasedStateMachine):
             if task is None:
                 require(not waiting, f"Nothing was picked, and jobs wait in {waiting}.")
                 return
-            self.model.claim(task.id, token=self.model.jobs[task.id].token + 1)
+            self.model.claim(task.id, self.model.jobs[task.id].token + 1, alone=False)
             self.running.append(task)
             self._count_passes(task.priority, waiting)
 

@@ -124,7 +124,7 @@ RECOVER = MemoryStore.recover
 
 def recover_uncharged(store: MemoryStore) -> Recovered:
     recovered = RECOVER(store)
-    for task, status, _, _ in recovered.unfinished:
+    for task, status, _ in recovered.unfinished:
         task.attempts -= status is Status.PROCESSING
     return recovered
 
@@ -157,7 +157,7 @@ FAULTS: dict[str, tuple[Plant, str]] = {
     ),
     "a crashed attempt is not charged": (
         (MemoryStore, "recover", recover_uncharged),
-        "after",
+        "run alone",
     ),
     "scheduled jobs are lost by a restart": (
         (MemoryStore, "recover", recover_without_scheduled),
