@@ -58,13 +58,13 @@ def test_an_urgent_job_need_not_wait_for_a_batch_of_a_kind_that_turned_slow(
     behind = [Job(f"behind-{n}", priority=Priority.LOW) for n in range(50)]
     watched.queue.enqueue_many([slow, *behind])
     watched.started.wait_for("slow")
-    watched.told.wait_for("behind-49 came back")  # claimed with the slow one; nobody is idle
+    watched.told.wait_for("behind-0 came back")  # claimed with the slow one; nobody is idle
     watched.queue.enqueue(Job("urgent", priority=Priority.HIGH))
     gate.open()
     watched.queue.join(DEADLINE)
     ran = watched.started.entries
     assert ran.index("urgent") == ran.index("slow") + 1
-    assert watched.queue.get("behind-49").attempts == 1
+    assert watched.queue.get("behind-0").attempts == 1
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_quick_jobs_go_to_their_worker_many_at_a_time(
     ids = watched.queue.enqueue_many([Job() for _ in range(200)])
     gate.open()
     watched.told.wait_for(f"{ids[-1]} completed")
-    assert len({watched.claims[job_id] for job_id in ids}) < 50  # one by one it is 200
+    assert len({watched.claims[job_id] for job_id in ids}) < 100  # one by one it is 200
 
 
 def test_one_that_hangs_costs_the_others_nothing(open_queue: OpenQueue, gate: Gate) -> None:
