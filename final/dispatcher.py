@@ -33,7 +33,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from final.batches import Batches
-from final.errors import EnqueueError, QueueClosed, StorageError
+from final.errors import QueueClosed, StorageError
 from final.history import History
 from final.job import Task
 from final.lanes import Lanes
@@ -65,12 +65,10 @@ from final.recovery import recover
 from final.retry import Backoff
 from final.returns import Returns
 from final.stores.base import Changes, DuplicateIds, FailedAttempt, Store
-from final.transitions import Events, log_transitions
+from final.transitions import Events
 from final.waiting import Waiting
 
 __all__ = ["Dispatcher", "Plan", "Rules", "Workers"]
-
-log = logging.getLogger("final")
 
 # While the disk refuses to be written, a commit is tried again this often.
 STORAGE_RETRY_SECONDS = 0.5
@@ -108,7 +106,9 @@ class Dispatcher:
         # Everybody who waits for an answer; whoever asks adds and removes itself.
         self.unanswered: set[Question[Any]] = set()
         self.done = False  # no further turn is needed
-        self.finished = False  # the thread is through, and the store closed
+        self.finished = False  # the thread is through
+        self.failed = False  # then: it ended by an internal error
+        self.why_closed = "The queue is closed."
         self.complete = False  # then: nothing was cut short
         self.last_metrics = Metrics()  # for those who ask after the end
         self._store = store
@@ -151,15 +151,14 @@ class Dispatcher:
 
     def run(self) -> None:
         """Turn after turn until closed. Whatever happens, nobody is left without an answer."""
-        error: EnqueueError = _closed()
         try:
             while not self.done:
                 self.turn(self._receive(), time.monotonic(), time.time())
+            self.last_metrics = self._metrics(time.monotonic())
         except BaseException as cause:
-            log.critical("The dispatcher failed and stops; open the file again.", exc_info=True)
-            error = QueueClosed(f"The queue stopped on an internal error: {cause!r}.")
+            self._fail(cause)
         finally:
-            self._end(error)
+            self._end()
 
     def ask(self, question: Question[Any]) -> None:
         """Put a question into the inbox. Once ``finished``, nobody may be there to answer it."""
@@ -199,19 +198,25 @@ class Dispatcher:
             return math.inf
         return self._gate.next_at(self._lanes.held_kinds(), self._lanes.ready() > 0, now)
 
-    def _end(self, error: EnqueueError) -> None:
+    def _fail(self, cause: BaseException) -> None:
+        """Whoever asks is told the cause from now on, and not that the queue was closed."""
+        self.failed = True
+        self.why_closed = f"The queue stopped on an internal error: {cause!r}. Open the file again."
+        self._events.say(logging.CRITICAL, "%s", self.why_closed, error=cause)
+
+    def _end(self) -> None:
         """Close the store and answer everybody who still waits."""
+        self.complete = self.done and not self._cut_off and not self.failed
         self.finished = True
-        self.complete = self.done and not self._cut_off
         try:
-            self.last_metrics = self._metrics(time.monotonic())
             self._store.close()
         finally:
             for question in self.unanswered.copy():
                 if isinstance(question, Close):
                     question.answer(self.complete)
                 else:
-                    question.refuse(error)
+                    accepted = question.accepted() if isinstance(question, Enqueue) else ()
+                    question.refuse(QueueClosed(self.why_closed, accepted))
 
     # ---- before the first turn -----------------------------------------------------------
 
@@ -307,7 +312,9 @@ class Dispatcher:
         else:
             return
         if self._storage_error is not None:
-            log.warning("The storage works again; nothing that was accepted is lost.")
+            self._events.say(
+                logging.WARNING, "The storage works again; nothing that was accepted is lost."
+            )
             self._storage_error, self._try_again_at = None, math.inf
 
     # ---- messages in ---------------------------------------------------------------------
@@ -438,7 +445,6 @@ class Dispatcher:
         if self._questions.watched():
             dead = [failed.task for failed in changes.failed if failed.due_at is None]
             self._questions.ended(task.id for task in ended + dead)
-        log_transitions(changes, batches)
         self._events.publish(changes, batches)
 
     # ---- when a commit fails -------------------------------------------------------------
@@ -449,7 +455,9 @@ class Dispatcher:
             self._lines.leave(request)
             request.refuse(StorageError(str(error), request.accepted()))
         if self._storage_error is None:
-            log.error("%s Jobs are refused until then; nothing accepted is lost.", error)
+            self._events.say(
+                logging.ERROR, "%s Jobs are refused until then; nothing accepted is lost.", error
+            )
         self._storage_error = str(error)
 
     # ---- orders --------------------------------------------------------------------------
@@ -498,7 +506,8 @@ class Dispatcher:
         waiting = self._waiting.to_run()
         interrupted = self._returns.fetch_all()
         self._plan_and_commit(now, wall)
-        log.warning(
+        self._events.say(
+            logging.WARNING,
             "Closed with %d jobs interrupted and %d waiting: they run at the next start.",
             interrupted,
             waiting,

@@ -173,6 +173,7 @@ class JobQueue:
             self._handlers.close()
             raise
         self._thread = threading.Thread(target=self._run, name="final-dispatcher", daemon=True)
+        self._events.start()
         self._thread.start()
         self._pool.start()
         _open.add(self)
@@ -253,10 +254,7 @@ class JobQueue:
                     raise JobFailed(record)
                 yield record.result
         finally:
-            for job_id in under_way:
-                # The queue may be closed by now, and the history have let go of the job.
-                with contextlib.suppress(QueueClosed, UnknownJob):
-                    self.cancel(job_id)
+            self._give_up(under_way)
 
     def cancel(self, job_id: str) -> bool:
         """Keep a job from running, or tell its handler to stop (``current_job().cancelled``).
@@ -272,12 +270,12 @@ class JobQueue:
 
     def dead_letters(self) -> list[JobRecord]:
         """The jobs that have failed for good, newest first."""
-        self._refuse_in_a_fork()
+        self._refuse_out_of_place()
         return self._store.jobs(Status.FAILED, -1)
 
     def attempts(self, job_id: str) -> list[AttemptRecord]:
         """The failed attempts of a job, with their times and tracebacks."""
-        self._refuse_in_a_fork()
+        self._refuse_out_of_place()
         return self._store.attempts(job_id)
 
     def retry(self, job_id: str) -> None:
@@ -306,7 +304,7 @@ class JobQueue:
 
     def get(self, job_id: str) -> JobRecord:
         """All that is known about the job. Raises UnknownJob for an unknown id."""
-        self._refuse_in_a_fork()
+        self._refuse_out_of_place()
         if not isinstance(job_id, str):
             raise TypeError(f"A job's id is text (str), not {type(job_id).__name__}.")
         try:
@@ -331,7 +329,7 @@ class JobQueue:
         before: only jobs that were accepted before this one. So the last id of one page leads
         to the next, whatever comes in between. Raises UnknownJob for an unknown id.
         """
-        self._refuse_in_a_fork()
+        self._refuse_out_of_place()
         require_int("limit", limit, 1)
         status = None if status is None else Status(status)
         priority = None if priority is None else Priority(priority)
@@ -365,10 +363,15 @@ class JobQueue:
         self._ask(Join(), timeout)
 
     def metrics(self) -> Metrics:
-        """Counts, percentiles and rates of one instant; after ``close``, of its last one."""
+        """Counts, percentiles and rates of one instant; after ``close``, of its last one.
+
+        Raises QueueClosed, with the cause, where an internal error has ended the queue.
+        """
         try:
             return self._ask(Inspect(), None)
         except QueueClosed:
+            if self._dispatcher.failed:
+                raise
             return self._dispatcher.last_metrics
 
     def set_fairness(self, fairness: int | None) -> None:
@@ -412,7 +415,7 @@ class JobQueue:
         if complete:
             self._pool.join()
         self._handlers.close()
-        self._events.close(timeout=1.0)
+        self._events.close()
         _open.discard(self)
         return complete
 
@@ -461,14 +464,14 @@ class JobQueue:
         The dispatcher owns the state, so it also decides a tie: whoever runs out of time asks
         it to withdraw the question, and takes whatever answer comes of that.
         """
-        self._refuse_in_a_fork()
+        self._refuse_out_of_place()
         dispatcher = self._dispatcher
         dispatcher.ask(question)
         try:
             if dispatcher.finished:
                 self._thread.join()  # it answers what it can before it ends
                 if not question.answered:
-                    question.refuse(QueueClosed("The queue is closed."))
+                    question.refuse(QueueClosed(dispatcher.why_closed))
             if not question.wait(timeout):
                 dispatcher.inbox.put(Withdraw(question))
                 question.wait(None)
@@ -480,12 +483,35 @@ class JobQueue:
             dispatcher.unanswered.discard(question)
         return question.result()
 
-    def _refuse_in_a_fork(self) -> None:
-        """Neither threads nor SQLite's connections may be carried over a fork."""
+    def _give_up(self, job_ids: Iterable[str]) -> None:
+        """Cancel jobs whose results nobody wants any more, if the queue and they still exist.
+
+        It may be the garbage collector that calls this, at any moment in any thread: in the one
+        that answers, or in one that holds what that needs. So it waits a moment at most; what is
+        sent is done all the same.
+        """
+        cancels = [Cancel(job_id) for job_id in job_ids]
+        for cancel in cancels:
+            self._dispatcher.inbox.put(cancel)
+        with contextlib.suppress(RuntimeError):
+            self._refuse_out_of_place()
+            if cancels and not self._dispatcher.finished:
+                cancels[-1].wait(timeout=1.0)
+
+    def _refuse_out_of_place(self) -> None:
+        """Neither threads nor SQLite's connections may be carried over a fork.
+
+        And in the dispatcher's thread runs what Python calls there when it collects garbage.
+        """
         if os.getpid() != self._process:
             raise RuntimeError(
                 "This queue belongs to the process that opened it, and this is a fork of that: "
                 "its threads are not here. Open another file, or enqueue before forking."
+            )
+        if threading.current_thread() is self._thread:
+            raise RuntimeError(
+                "This is the queue's own thread, which would wait for itself: what a finalizer "
+                "(__del__, weakref, generator) wants of the queue must be done in another one."
             )
 
     def _report(self, report: Report) -> None:

@@ -137,7 +137,8 @@ class SqliteStore:
         except BaseException:
             self._release()
             raise
-        self._mutex = threading.Lock()  # guards _reader and _closed; no user code runs under it
+        # Guards _reader and _closed; who has it may look again, in a signal handler or a finalizer.
+        self._mutex = threading.RLock()
         self._closed = False
 
     def recover(self) -> Recovered:

@@ -9,7 +9,6 @@ takes its place, and what it returns in the end is dropped.
 from __future__ import annotations
 
 import itertools
-import logging
 import queue
 import threading
 import time
@@ -20,8 +19,6 @@ from final.messages import Batch, Report
 from final.workers.attempts import NOTHING_TO_KEEP
 from final.workers.current import current_batch, enter_batch
 from final.workers.handlers import Handlers
-
-log = logging.getLogger("final")
 
 
 class WorkerPool:
@@ -122,8 +119,6 @@ class WorkerPool:
         if task.cancelled:  # while it waited in the batch
             return Outcome(task, 0.0, error="Cancelled before it started.")
         ending = runner.run(batch, task)
-        if ending.note is not None:
-            log.warning("job %s: %s", task.id, ending.note)
         seconds = time.monotonic() - started
         return (
             Outcome(task, seconds) if ending is NOTHING_TO_KEEP else Outcome(task, seconds, *ending)

@@ -398,7 +398,7 @@ class TestAfterwards:
         queue = open_queue(nothing, path=place, workers=8)
         ours = set(threading.enumerate()) - before
         workers = {f"final-worker-{n}" for n in range(8)}
-        assert {thread.name for thread in ours} == {"final-dispatcher", *workers}
+        assert {thread.name for thread in ours} == {"final-dispatcher", "final-log", *workers}
         assert all(thread.daemon for thread in ours)  # a program may end without close
         queue.enqueue_many([Job() for _ in range(20)])
         queue.close()

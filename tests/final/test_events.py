@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from final import Job, JobQueue, Priority, Status, Transition, current_job, transitions
+from final import Job, JobQueue, Priority, Status, Transition, courier, current_job
 from tests.final.helpers import AT_ONCE, OpenQueue, completes, nothing
 from tests.helpers import DEADLINE, Background, Gate, Journal
 
@@ -189,7 +189,7 @@ class TestBadSubscribers:
         gate: Gate,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        monkeypatch.setattr(transitions, "BACKLOG", 2)
+        monkeypatch.setattr(courier, "BACKLOG", 2)
         reached = Journal()
 
         def slow(transition: Transition) -> None:

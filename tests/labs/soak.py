@@ -203,8 +203,8 @@ class Soak:
         ready = threading.Event()
         queue = JobQueue(handlers(ready), path=self._path, **(OPTIONS | options))
         queue.subscribe(tell(self.ledger))
-        news = queue._events._thread
-        assert news
+        assert queue._events._courier
+        news = queue._events._courier._thread
         self.ledger.found_dead(*[record.id for record in queue.dead_letters()])
         ready.set()
         self._queues[self._path] = queue

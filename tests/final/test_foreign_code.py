@@ -1,0 +1,224 @@
+"""Code that the queue calls and nobody here has written: log handlers, filters, finalizers.
+
+Whatever it raises, however long it takes, and also when it uses the queue: it harms no job.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from final import Job, JobQueue, Status, courier
+from tests.final.helpers import HeldUp, OpenQueue, completes, nothing
+from tests.helpers import DEADLINE, Background, Gate, Journal
+
+
+def fails(job: Job) -> None:
+    raise ValueError("no")
+
+
+class Notes(logging.Handler):
+    """Calls ``handle`` with each message of the queue's log."""
+
+    def __init__(self, take: Callable[[str], object]) -> None:
+        super().__init__()
+        self._take = take
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._take(record.getMessage())
+
+
+@pytest.fixture
+def log() -> Iterator[logging.Logger]:
+    """The log of the package; what a test does to it is undone."""
+    log = logging.getLogger("final")
+    before = log.level, log.handlers[:], log.filters[:], log.propagate
+    log.propagate = False
+    yield log
+    log.level, log.handlers[:], log.filters[:], log.propagate = before
+
+
+class TestTheLog:
+    def test_a_handler_that_takes_its_time_holds_up_nothing(
+        self, open_queue: OpenQueue, log: logging.Logger, gate: Gate
+    ) -> None:
+        said, reached = Journal(), Journal()
+
+        def slow(message: str) -> None:
+            reached.write("reached")
+            gate.wait()
+            said.write(message)
+
+        log.addHandler(Notes(slow))
+        queue = open_queue({"fails": fails, "works": nothing}, max_retries=0)
+        ids = queue.enqueue_many([Job(f"x{n}", kind="fails") for n in range(3)])
+        reached.wait_for("reached")
+        assert [queue.wait(job_id, DEADLINE).status for job_id in ids] == [Status.FAILED] * 3
+        assert completes(queue, Job(kind="works"))
+        assert queue.metrics().failed == 3
+        assert said.entries == []
+        gate.open()
+        assert Background(queue.close).result() is True
+        assert sorted(said.entries) == [
+            f"job x{n} failed, attempt 1, no attempts left: ValueError: no" for n in range(3)
+        ]
+
+    @pytest.mark.parametrize("error", [RuntimeError("a bug"), SystemExit(1)], ids=repr)
+    def test_a_filter_that_raises_ends_nothing(
+        self, open_queue: OpenQueue, log: logging.Logger, error: BaseException
+    ) -> None:
+        asked = Journal()
+
+        def broken(record: logging.LogRecord) -> bool:
+            asked.write(record.levelname)
+            raise error
+
+        log.addFilter(broken)
+        queue = open_queue({"fails": fails, "odd": lambda job: object()}, max_retries=0)
+        assert queue.wait(queue.enqueue(Job(kind="fails")), DEADLINE).status is Status.FAILED
+        assert completes(queue, Job(kind="odd"))  # whose result cannot be kept, as a warning says
+        assert completes(queue, Job(kind="odd"))
+        assert Background(queue.close).result() is True
+        assert asked.entries == ["WARNING"] * 3
+
+    def test_a_handler_may_use_the_queue(self, open_queue: OpenQueue, log: logging.Logger) -> None:
+        """As one does who wants to be sent a mail when something fails."""
+        mailed = Journal()
+        log.addHandler(Notes(lambda text: queue.enqueue(Job(kind="mail", payload=text))))
+        log.addHandler(Notes(lambda text: mailed.write(queue.metrics().failed)))
+        mail: Callable[[Job], object] = lambda job: mailed.write(job.payload)  # noqa: E731
+        queue = open_queue({"fails": fails, "mail": mail}, max_retries=0)
+        queue.enqueue(Job("x", kind="fails"))
+        mailed.wait_for("job x failed, attempt 1, no attempts left: ValueError: no")
+        mailed.wait_for(1)
+
+    def test_a_handler_may_even_close_the_queue(
+        self, open_queue: OpenQueue, log: logging.Logger
+    ) -> None:
+        closed = Journal()
+        log.addHandler(Notes(lambda text: closed.write(queue.close())))
+        queue = open_queue(fails, max_retries=0)
+        queue.enqueue(Job())
+        closed.wait_for(True)
+
+    def test_what_a_handler_was_too_slow_for_is_counted_in_the_log(
+        self,
+        open_queue: OpenQueue,
+        log: logging.Logger,
+        gate: Gate,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr(courier, "BACKLOG", 2)
+        said, reached = Journal(), Journal()
+
+        def slow(message: str) -> None:
+            reached.write("reached")
+            gate.wait()
+            said.write(message)
+
+        def fail(name: str) -> None:
+            queue.wait(queue.enqueue(Job(name)), DEADLINE)
+
+        log.addHandler(Notes(slow))
+        queue = open_queue(fails, max_retries=0, workers=1)
+        fail("first")
+        reached.wait_for("reached")  # it is taken; from here on they pile up
+        for name in ("second", "third", "lost", "lost too"):
+            fail(name)
+        gate.open()
+        said.wait_for_count(3)
+        fail("last")
+        assert Background(queue.close).result() is True
+        assert [line.split(" failed, ")[0] for line in said.entries] == [
+            *("job first", "job second", "job third"),
+            "2 log lines are missing here: the log is too slow.",
+            "job last",
+        ]
+
+
+CALLS: dict[str, Callable[[JobQueue], object]] = {
+    "enqueue": lambda queue: queue.enqueue(Job(), timeout=DEADLINE),
+    "cancel": lambda queue: queue.cancel("holder"),
+    "wait": lambda queue: queue.wait("holder", DEADLINE),
+    "join": lambda queue: queue.join(DEADLINE),
+    "metrics": lambda queue: queue.metrics(),
+    "status": lambda queue: queue.status("holder"),
+    "jobs": lambda queue: queue.jobs(),
+    "attempts": lambda queue: queue.attempts("holder"),
+    "dead_letters": lambda queue: queue.dead_letters(),
+    "retry_all": lambda queue: queue.retry_all(),
+    "purge": lambda queue: queue.purge(),
+    "set_fairness": lambda queue: queue.set_fairness(1),
+    "map": lambda queue: next(queue.map([1])),
+    "close": lambda queue: queue.close(timeout=0),
+}
+
+
+class TestFinalizers:
+    """Python collects garbage in whatever thread it likes, the dispatcher's included."""
+
+    @pytest.fixture
+    def run_in_its_thread(self) -> Callable[[JobQueue, Callable[[], object]], object]:
+        """Calls something where the queue drops its last reference to a job: in its own thread.
+
+        Returns what it raised, or else returned.
+        """
+
+        def run(queue: JobQueue, call: Callable[[], object]) -> object:
+            happened = Journal()
+
+            class Mortal(Job):
+                def __del__(self) -> None:
+                    try:
+                        happened.write((threading.current_thread().name, call()))
+                    except BaseException as error:
+                        happened.write((threading.current_thread().name, error))
+
+            queue.cancel(queue.enqueue(Mortal("mortal")))
+            happened.wait_for_count(1)
+            thread, result = happened.entries[0]
+            assert thread == "final-dispatcher"
+            return result
+
+        return run
+
+    @pytest.mark.parametrize("name", CALLS)
+    def test_one_that_asks_the_queue_there_is_refused_at_once(
+        self,
+        held_up: HeldUp,
+        gate: Gate,
+        name: str,
+        run_in_its_thread: Callable[[JobQueue, Callable[[], object]], object],
+    ) -> None:
+        queue, _ = held_up()
+        error = run_in_its_thread(queue, lambda: CALLS[name](queue))
+        assert isinstance(error, RuntimeError)
+        assert str(error).startswith("This is the queue's own thread, which would wait for itself")
+        gate.open()
+        assert completes(queue)
+
+    def test_an_abandoned_map_cancels_its_jobs_there_without_waiting(
+        self,
+        open_queue: OpenQueue,
+        gate: Gate,
+        run_in_its_thread: Callable[[JobQueue, Callable[[], object]], object],
+    ) -> None:
+        started = Journal()
+
+        def handler(job: Job) -> None:
+            if started.write(job.id) and job.payload != 0:
+                gate.wait()
+
+        queue = open_queue(handler, workers=1)
+        results = queue.map(range(16), timeout=DEADLINE)
+        next(results)
+        started.wait_for_count(2)
+        assert run_in_its_thread(queue, results.close) is None  # type: ignore[attr-defined]
+        queue.metrics()  # what was sent before is done before
+        gate.open()
+        queue.join(DEADLINE)
+        assert len(started.entries) == 2
+        assert queue.metrics().cancelled == 14 + 1
