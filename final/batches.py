@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
 
 from final.job import Outcome, Task
@@ -32,6 +32,8 @@ BATCH_LIMIT = 128
 OVERDUE_SECONDS = 0.01
 # Weight of the newest batch in the running average of a kind's handler time.
 COST_WEIGHT = 0.05
+# It is kept for so many kinds, the latest that ran. (There may be a kind for each customer.)
+KINDS = 1_000
 
 
 class Batches:
@@ -57,7 +59,8 @@ class Batches:
         self._kind_shares = shares
         # No batch has to be looked at before then, so that a turn does not look at all of them.
         self._soonest = math.inf
-        self._cost: dict[str, float] = {}  # seconds that a job of this kind takes, about
+        # Seconds that a job of this kind takes, about; the kind that ran last is the last.
+        self._cost: OrderedDict[str, float] = OrderedDict()
 
     # ---- handing out -----------------------------------------------------------------------
 
@@ -146,6 +149,9 @@ class Batches:
             mean = sum(seconds) / len(seconds)
             known = self._cost.get(kind, mean)
             self._cost[kind] = known + COST_WEIGHT * (mean - known)
+            self._cost.move_to_end(kind)
+        while len(self._cost) > KINDS:
+            self._cost.popitem(last=False)
 
     def abandon(self, batch: Batch) -> tuple[list[Outcome], list[Task]]:
         """Give up the worker of a batch; another has taken its place.

@@ -79,7 +79,8 @@ class Job:
     payload: bytes or any JSON value; what comes out equals what went in.
     priority: a Priority or its text ("high").
     kind: which handler runs it, where the queue has several.
-    run_at: not before then: an aware datetime, or a delay in seconds from when it is enqueued.
+    run_at: not before then: an aware datetime, or a delay in seconds from when it is enqueued,
+        a thousand years at most.
         A handler sees None: the time has come, and is kept no longer.
     timeout: seconds that one attempt may take; None for the queue's own.
 
@@ -213,15 +214,23 @@ def require_text(name: str, value: object) -> None:
 
 def _require_run_at(value: object) -> None:
     if isinstance(value, datetime):
-        if value.tzinfo is None:
+        if value.utcoffset() is None:  # also that of a tzinfo which does not know
             raise ValueError(
                 "Job.run_at must be an aware datetime: say which time zone, for example "
                 "datetime.now(timezone.utc) + timedelta(minutes=5)."
             )
+        if value.timestamp() >= _YEAR_10000:
+            raise ValueError(f"Job.run_at, {value}, is too far away: the year 9999 has to hold it.")
     elif isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"Job.run_at must be a datetime or a delay in seconds, not {value!r}.")
     else:
-        require_number("Job.run_at, a delay in seconds,", value)
+        require_number("Job.run_at, a delay in seconds,", value, most=_LONGEST_DELAY)
+
+
+# What is accepted can be shown: no datetime goes beyond. (Unix seconds as a float are rounded, so
+# that the last microseconds before it are it.)
+_YEAR_10000 = 253_402_300_800.0
+_LONGEST_DELAY = 1_000 * 365 * 86_400.0
 
 
 def _priority(value: object) -> Priority:

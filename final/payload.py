@@ -12,6 +12,10 @@ import json
 
 Stored = str | bytes
 
+# How deep lists and dicts may be nested. Every reader of JSON has such a limit, some by the depth
+# of the stack that is left: well below them all, what was accepted can be read anywhere.
+LEVELS = 100
+
 
 def encode(name: str, value: object, limit: int) -> Stored:
     """The stored form of ``value``; raises TypeError or ValueError naming ``name``.
@@ -35,10 +39,30 @@ def decode(stored: Stored) -> object:
     return stored if isinstance(stored, bytes) else json.loads(stored)
 
 
+def is_deeper(value: object, levels: int) -> bool:
+    """Whether ``value``, a JSON value, is nested deeper. Level by level, so without recursion."""
+    layer = [value]
+    for _ in range(levels):
+        layer = [
+            inner
+            for outer in layer
+            if isinstance(outer, _NESTING)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+        if not layer:
+            return False
+    return any(isinstance(each, _NESTING) for each in layer)
+
+
+_NESTING = (dict, list, tuple)  # a tuple is written as a list
+
+
 def _encode_json(name: str, value: object) -> str:
     try:
         text = repr(value) if type(value) is int else _dumps(value)  # 4 times as fast
         text.isascii() or text.encode()
+        if text.count("[") + text.count("{") > LEVELS and is_deeper(value, LEVELS):
+            raise RecursionError
         # json.dumps is forgiving: (1, 2) becomes [1, 2] and {1: 2} becomes {"1": 2}. The
         # round trip is the contract, so it is the check. Plain scalars cannot differ.
         if type(value) not in IMMUTABLE and json.loads(text) != value:
@@ -46,7 +70,7 @@ def _encode_json(name: str, value: object) -> str:
     except UnicodeEncodeError:
         raise ValueError(f"{name} has text with a lone surrogate: no UTF-8 for it.") from None
     except RecursionError:
-        raise ValueError(f"{name} is nested too deeply to be stored as JSON.") from None
+        raise ValueError(f"{name} is nested too deeply: {LEVELS} levels are the limit.") from None
     except TypeError as error:
         reason = str(error)
         if not reason.startswith(name):

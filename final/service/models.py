@@ -6,6 +6,7 @@ But: no rules of the queue. Whether a type has a handler or a lane has room, it 
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, Self
@@ -13,6 +14,7 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from final import AttemptRecord, Job, JobRecord, Priority, Running, Status, Transition
+from final.payload import LEVELS, is_deeper
 
 LONGEST_DELAY = 10 * 365 * 86_400.0  # seconds
 BATCH_LIMIT = 1_000
@@ -252,8 +254,14 @@ class Stats(BaseModel):
 
 
 def moment(seconds: float) -> datetime:
-    """A time of the queue (Unix seconds) as one that people and JSON can read."""
-    return datetime.fromtimestamp(seconds, UTC)
+    """A time of the queue (Unix seconds) as one that people and JSON can read.
+
+    The last one there is for what lies beyond, which a file of an earlier release may hold.
+    """
+    try:
+        return datetime.fromtimestamp(seconds, UTC)
+    except (ValueError, OverflowError, OSError):
+        return datetime.max.replace(tzinfo=UTC)
 
 
 def _fields(record: JobRecord) -> dict[str, Any]:
@@ -276,5 +284,7 @@ def _fields(record: JobRecord) -> dict[str, Any]:
 
 
 def _value(value: object) -> object:
-    """JSON has no bytes."""
-    return {"base64": base64.b64encode(value).decode()} if isinstance(value, bytes) else value
+    """JSON has no bytes. And its readers give up where a file of an earlier release does not."""
+    if isinstance(value, bytes):
+        return {"base64": base64.b64encode(value).decode()}
+    return {"json": json.dumps(value)} if is_deeper(value, LEVELS) else value

@@ -14,9 +14,9 @@ from typing import Any
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
 
+from final.payload import LEVELS, is_deeper
 from final.service.problems import Problem
 
-DEEPEST = 100
 LARGEST = 2**63 - 1  # what other languages and databases call an integer ends here
 
 
@@ -36,11 +36,12 @@ def parse(body: bytes) -> object:
         raise ValueError(f"It is not UTF-8: {error.reason} at byte {error.start}.") from None
     except json.JSONDecodeError as error:
         raise ValueError(f"{error.msg} at character {error.pos}.") from None
-    _check_depth(value)
+    if is_deeper(value, LEVELS):
+        raise ValueError(TOO_DEEP)
     return value
 
 
-TOO_DEEP = f"It is nested more than {DEEPEST} levels deep."
+TOO_DEEP = f"It is nested more than {LEVELS} levels deep."
 
 
 def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -66,21 +67,6 @@ def _number(text: str) -> float:
 
 def _constant(name: str) -> object:
     raise ValueError(f"{name} is not JSON.")
-
-
-def _check_depth(value: object) -> None:
-    """Level by level and not by recursion, which is what is to be kept from happening."""
-    level = [value]
-    for _ in range(DEEPEST):
-        level = [
-            inner
-            for outer in level
-            if isinstance(outer, (dict, list))
-            for inner in (outer.values() if isinstance(outer, dict) else outer)
-        ]
-        if not level:
-            return
-    raise ValueError(TOO_DEEP)
 
 
 class StrictRequest(Request):

@@ -19,6 +19,10 @@ from final.payload import Stored, decode, encode
 
 Handler = Callable[[Job], object]
 
+# What is kept of a failure stays some kB, whatever a handler raises. In characters.
+LONGEST_LINE = 2_000
+LONGEST_TRACEBACK = 16_000
+
 
 class Ending(NamedTuple):
     """How an attempt ended; the fields are those of ``Outcome``."""
@@ -64,7 +68,7 @@ def attempt(handler: Handler, task: Task, max_result: int) -> Ending:
         return Ending(result=encode("The result", value, max_result))
     except (TypeError, ValueError) as error:
         # The work is done and must not be done again, so the job completes without it.
-        return Ending(note=f"{error} The job completed; its result is not kept.")
+        return Ending(note=_line(f"{error} The job completed; its result is not kept."))
 
 
 NOTHING_TO_KEEP = Ending()
@@ -87,10 +91,22 @@ def failure(error: BaseException) -> Ending:
     except BaseException as trouble:  # code of the error's own, which ran to describe it
         line, trace = f"{type(error).__name__}: {type(trouble).__name__} in describing it", ""
     return Ending(
-        error=_storable(" ".join(line.split())),
-        traceback=_storable(trace),
+        error=_line(line),
+        traceback=_storable(_shortened(trace, LONGEST_TRACEBACK)),
         permanent=isinstance(error, PermanentFailure),
     )
+
+
+def _line(text: str) -> str:
+    return _storable(" ".join(_shortened(text, LONGEST_LINE).split()))
+
+
+def _shortened(text: str, limit: int) -> str:
+    """Without its middle: a traceback has the caller at its head and the error at its tail."""
+    if len(text) <= limit:
+        return text
+    half = limit // 2
+    return f"{text[:half]} [... {len(text) - 2 * half:,} characters cut ...] {text[-half:]}"
 
 
 def _storable(text: str) -> str:

@@ -54,6 +54,14 @@ def learn_that_jobs_are_quick(queue: JobQueue) -> None:
     eventually(lambda: completes(queue) and costs["default"] < 1e-4, "the queue to learn that")
 
 
+def nested(levels: int) -> list[Any]:
+    """Lists in lists."""
+    inside: list[Any] = []
+    for _ in range(levels - 1):
+        inside = [inside]
+    return inside
+
+
 def plain(value: object) -> str:
     """A name for a parameter, without backslashes: not every tool hands those on as they are."""
     return ascii(value).replace("\\", "")

@@ -16,7 +16,7 @@ import pytest
 
 import improved
 from final import Job, JobQueue, QueueClosed, QueueFull, Status
-from tests.final.helpers import AT_ONCE, OpenQueue, completes
+from tests.final.helpers import AT_ONCE, OpenQueue, completes, nested
 from tests.helpers import DEADLINE, Background, Journal
 
 
@@ -36,6 +36,10 @@ class Unlookable(dict[str, int]):
 
     def items(self) -> Any:
         raise ZeroDivisionError
+
+
+def raise_at_length(job: Job) -> None:
+    raise ValueError("x" * int(str(job.payload)) + " the end")
 
 
 def with_note(error: Exception) -> Exception:
@@ -133,6 +137,32 @@ class TestRaising:
         assert record.error.startswith("ValueError: the first line")
         assert "\n" not in record.error
 
+    @pytest.mark.parametrize("executor", ["thread", "process"])
+    def test_a_very_long_error_is_cut_and_says_so(
+        self, open_queue: OpenQueue, executor: str
+    ) -> None:
+        """Its head says where it was raised and what it is, its tail how the message ends."""
+        queue = open_queue(raise_at_length, executor=executor, workers=1, max_retries=0)
+        record = queue.wait(queue.enqueue(Job(payload=1_000_000)), DEADLINE)
+        [attempt] = queue.attempts(record.id)
+        assert record.error == attempt.error
+        for text, limit in ((attempt.error, 4_000), (attempt.traceback, 20_000)):
+            assert len(text) < limit
+            assert re.search(r"\[\.\.\. 9\d\d,\d\d\d characters cut \.\.\.\]", text)
+            assert text.rstrip().endswith("xxx the end")
+        assert attempt.error.startswith("ValueError: xxx")
+        assert attempt.traceback.startswith("Traceback ")
+        assert "in raise_at_length" in attempt.traceback
+
+    def test_so_is_the_note_of_a_result_that_is_not_kept(self, open_queue: OpenQueue) -> None:
+        queue = open_queue(lambda job: {"x" * 1_000_000: {1: 2}})
+        record = queue.wait(queue.enqueue(Job()), DEADLINE)
+        assert record.error
+        assert len(record.error) < 4_000
+        assert record.error.startswith("The result has the key 1 at ['xxx")
+        assert " characters cut " in record.error
+        assert record.error.endswith(" The job completed; its result is not kept.")
+
 
 UNSTORABLE: dict[str, tuple[Callable[[], object], str]] = {
     "an object": (object, "object"),
@@ -142,6 +172,8 @@ UNSTORABLE: dict[str, tuple[Callable[[], object], str]] = {
     "NaN": (lambda: float("nan"), "JSON"),
     "lone surrogate": (lambda: "caf\udce9", "lone surrogate"),
     "a circle": (circle, "[Cc]ircular"),
+    "101 levels": (lambda: nested(101), "nested too deeply: 100 levels"),
+    "100,000 levels": (lambda: nested(100_000), "nested too deeply: 100 levels"),
     "a generator": (lambda: (n for n in range(3)), "generator"),
     "too large": (lambda: b"x" * 101, "101 bytes, more than the limit of 100"),
     "raises when looked at": (lambda: Unlookable(a=1), "Unlookable|ZeroDivisionError"),
@@ -178,15 +210,15 @@ class TestReturning:
 
     @pytest.mark.parametrize(
         "result",
-        [b"", b"\x00\xff", "", "text", 0, False, [], {}, {"a": [1, None, "ä"]}, 1.5],
-        ids=repr,
+        [b"", b"\x00\xff", "", "text", 0, False, [], {}, {"a": [1, None, "ä"]}, 1.5, nested(100)],
+        ids=lambda result: repr(result)[:30],
     )
     def test_bytes_and_json_values_are_kept_as_the_result(
         self, open_queue: OpenQueue, result: object
     ) -> None:
         queue = open_queue(lambda job: result)
         record = queue.wait(queue.enqueue(Job()), DEADLINE)
-        assert record.result == result
+        assert record.result == result == queue.jobs()[0].result
         assert type(record.result) is type(result)
         assert record.error is None
 

@@ -26,15 +26,8 @@ from final import (
     QueueFull,
     Status,
 )
-from tests.final.helpers import OpenQueue, completes, eventually, in_file, nothing, plain
+from tests.final.helpers import OpenQueue, completes, eventually, in_file, nested, nothing, plain
 from tests.helpers import DEADLINE, Background, Gate, Journal
-
-
-def nested(depth: int) -> list[Any]:
-    inside: list[Any] = []
-    for _ in range(depth):
-        inside = [inside]
-    return inside
 
 
 def circle() -> list[Any]:
@@ -144,6 +137,8 @@ class TestPayloads:
             (lambda: {"\ud800": 1}, ValueError, "lone surrogate"),
             (lambda: 10**5_000, ValueError, "4300 digits"),
             (lambda: [10**5_000], ValueError, "4300 digits"),
+            (lambda: nested(101), ValueError, "nested too deeply"),
+            (lambda: {"a": (nested(99),)}, ValueError, "nested too deeply"),
             (lambda: nested(200_000), ValueError, "nested too deeply"),
             (circle, ValueError, "[Cc]ircular"),
             (lambda: bytearray(b"abc"), TypeError, "bytearray"),
@@ -154,7 +149,8 @@ class TestPayloads:
             *("NaN", "infinity", "infinity inside", "set", "set inside", "object", "tuple"),
             *("tuple inside", "number as key", "None as key inside", "bool as key"),
             *("lone surrogate", "lone surrogate inside", "lone surrogate as key"),
-            *("5,000 digits", "5,000 digits inside", "200,000 deep", "circle"),
+            *("5,000 digits", "5,000 digits inside"),
+            *("101 levels", "101 levels with a tuple", "200,000 levels", "circle"),
             *("bytearray", "memoryview", "bytes inside"),
         ],
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -154,6 +155,16 @@ class TestWhatIsKept:
             queue.enqueue(Job("again"))
             queue.join(DEADLINE)
             keeps(queue)
+
+    def test_nothing_is_kept_for_every_kind_that_ever_was(self, open_queue: OpenQueue) -> None:
+        """There may be a kind for each customer: whoever still holds its name is counted."""
+        kinds = [f"customer {n}" for n in range(3_000)]
+        before = [sys.getrefcount(kind) for kind in kinds]
+        queue = open_queue(nothing, history=0, capacity=3_000)
+        queue.enqueue_many([Job(kind=kind) for kind in kinds])
+        queue.join(DEADLINE)
+        after = [sys.getrefcount(kind) for kind in kinds]
+        assert sum(now > then for now, then in zip(after, before, strict=True)) < 1_500
 
     def test_the_counts_stay(self, open_queue: OpenQueue) -> None:
         queue = open_queue(nothing, history=5)

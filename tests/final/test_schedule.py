@@ -6,7 +6,7 @@ import itertools
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from typing import Any
 
 import pytest
@@ -61,14 +61,24 @@ class TestWhen:
         with pytest.raises(QueueFull):
             queue.enqueue(Job(run_at=0), timeout=0)
 
-    @pytest.mark.parametrize("far", [datetime(9999, 12, 31, tzinfo=UTC), 250 * 365 * 24 * HOUR])
+    @pytest.mark.parametrize(
+        "far",
+        [
+            datetime(9999, 12, 31, 23, 59, 59, 999_900, UTC),
+            datetime.max.replace(tzinfo=timezone(timedelta(hours=12))),
+            1_000 * 365 * 24 * HOUR,
+        ],
+    )
     def test_a_time_that_will_never_come_stops_nothing(
         self, open_queue: OpenQueue, far: Any
     ) -> None:
         queue = open_queue(nothing)
         queue.enqueue(Job("x", run_at=far))
         assert completes(queue)
-        assert queue.status("x") is Status.SCHEDULED
+        record = queue.get("x")
+        assert record.status is Status.SCHEDULED
+        assert record.due_at
+        assert datetime.fromtimestamp(record.due_at, UTC) > datetime(2500, 1, 1, tzinfo=UTC)
 
     def test_the_soonest_runs_first(self, open_queue: OpenQueue) -> None:
         ran: list[str] = []
@@ -84,7 +94,30 @@ class TestBadValues:
         with pytest.raises(ValueError, match=r"Job.run_at must be an aware datetime: say which "):
             Job(run_at=datetime(2030, 1, 1))
 
-    @pytest.mark.parametrize("value", [-1, -0.001, float("nan"), float("inf")])
+    def test_nor_does_a_zone_help_that_does_not_know(self) -> None:
+        class Nowhere(tzinfo):
+            def utcoffset(self, when: datetime | None) -> None:
+                return None
+
+            tzname = dst = utcoffset
+
+        with pytest.raises(ValueError, match=r"Job.run_at must be an aware datetime: say which "):
+            Job(run_at=datetime(2030, 1, 1, tzinfo=Nowhere()))
+
+    @pytest.mark.parametrize(
+        "far",
+        [
+            datetime.max.replace(tzinfo=UTC),
+            datetime.max.replace(microsecond=999_990, tzinfo=UTC),
+            datetime.max.replace(hour=12, tzinfo=timezone(timedelta(hours=-12))),
+        ],
+        ids=str,
+    )
+    def test_what_no_record_could_show_is_refused(self, far: datetime) -> None:
+        with pytest.raises(ValueError, match=r"Job.run_at, 9999-12-31 .*, is too far away: "):
+            Job(run_at=far)
+
+    @pytest.mark.parametrize("value", [-1, -0.001, float("nan"), float("inf"), 1e11, 1e300])
     def test_a_delay_that_makes_no_sense_is_refused(self, value: float) -> None:
         with pytest.raises(ValueError, match=r"Job.run_at, a delay in seconds, must be"):
             Job(run_at=value)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sqlite3
 from collections.abc import Iterator
 
 import pytest
@@ -95,6 +97,10 @@ WRONG = {
     "a time that is a number in text": {"type": "work", "run_at": "60"},
     "a time before the first year": {"type": "work", "run_at": "0001-01-01T00:00:00+14:00"},
     "a time after the last year": {"type": "work", "run_at": "9999-12-31T23:59:59-14:00"},
+    "a time that rounds to the year 10000": {
+        "type": "work",
+        "run_at": "9999-12-31T23:59:59.999999Z",
+    },
     "a delay below zero": {"type": "work", "run_at": -1},
     "a delay of a thousand years": {"type": "work", "run_at": 3e10},
     "a delay that is true": {"type": "work", "run_at": True},
@@ -178,3 +184,22 @@ def test_the_largest_that_is_allowed(open_service: OpenService, live: Live) -> N
         job = other.create(payload=payload)
         assert job["payload"] == payload
         assert other.http.get(f"/jobs/{job['id']}").json()["payload"] == payload
+
+
+def test_what_an_earlier_release_took_and_cannot_be_shown(
+    open_service: OpenService, path: str
+) -> None:
+    """It is shown as best it can, and takes nothing else with it."""
+    before = open_service(path=path)
+    before.create(id="good")
+    before.create(id="never", run_at=3_600)
+    before.create(id="deep", run_at=3_600)
+    before.close()
+    levels = "[" * 300 + "]" * 300
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("UPDATE job SET due_at = 253402300800.0 WHERE id = 'never'")
+        connection.execute("UPDATE job SET payload = ? WHERE id = 'deep'", (levels,))
+    http = open_service(path=path).http
+    assert [job["id"] for job in http.get("/jobs").json()["jobs"]] == ["deep", "never", "good"]
+    assert http.get("/jobs/never").json()["due_at"] == "9999-12-31T23:59:59.999999Z"
+    assert http.get("/jobs/deep").json()["payload"] == {"json": levels}
