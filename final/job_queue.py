@@ -137,7 +137,6 @@ class JobQueue:
         if shutdown_timeout is not None:
             require_number("shutdown_timeout", shutdown_timeout)
         now = time.monotonic()
-        gate = Gate(rate_limit, now)
         self._handlers = Handlers(handler, executor, max_payload)
         self._workers = workers
         self._overflow = overflow
@@ -148,6 +147,7 @@ class JobQueue:
         self._has_processes = executor == "process"
 
         try:
+            gate = Gate(rate_limit, now, self._handlers.handles)
             self._store = SqliteStore(path, durability)
         except BaseException:
             self._handlers.close()

@@ -10,7 +10,7 @@ and the dispatcher sleeps until then. Time is what it is told, in monotonic seco
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -144,13 +144,24 @@ class Gate:
     """May a job of this kind start now?
 
     limits: one limit for the whole queue, one for each of some kinds, or None.
+    handles: whether there is a handler for a kind. A limit for another one would limit nothing.
     """
 
-    def __init__(self, limits: Limit | Mapping[str, Limit] | None, now: float) -> None:
+    def __init__(
+        self,
+        limits: Limit | Mapping[str, Limit] | None,
+        now: float,
+        handles: Callable[[str], bool] = lambda kind: True,
+    ) -> None:
         self._by_kind: dict[str, Meter] = {}
         self._queue: Meter | None = None
         if isinstance(limits, Mapping):
             for kind, limit in limits.items():
+                if not (isinstance(kind, str) and kind and handles(kind)):
+                    raise ValueError(
+                        f"rate_limit is for kinds that have a handler here; {kind!r} has none: "
+                        "give it one, or look for a typo."
+                    )
                 self._by_kind[kind] = _checked(limit).meter(now)
         elif limits is not None:
             self._queue = _checked(limits).meter(now)

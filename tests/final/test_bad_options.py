@@ -202,6 +202,19 @@ class TestFinal:
         with pytest.raises(TypeError, match="The handler of kind 'email' must be callable"):
             final.JobQueue({"thumbnail": nothing, "email": "send_email"})  # type: ignore[dict-item]
 
+    @pytest.mark.parametrize("kind", ["emial", "Email", "", 5, None], ids=repr)
+    def test_a_rate_limit_for_a_kind_that_nobody_handles_is_refused(self, kind: Any) -> None:
+        limits = {"email": final.TokenBucket(1), kind: final.TokenBucket(1)}
+        with pytest.raises(ValueError, match=rf"^rate_limit is for kinds .*; {kind!r} has none: "):
+            final.JobQueue({"email": nothing}, rate_limit=limits)
+
+    @pytest.mark.parametrize("kind", ["", 5, None], ids=repr)
+    def test_one_for_what_is_no_kind_is_refused_even_if_one_handler_takes_all(
+        self, kind: Any
+    ) -> None:
+        with pytest.raises(ValueError, match=rf"^rate_limit is for kinds .*; {kind!r} has none: "):
+            final.JobQueue(nothing, rate_limit={kind: final.TokenBucket(1)})
+
     @pytest.mark.parametrize("path", [5, None, b"jobs.db"], ids=repr)
     def test_a_path_that_is_no_path_is_refused(self, path: Any) -> None:
         with pytest.raises(TypeError, match="path must be "):
@@ -221,5 +234,21 @@ class TestFinal:
         before = set(threading.enumerate())
         with pytest.raises(ValueError, match=option):
             final.JobQueue(nothing, path=tmp_path / "jobs.db", **{option: -1})  # type: ignore[arg-type]
+        assert list(tmp_path.iterdir()) == []
+        assert set(threading.enumerate()) <= before
+
+    def test_nor_does_a_rate_limit_that_is_refused(self, tmp_path: Path) -> None:
+        """It is found out after the loop of the coroutines was started."""
+
+        async def email(job: final.Job) -> None:
+            pass
+
+        before = set(threading.enumerate())
+        with pytest.raises(ValueError, match="rate_limit"):
+            final.JobQueue(
+                {"email": email},
+                path=tmp_path / "jobs.db",
+                rate_limit={"emial": final.TokenBucket(1)},
+            )
         assert list(tmp_path.iterdir()) == []
         assert set(threading.enumerate()) <= before
