@@ -191,7 +191,8 @@ class Batch:
         and since when (monotonic).
     outcomes: of the jobs that it is through with, until somebody collects them.
     told: the job that was told to stop. stop: what wakes or ends its handler, where there is
-        a way. worker: the thread that has the batch.
+        a way. on_loop: whether the worker waits for a coroutine, so that this frees it.
+    worker: the thread that has the batch.
     """
 
     __slots__ = (
@@ -199,6 +200,7 @@ class Batch:
         "attempt",
         "check_at",
         "claimed",
+        "on_loop",
         "outcomes",
         "overdue_at",
         "running",
@@ -222,6 +224,7 @@ class Batch:
         self.outcomes: deque[Outcome] = deque()
         self.stop: Callable[[], object] | None = None
         self.told: Task | None = None
+        self.on_loop = False
         self.worker: threading.Thread | None = None
         self._seized = threading.Lock()
 
@@ -252,7 +255,7 @@ class Workers(Protocol):
     def tell(self, batch: Batch, task: Task) -> None:
         """Tell the handler of a running job to stop."""
 
-    def obeys(self, task: Task) -> bool:
+    def obeys(self, batch: Batch, task: Task) -> bool:
         """Whether ``tell`` frees the worker in any case."""
 
     def replace(self, batch: Batch) -> None:

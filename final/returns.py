@@ -59,7 +59,7 @@ class Returns:
     def _end_late_attempts(self, now: float) -> None:
         """End attempts whose time is up; what they still send is behind the fence."""
         for batch, task, timeout in self._batches.out_of_time(now):
-            obeys = self._workers.obeys(task)
+            obeys = self._workers.obeys(batch, task)
             if not obeys and not batch.seize():
                 continue  # it ended at this very moment: its report is on the way
             self.outcomes.append(Outcome(task, now - batch.started, error=too_late(timeout)))

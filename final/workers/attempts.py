@@ -1,7 +1,8 @@
 """Attempts: call a handler, and turn whatever it does into an ``Ending``.
 
 An exception, also SystemExit or KeyboardInterrupt, ends the attempt and not the worker.
-``Runner`` does it in the worker's thread; ``coroutines.py`` and ``processes.py`` elsewhere.
+``Runner`` does it in the worker's thread, and ``processes.py`` elsewhere. Where the call
+returns a coroutine, the worker waits for its end (``coroutines.py``).
 
 But: which runner is for which kind of job is in ``handlers.py``.
 """
@@ -10,12 +11,14 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable
+from contextvars import copy_context
 from typing import NamedTuple
 
 from final.errors import PermanentFailure
 from final.job import Job, Task
 from final.messages import Batch
 from final.payload import Stored, decode, encode
+from final.workers.undone import PLAIN, WaitFor, finish, refuse_members
 
 Handler = Callable[[Job], object]
 
@@ -37,29 +40,36 @@ class Ending(NamedTuple):
 class Runner:
     """Runs the handler in the worker's thread. ``max_result``: bytes that a result may take.
 
+    wait_for: waits for what a handler returns to be awaited; None where that is refused.
     can_stop: whether ``batch.stop()`` frees the worker, whatever the handler does.
     """
 
     can_stop = False
 
-    def __init__(self, handler: Handler, max_result: int) -> None:
+    def __init__(self, handler: Handler, max_result: int, wait_for: WaitFor | None = None) -> None:
         self._handler = handler
         self._max_result = max_result
+        self._wait_for = wait_for
 
     def prepare(self) -> None:
         """Get ready: the attempt's time has not begun."""
 
     def run(self, batch: Batch, task: Task) -> Ending:
-        return attempt(self._handler, task, self._max_result)
+        return attempt(self._handler, task, self._max_result, self._wait_for)
 
     def close(self) -> None:
         """The queue has closed."""
 
 
-def attempt(handler: Handler, task: Task, max_result: int) -> Ending:
+def attempt(
+    handler: Handler, task: Task, max_result: int, wait_for: WaitFor | None = None
+) -> Ending:
     """Call the handler, and turn whatever comes of it into an Ending."""
+    context = copy_context()  # what a handler sets there, the next one must not find
     try:
-        value = handler(_job(task))
+        value = context.run(handler, _job(task))
+        if type(value) not in PLAIN:
+            value = context.run(finish, value, wait_for)
     except BaseException as error:
         return failure(error)
     if value is None:
@@ -67,8 +77,16 @@ def attempt(handler: Handler, task: Task, max_result: int) -> Ending:
     try:
         return Ending(result=encode("The result", value, max_result))
     except (TypeError, ValueError) as error:
-        # The work is done and must not be done again, so the job completes without it.
-        return Ending(note=_line(f"{error} The job completed; its result is not kept."))
+        return _without_result(value, error)
+
+
+def _without_result(value: object, error: Exception) -> Ending:
+    """The work is done and must not be done again, so the job completes without its result."""
+    try:
+        refuse_members(value)
+    except PermanentFailure as refusal:  # it is not done after all
+        return failure(refusal)
+    return Ending(note=_line(f"{error} The job completed; its result is not kept."))
 
 
 NOTHING_TO_KEEP = Ending()

@@ -84,12 +84,13 @@ def current_batch() -> Batch | None:
     """The batch of the handler that calls; None outside of handlers, and in another process.
 
     Also where ``asyncio.to_thread`` runs something for a coroutine, since that takes the context
-    along. It may have ended by now, if the handler did not wait.
+    along; None if the worker has not waited for it.
     """
     running = _running.get(None)
-    if isinstance(running, CurrentJob):
-        return running._batch
-    return None if running is None else running[0]
+    if not isinstance(running, CurrentJob):
+        return None if running is None else running[0]
+    batch = running._batch
+    return batch if batch is not None and batch.running is running._task else None
 
 
 def enter_batch(batch: Batch, default_timeout: float | None) -> None:
@@ -98,5 +99,16 @@ def enter_batch(batch: Batch, default_timeout: float | None) -> None:
 
 
 def enter_job(job: CurrentJob) -> None:
-    """This context (of a process, or of a coroutine) runs ``job`` now."""
+    """This process runs ``job`` now."""
     _running.set(job)
+
+
+def enter_coroutine() -> tuple[Batch, Task]:
+    """This context is that of a coroutine now, which may outlast its batch: see the finally of one.
+
+    Returns the batch and the job that it belongs to.
+    """
+    job = current_job()
+    assert job._batch is not None, "in a process nothing is awaited"
+    _running.set(job)
+    return job._batch, job._task

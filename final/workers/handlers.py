@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 from final.workers.attempts import Handler, Runner
-from final.workers.coroutines import CoroutineRunner, EventLoop
+from final.workers.coroutines import CoroutineRunner, EventLoops
 from final.workers.processes import Processes, ProcessRunner
 
 # Where one handler runs all kinds. No job is of this kind: that must not be empty.
@@ -35,21 +35,21 @@ class Handlers:
         for kind, one in by_kind.items():
             _check(kind, one, executor)
         self._runners: dict[str, Runner] = {}
-        self._loop: EventLoop | None = None
+        self._loops = EventLoops()
         processes = Processes(list(by_kind.values()))
         for kind, one in by_kind.items():
             if executor == "process":
                 self._runners[kind] = ProcessRunner(one, max_result, processes)
             elif _is_coroutine_function(one):
-                self._loop = self._loop or EventLoop()
-                self._runners[kind] = CoroutineRunner(one, max_result, self._loop)
+                self._loops.start()
+                self._runners[kind] = CoroutineRunner(one, max_result, self._loops.wait_for)
             else:
-                self._runners[kind] = Runner(one, max_result)
+                self._runners[kind] = Runner(one, max_result, self._loops.wait_for)
         self._for_all = self._runners.get(FOR_ALL)
 
     def is_current_thread(self) -> bool:
         """Whether the caller is a coroutine of these."""
-        return self._loop is not None and self._loop.is_current_thread()
+        return self._loops.is_current_thread()
 
     def handles(self, kind: str) -> bool:
         return self._for_all is not None or kind in self._runners
@@ -70,6 +70,7 @@ class Handlers:
     def close(self) -> None:
         for runner in self._runners.values():
             runner.close()
+        self._loops.close()
 
 
 def _check(kind: object, handler: object, executor: str) -> None:

@@ -65,9 +65,9 @@ class WorkerPool:
         if batch.stop is not None:
             batch.stop()
 
-    def obeys(self, task: Task) -> bool:
+    def obeys(self, batch: Batch, task: Task) -> bool:
         """Whether ``tell`` frees the worker in any case: a coroutine, or a process."""
-        return self._handlers.of(task.kind).can_stop
+        return batch.on_loop or self._handlers.of(task.kind).can_stop
 
     def replace(self, batch: Batch) -> None:
         """Put a fresh worker in the place of the one that has this batch."""

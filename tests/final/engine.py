@@ -97,7 +97,7 @@ class Engine:
     def tell(self, batch: Batch, task: Task) -> None:
         """Nobody listens: these handlers do not exist."""
 
-    def obeys(self, task: Task) -> bool:
+    def obeys(self, batch: Batch, task: Task) -> bool:
         raise AssertionError("No job of these tests has a time-out.")
 
     def replace(self, batch: Batch) -> None:

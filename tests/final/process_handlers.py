@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -40,6 +42,18 @@ def misbehave(job: Job) -> object:
     if job.payload == "result that cannot be pickled":
         return Unpicklable()
     return "fine"
+
+
+async def send(job: Job) -> str:
+    return "sent"
+
+
+def send_later(job: Job) -> Any:
+    return send(job)
+
+
+def steps(job: Job) -> Iterator[int]:
+    yield 1
 
 
 class Unpicklable(Exception):

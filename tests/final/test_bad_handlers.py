@@ -174,7 +174,7 @@ UNSTORABLE: dict[str, tuple[Callable[[], object], str]] = {
     "a circle": (circle, "[Cc]ircular"),
     "101 levels": (lambda: nested(101), "nested too deeply: 100 levels"),
     "100,000 levels": (lambda: nested(100_000), "nested too deeply: 100 levels"),
-    "a generator": (lambda: (n for n in range(3)), "generator"),
+    "an iterator": (lambda: iter([1]), "list_iterator"),
     "too large": (lambda: b"x" * 101, "101 bytes, more than the limit of 100"),
     "raises when looked at": (lambda: Unlookable(a=1), "Unlookable|ZeroDivisionError"),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import threading
 from pathlib import Path
@@ -283,6 +284,216 @@ class TestStopping:
         assert ended.entries == [1]
         assert completes(queue)
         assert queue.get("x").result == "attempt 2"
+
+
+class Alarm(BaseException):
+    """Nothing that an ``except Exception`` would catch."""
+
+
+RAISED: dict[str, BaseException] = {
+    "SystemExit": SystemExit(3),
+    "KeyboardInterrupt": KeyboardInterrupt(),
+    "GeneratorExit": GeneratorExit(),
+    "CancelledError": asyncio.CancelledError(),
+    "StopIteration": StopIteration(5),
+    "one of its own": Alarm(),
+}
+
+
+class TestRaising:
+    @pytest.mark.parametrize("error", RAISED.values(), ids=RAISED.keys())
+    def test_whatever_it_raises_ends_that_attempt_alone(
+        self, open_queue: OpenQueue, error: BaseException
+    ) -> None:
+        bad_runs, loops = asyncio.Event(), set()
+
+        async def handler(job: Job) -> str:
+            loops.add(asyncio.get_running_loop())
+            if job.id == "bad":
+                bad_runs.set()
+                raise error
+            if job.id == "beside it":
+                await bad_runs.wait()
+            await asyncio.sleep(0)
+            return "ran"
+
+        queue = open_queue(handler, workers=2, max_retries=0)
+        queue.enqueue_many([Job("beside it"), Job("bad")])
+        record = queue.wait("bad", DEADLINE)
+        assert record.status is Status.FAILED
+        assert record.error
+        assert queue.wait("beside it", DEADLINE).result == "ran"
+        assert completes(queue)
+        assert len(loops) == 1
+        assert Background(queue.close).result() is True
+
+    def test_a_task_that_it_has_started_may_exit_too(self, open_queue: OpenQueue) -> None:
+        async def leave() -> None:
+            raise SystemExit(3)
+
+        async def handler(job: Job) -> None:
+            if job.id == "bad":
+                await asyncio.create_task(leave())
+
+        queue = open_queue(handler, max_retries=0)
+        record = queue.wait(queue.enqueue(Job("bad")), DEADLINE)
+        assert (record.status, record.error) == (Status.FAILED, "SystemExit: 3")
+        assert completes(queue)
+
+    def test_it_may_stop_the_loop_and_the_loop_goes_on(self, open_queue: OpenQueue) -> None:
+        async def handler(job: Job) -> None:
+            asyncio.get_running_loop().stop()
+            await asyncio.sleep(0)
+
+        queue = open_queue(handler, max_retries=0)
+        assert completes(queue)
+        assert completes(queue)
+
+    def test_one_that_cancels_itself_has_failed(self, open_queue: OpenQueue) -> None:
+        async def handler(job: Job) -> None:
+            task = asyncio.current_task()
+            assert task
+            task.cancel()
+            await asyncio.sleep(0)
+
+        queue = open_queue(handler, max_retries=0)
+        record = queue.wait(queue.enqueue(Job()), DEADLINE)
+        assert record.status is Status.FAILED
+        assert "CancelledError" in str(record.error)
+
+
+class TestCleaningUp:
+    """A coroutine that was told to stop still holds its worker, until it has ended."""
+
+    def test_those_that_clean_up_count_as_under_way(self, open_queue: OpenQueue) -> None:
+        under_way, most = 0, 0
+
+        async def handler(job: Job) -> None:
+            nonlocal under_way, most
+            under_way += 1
+            most = max(most, under_way)
+            try:
+                await asyncio.sleep(EVER)
+            finally:
+                await asyncio.sleep(2 * SOON)
+                under_way -= 1
+
+        queue = open_queue(handler, workers=2, timeout=SOON, max_retries=1, backoff=AT_ONCE)
+        for job_id in queue.enqueue_many([Job() for _ in range(4)]):
+            assert queue.wait(job_id, DEADLINE).attempts == 2
+        assert most == 2
+
+    def test_closing_waits_for_it(self, open_queue: OpenQueue) -> None:
+        seen, may_end = Journal(), threading.Event()
+
+        async def handler(job: Job) -> None:
+            seen.write("started")
+            try:
+                await asyncio.sleep(EVER)
+            finally:
+                seen.write("cleaning up")
+                await asyncio.to_thread(may_end.wait, DEADLINE)
+                seen.write("cleaned up")
+
+        queue = open_queue(handler, workers=1)
+        queue.enqueue(Job("x"))
+        seen.wait_for("started")
+        assert queue.cancel("x")
+        seen.wait_for("cleaning up")
+        assert queue.cancel("x")  # a second time must not end its cleaning up
+        closing = Background(queue.close)
+        may_end.set()
+        assert closing.result() is True
+        assert seen.entries == ["started", "cleaning up", "cleaned up"]
+        assert queue.status("x") is Status.CANCELLED
+
+    def test_one_that_returns_all_the_same_has_completed(self, open_queue: OpenQueue) -> None:
+        """As ``cancel`` says, and as it is with a thread."""
+        started = Journal()
+
+        async def handler(job: Job) -> str:
+            started.write(job.id)
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(EVER)
+            return "finished cleanly"
+
+        queue = open_queue(handler, workers=1)
+        queue.enqueue(Job("x"))
+        started.wait_for("x")
+        assert queue.cancel("x")
+        record = queue.wait("x", DEADLINE)
+        assert (record.status, record.result) == (Status.COMPLETED, "finished cleanly")
+
+    @pytest.mark.parametrize("how", ["a time-out", "cancel"])
+    def test_one_that_never_ends_is_left_behind(
+        self, open_queue: OpenQueue, monkeypatch: pytest.MonkeyPatch, how: str
+    ) -> None:
+        monkeypatch.setattr("final.workers.coroutines.GRACE_SECONDS", SOON)
+        loops: set[object] = set()
+        started = Journal()
+
+        async def handler(job: Job) -> None:
+            loops.add(asyncio.get_running_loop())
+            started.write(job.id)
+            while job.id == "stubborn":
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.sleep(EVER)
+
+        queue = open_queue(handler, workers=1, max_retries=0)
+        queue.enqueue(Job("stubborn", timeout=SOON if how == "a time-out" else None))
+        started.wait_for("stubborn")
+        if how == "cancel":
+            assert queue.cancel("stubborn")
+        ends = {"a time-out": Status.FAILED, "cancel": Status.CANCELLED}
+        assert queue.wait("stubborn", DEADLINE).status is ends[how]
+        assert completes(queue)  # the only worker is free
+        assert len(loops) == 1  # and the loop was none the worse for it
+
+
+class TestBlockingTheLoop:
+    @pytest.fixture
+    def blocked(
+        self, open_queue: OpenQueue, gate: Gate, monkeypatch: pytest.MonkeyPatch
+    ) -> JobQueue:
+        """Two workers; the job "blocker" sleeps as a thread does, and blocks the loop of all."""
+        monkeypatch.setattr("final.workers.coroutines.GRACE_SECONDS", 0.2)
+        started = Journal()
+
+        async def handler(job: Job) -> str:
+            if job.id == "blocker":
+                started.write(job.id)
+                gate.wait()
+            return "ran"
+
+        queue = open_queue(handler, workers=2, max_retries=0)
+        queue.enqueue(Job("blocker"))
+        started.wait_for("blocker")
+        return queue
+
+    def test_those_that_have_not_begun_begin_elsewhere(self, blocked: JobQueue, gate: Gate) -> None:
+        assert list(blocked.map([None] * 5, timeout=DEADLINE)) == ["ran"] * 5
+        assert blocked.status("blocker") is Status.PROCESSING
+        gate.open()
+        assert blocked.wait("blocker", DEADLINE).result == "ran"
+
+    def test_the_blocker_is_left_behind_when_it_is_cancelled(self, blocked: JobQueue) -> None:
+        assert blocked.cancel("blocker")
+        assert blocked.wait("blocker", DEADLINE).status is Status.CANCELLED
+        assert completes(blocked)
+
+    def test_its_loop_ends_when_it_has_ended(self, blocked: JobQueue, gate: Gate) -> None:
+        (old,) = loop_threads()
+        assert completes(blocked)
+        assert len(loop_threads()) > 1
+        gate.open()
+        old.join(DEADLINE)
+        assert not old.is_alive()
+        assert Background(blocked.close).result() is True
+        assert loop_threads() == set()
+
+
+def loop_threads() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if thread.name == "final-asyncio"}
 
 
 class TestTheEnd:

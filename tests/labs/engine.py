@@ -370,7 +370,7 @@ class Engine:
             if worker.batch is batch and worker.task is task:
                 self._note(f"worker {worker.name}", f"is told to stop {task.id}")
 
-    def obeys(self, task: Task) -> bool:
+    def obeys(self, batch: Batch, task: Task) -> bool:
         return task.kind == "obedient"
 
     def replace(self, batch: Batch) -> None:
