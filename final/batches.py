@@ -170,13 +170,14 @@ class Batches:
             if batch.check_at > now:
                 continue
             task, started = batch.running, batch.started
-            due = math.inf if task is None else started + self._timeout_of(task)
-            if task is not None and due <= now:
-                batch.check_at = math.inf
+            batch.check_at = now + min(map(self._timeout_of, batch.claimed), default=math.inf)
+            if task is None or task.token != batch.token:
+                continue  # none has started yet, or this one has had its end and cleans up
+            due = started + self._timeout_of(task)
+            if due <= now:
                 yield batch, task, self._timeout_of(task)
-            else:  # it has not started yet, or later than it was handed out
-                shortest = min(map(self._timeout_of, batch.claimed), default=math.inf)
-                batch.check_at = min(due, now + shortest)
+            else:  # it has started later than it was handed out
+                batch.check_at = min(due, batch.check_at)
 
     def running(self, now: float) -> Iterator[Running]:
         """The job of each busy worker at this moment."""
