@@ -179,6 +179,13 @@ class Batches:
             else:  # it has started later than it was handed out
                 batch.check_at = min(due, batch.check_at)
 
+    def is_running(self, batch: Batch | None) -> bool:
+        """Whether this is a batch with a handler that runs and was not given up."""
+        if batch is None or batch not in self.in_flight:
+            return False
+        task = batch.running
+        return task is not None and task.token == batch.token
+
     def running(self, now: float) -> Iterator[Running]:
         """The job of each busy worker at this moment."""
         for batch in self.in_flight:

@@ -109,7 +109,7 @@ class Dispatcher:
         self.finished = False  # the thread is through
         self.failed = False  # then: it ended by an internal error
         self.why_closed = "The queue is closed."
-        self.complete = False  # then: nothing was cut short
+        self.orderly = False  # then: no handler was left behind
         self.last_metrics = Metrics()  # for those who ask after the end
         self._store = store
         self._lanes = lanes
@@ -124,7 +124,7 @@ class Dispatcher:
         self._token = 0  # the last fencing token
         self._waiting = Waiting(lanes)
         self._lines = Lines(lanes)  # producers that wait for room
-        self._returns = Returns(batches, lanes, workers)
+        self._returns = Returns(batches, self._waiting, workers)
         self._orders = Orders(
             store,
             self._waiting,
@@ -143,6 +143,8 @@ class Dispatcher:
         self._closes: list[Close] = []  # not empty: the queue is closing
         self._drain = True  # while closing: run what waits
         self._cut_off = False  # close ran out of time
+        self._all_ran = False  # at the end: nothing is left that was to run
+        self._lost = 0  # at the end: jobs that had not ended, of a queue in memory
         self._storage_error: str | None = None  # why the latest commit failed
         self._try_again_at = math.inf  # then, when to write even if there is nothing to write
         self._again = False  # there is work for another turn right away
@@ -206,17 +208,21 @@ class Dispatcher:
 
     def _end(self) -> None:
         """Close the store and answer everybody who still waits."""
-        self.complete = self.done and not self._cut_off and not self.failed
+        self.orderly = self.done and not self._cut_off and not self.failed
         self.finished = True
         try:
             self._store.close()
         finally:
             for question in self.unanswered.copy():
                 if isinstance(question, Close):
-                    question.answer(self.complete)
+                    question.answer(self.has_done(question))
                 else:
                     accepted = question.accepted() if isinstance(question, Enqueue) else ()
                     question.refuse(QueueClosed(self.why_closed, accepted))
+
+    def has_done(self, close: Close) -> bool:
+        """Whether the end was what ``close`` asked for: of two, each is told what holds for it."""
+        return self.orderly and not self._lost and (self._all_ran or not close.drain)
 
     # ---- before the first turn -----------------------------------------------------------
 
@@ -243,7 +249,7 @@ class Dispatcher:
         for message in messages:
             match message:
                 case Enqueue():
-                    self._line_up(message)
+                    self._lines.join(message)
                 case Report():
                     self._returns.hand_in(message.batch)
                 case Withdraw():
@@ -258,6 +264,8 @@ class Dispatcher:
                 case Close():
                     self._start_closing(message)
         self._returns.look_at_batches(now)
+        if self._closes:
+            self._turn_producers_away()
         self._plan_and_commit(now, wall)
         self._carry_out_orders(now, wall)
         self._questions.answer(lambda: self._metrics(now), self._busy)
@@ -319,26 +327,29 @@ class Dispatcher:
 
     # ---- messages in ---------------------------------------------------------------------
 
-    def _line_up(self, request: Enqueue) -> None:
-        if self._closes:
-            request.refuse(_closed())
-        else:
-            self._lines.join(request)
-
     def _start_closing(self, close: Close) -> None:
-        """No more jobs come in; without drain none starts any more, either."""
+        """Without drain no job starts any more. A second close may say so, not take it back."""
         self._closes.append(close)
         self._drain = self._drain and close.drain
-        for request in self._lines.dissolve():
-            request.refuse(_closed(request.accepted()))
         if not self._drain:
             self._returns.fetch_unstarted()
+
+    def _turn_producers_away(self) -> None:
+        """While the queue closes, no more jobs come in, but for those that running ones need."""
+        for request in self._lines.dissolve(lambda request: self._may_enqueue(request.sender)):
+            request.refuse(_closed(request.accepted()))
+
+    def _may_enqueue(self, sender: Batch | None) -> bool:
+        """What a handler enqueues while the queue drains is part of the work to be drained."""
+        return not self._closes or (self._drain and self._batches.is_running(sender))
 
     # ---- the plan ------------------------------------------------------------------------
 
     def _plan(self, now: float, wall: float, careful: bool) -> Plan:
         plan = Plan(Changes(self._token + 1, wall), self._waiting.number, self._gate.state())
         self._lanes.begin()
+        if self._closes:
+            self._returns.forgive_those_turned_away()
         self._plan_outcomes(plan, now)
         plan.changes.returned = self._returns.unstarted
         plan.changes.cancelled += self._returns.cancelled
@@ -470,7 +481,7 @@ class Dispatcher:
                 order.refuse(StorageError(str(self._storage_error)))
             return
         for order in orders:
-            if self._closes and isinstance(order, Revive):
+            if isinstance(order, Revive) and not self._may_enqueue(order.sender):
                 order.refuse(_closed())
             else:
                 self._orders.carry_out(order, Changes(self._token, wall), now)
@@ -497,26 +508,44 @@ class Dispatcher:
 
     def _finish_if_done(self) -> None:
         busy = self._busy() if self._drain else self._unrecorded()
-        self.done = bool(self._closes) and not busy
+        if self._closes and not busy:
+            self._finish()
 
     def _end_now(self, now: float, wall: float) -> None:
         """Close ran out of time: what runs goes back to the queue uncharged, for the next start."""
         self._cut_off = True
         self._drain = False
+        self._turn_producers_away()
         waiting = self._waiting.to_run()
         interrupted = self._returns.fetch_all()
         self._plan_and_commit(now, wall)
-        self._events.say(
-            logging.WARNING,
-            "Closed with %d jobs interrupted and %d waiting: they run at the next start.",
-            interrupted,
-            waiting,
-        )
+        if self._store.lasting:
+            self._events.say(
+                logging.WARNING,
+                "Closed with %d jobs interrupted and %d waiting: they run at the next start.",
+                interrupted,
+                waiting,
+            )
         for batch in self._batches.in_flight:
             for task in batch.claimed:
                 task.cancelled = True  # so that one which has not begun does not begin any more
                 self._pool.tell(batch, task)
+        self._finish()
+
+    def _finish(self) -> None:
+        """No more turns: find out what was left undone."""
         self.done = True
+        turned_away = any(self._handles(task.kind) for task in self._waiting.aside)
+        self._all_ran = not self._waiting.is_busy() and not turned_away
+        if not self._store.lasting:
+            self._lost = self._waiting.to_run() + len(self._waiting.aside)
+        if self._lost:
+            self._events.say(
+                logging.WARNING,
+                "Closed with %d jobs that have not ended: they were in memory alone and are lost. "
+                "Give the queue a path to keep such jobs.",
+                self._lost,
+            )
 
     # ---- state -----------------------------------------------------------------------------
 

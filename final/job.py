@@ -185,7 +185,7 @@ class Outcome:
 
     seconds: how long the handler took. result: what it returned, in stored form; None where
     there is nothing to keep. note: why a result was not kept. error: the failure as one line.
-    permanent: it is not to be tried again.
+    permanent: it is not to be tried again. closed: it ended with QueueClosed.
     """
 
     task: Task
@@ -195,6 +195,7 @@ class Outcome:
     error: str | None = None
     traceback: str = ""
     permanent: bool = False
+    closed: bool = False
 
 
 def require_text(name: str, value: object) -> None:

@@ -53,7 +53,7 @@ from final.messages import (
     Withdraw,
 )
 from final.metrics import Metrics, Recorder
-from final.options import require_choice, require_int, require_number, require_timeout
+from final.options import ByOption, require_choice, require_int, require_number, require_timeout
 from final.payload import IMMUTABLE, encode
 from final.retry import Backoff
 from final.stores import SqliteStore
@@ -91,7 +91,8 @@ class JobQueue:
     history: how many completed, cancelled and dropped jobs the file keeps; dead letters are
         kept until they are retried or purged.
     max_payload: the most bytes a payload or a result may take, 16 MiB.
-    shutdown_timeout: seconds that ``close`` waits by default; None for as long as it takes.
+    shutdown_timeout: seconds that ``close`` and the end of a ``with`` block wait by default;
+        None for as long as it takes.
 
     Opening a file takes over what an earlier process left unfinished. Leaving the ``with``
     block closes the queue. All methods may be called from any thread.
@@ -189,6 +190,8 @@ class JobQueue:
         QueueClosed, and StorageError when the disk is full or broken. In all of these cases
         the job is not in the queue.
 
+        While the queue closes, only handlers that run may enqueue (see ``close``).
+
         It blocks the calling thread. Inside a coroutine handler that is the event loop of them
         all, so there it waits for no room: use ``await asyncio.to_thread(queue.enqueue, job)``.
         """
@@ -214,6 +217,7 @@ class JobQueue:
             timeout = None  # nobody waits for room, so nobody runs out of time
         elif self._handlers.is_current_thread():
             return self._enqueue_on_the_loop(request)
+        request.waits = timeout != 0
         return self._ask(request, timeout)
 
     def map(
@@ -286,11 +290,11 @@ class JobQueue:
         status = self.status(job_id)
         if status is not Status.FAILED:
             raise ValueError(f"Job {job_id} is {status}: only a failed job can be retried.")
-        self._ask(Revive(job_id=job_id), None)
+        self._ask(Revive(job_id, sender=current_batch()), None)
 
     def retry_all(self, kind: str | None = None) -> int:
         """Put all dead letters, or all of a kind, back into their lanes; returns how many."""
-        return self._ask(Revive(kind=kind), None)
+        return self._ask(Revive(kind=kind, sender=current_batch()), None)
 
     def purge(self, kind: str | None = None) -> int:
         """Delete all dead letters, or all of a kind; returns how many."""
@@ -390,34 +394,50 @@ class JobQueue:
 
     # ---- the end ---------------------------------------------------------------------------
 
-    def close(self, drain: bool = True, timeout: float | None = None) -> bool:
+    def close(
+        self,
+        drain: bool = True,
+        timeout: float | ByOption | None = ByOption.SHUTDOWN_TIMEOUT,
+    ) -> bool:
         """Stop accepting, finish, and let go of the file.
 
-        drain: run everything that was accepted, retries too. Otherwise only what is in flight
-            is finished; the rest stays in the file for the next start.
-        timeout: seconds to wait, ``shutdown_timeout`` if None. After that, jobs in flight go
-            back to the queue for the next start, uncharged, and their threads are left behind.
+        drain: run everything that was accepted, retries too, and what running handlers enqueue
+            meanwhile. Otherwise only what is in flight is finished; the rest stays in the file
+            for the next start.
+        timeout: seconds to wait, by default the option ``shutdown_timeout``; None for as long as
+            it takes. After that, jobs in flight go back to the queue for the next start,
+            uncharged, and their threads are left behind.
 
-        Returns whether it was not cut short. May be called again, from any thread; blocked
-        producers are woken with QueueClosed. Inside a handler it starts the shutdown and
-        returns False at once, because it would wait for the very job that called it.
+        Producers that are blocked, and those that come now, get QueueClosed. So do handlers
+        without ``drain`` or when time is up, and a job whose handler ends with it is not charged
+        for that attempt, and runs at the next start.
+
+        Returns whether it all came about as asked; jobs that are scheduled stay in the file. It
+        is False, too, if a queue in memory ends with jobs that have not: they are lost.
+
+        May be called again, from any thread. Then the least patient one decides: it drains only
+        if all want to, and the first whose time is up ends it for all. Each is told what is true
+        for it. Inside a handler it starts the shutdown and returns False at once, because it
+        would wait for the very job that called it.
         """
+        if timeout is ByOption.SHUTDOWN_TIMEOUT:
+            timeout = self._shutdown_timeout
         require_timeout(timeout)
         close = Close(drain)
         if self._pool.is_calling():
             self._dispatcher.ask(close)
             return False
         try:
-            complete = self._ask(close, self._shutdown_timeout if timeout is None else timeout)
+            done = self._ask(close, timeout)
         except QueueClosed:  # it was closed before
-            complete = self._dispatcher.complete
+            done = self._dispatcher.has_done(close)
         self._thread.join()
-        if complete:
+        if self._dispatcher.orderly:
             self._pool.join()
         self._handlers.close()
         self._events.close()
         _open.discard(self)
-        return complete
+        return done
 
     def __enter__(self) -> JobQueue:
         return self
@@ -449,6 +469,7 @@ class JobQueue:
 
     def _enqueue_on_the_loop(self, request: Enqueue) -> list[str]:
         """From a coroutine handler: while it waited, no other coroutine could make room."""
+        request.waits = False
         try:
             return self._ask(request, timeout=0)
         except QueueFull as error:

@@ -74,7 +74,7 @@ class Lines:
     def refuse_deadlock(self, in_flight: Collection[Batch], workers: int) -> None:
         """If all ``workers`` wait for room that only workers can make, turn the last one away."""
         # One that was given up may still wait; its batch is not in flight any more.
-        waiting = [request for request in self if request.sender in in_flight]
+        waiting = [r for r in self if r.waits and r.sender in in_flight]
         if len({request.sender for request in waiting}) == workers:
             request = waiting[-1]
             self.leave(request)
@@ -151,9 +151,9 @@ class Lines:
             request.planned = request.durable
             self._line_of(request).appendleft(request)
 
-    def dissolve(self) -> list[Enqueue]:
-        """Send everybody away; returns who they were."""
-        waiting = list(self)
-        for line in self._lines.values():
-            line.clear()
-        return waiting
+    def dissolve(self, stays: Callable[[Enqueue], bool] = lambda request: False) -> list[Enqueue]:
+        """Send everybody away, or all but those that may stay; returns who they were."""
+        sent_away = [request for request in self if not stays(request)]
+        for which, line in self._lines.items():
+            self._lines[which] = deque(filter(stays, line))
+        return sent_away

@@ -63,6 +63,7 @@ class Enqueue(Question[list[str]]):
     planned and durable count the jobs that the running turn and past turns accepted.
     sender: the batch of the handler that sends it; None from outside.
     taken: ids because of which it was cut short; DuplicateJob names them in the end.
+    waits: whether its sender waits for room, if there is none.
     """
 
     def __init__(self, tasks: list[Task], sender: Batch | None = None) -> None:
@@ -70,6 +71,7 @@ class Enqueue(Question[list[str]]):
         self.tasks = tasks
         self.sender = sender
         self.taken: list[str] = []
+        self.waits = True
         self.planned = 0
         self.durable = 0
 
@@ -127,13 +129,16 @@ class Cancel(Question[bool]):
 class Revive(Question[int]):
     """Put dead letters back into their lanes with all their attempts; answered with how many.
 
-    job_id: this one. Otherwise all of a kind, or, with neither, all.
+    job_id: this one. Otherwise all of a kind, or, with neither, all. sender: as of Enqueue.
     """
 
-    def __init__(self, job_id: str | None = None, kind: str | None = None) -> None:
+    def __init__(
+        self, job_id: str | None = None, kind: str | None = None, sender: Batch | None = None
+    ) -> None:
         super().__init__()
         self.job_id = job_id
         self.kind = kind
+        self.sender = sender
 
 
 class Purge(Question[int]):
@@ -164,7 +169,7 @@ class Inspect(Question[Metrics]):
 
 
 class Close(Question[bool]):
-    """Stop accepting; drain says whether to run what is waiting. True: nothing was cut off."""
+    """Stop accepting; drain says whether to run what is waiting. True: so it was."""
 
     def __init__(self, drain: bool) -> None:
         super().__init__()

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import enum
 import threading
+
+
+class ByOption(enum.Enum):
+    """The default of an argument for which None has a meaning of its own."""
+
+    SHUTDOWN_TIMEOUT = "shutdown_timeout"
 
 
 def require_int(name: str, value: object, least: int) -> None:

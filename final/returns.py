@@ -11,20 +11,20 @@ from __future__ import annotations
 
 from final.batches import Batches, too_late
 from final.job import Outcome, Task
-from final.lanes import Lanes
 from final.messages import Batch, Workers
+from final.waiting import Waiting
 
 
 class Returns:
-    """Fetches from the ``batches`` of the ``workers``; what did not start goes into ``lanes``.
+    """Fetches from the ``batches`` of the ``workers``; what did not start is ``waiting`` again.
 
     outcomes: of attempts. unstarted: jobs that were claimed and are queued again, uncharged.
     cancelled: the same, but nobody wants them any more.
     """
 
-    def __init__(self, batches: Batches, lanes: Lanes, workers: Workers) -> None:
+    def __init__(self, batches: Batches, waiting: Waiting, workers: Workers) -> None:
         self._batches = batches
-        self._lanes = lanes
+        self._waiting = waiting
         self._workers = workers
         self.written()
 
@@ -79,6 +79,19 @@ class Returns:
                 return True
         return False
 
+    def forgive_those_turned_away(self) -> None:
+        """While the queue closes: who ended because of that is not charged for it.
+
+        Nor does it run again here, where it could only end so again.
+        """
+        for outcome in self.outcomes.copy():
+            task = outcome.task
+            if outcome.closed and not task.cancelled:
+                self.outcomes.remove(outcome)
+                task.attempts -= 1
+                self.unstarted.append(task)
+                self._waiting.set_aside(task)
+
     def fetch_unstarted(self) -> None:
         """Take back every job that has not started."""
         self._take_back(self._batches.take_back_unstarted())
@@ -96,4 +109,4 @@ class Returns:
             task.attempts -= 1
         self.unstarted += [task for task in tasks if not task.cancelled]
         self.cancelled += [task for task in tasks if task.cancelled]
-        self._lanes.put_back(task for task in tasks if not task.cancelled)
+        self._waiting.lanes.put_back(task for task in tasks if not task.cancelled)

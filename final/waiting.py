@@ -3,7 +3,8 @@
 - their lanes (lanes.py): ready to run;
 - later: not due yet. A retry waits out its backoff, a scheduled job waits for its ``run_at``;
 - the suspects: they may have ended the process before, so they go into their lanes one by one;
-- aside: recovered jobs of kinds that have no handler here. They stay what they are.
+- aside: not for this process. Recovered jobs of kinds that have no handler here stay what they
+  are; a job whose handler was told that the queue is closed is queued for the next start.
 
 Here are also the numbers that jobs get in order of acceptance, and as their places in line.
 
@@ -71,6 +72,11 @@ class Waiting:
         else:
             self.lanes.remove(task)
             self.ended([task])
+
+    def set_aside(self, task: Task) -> None:
+        """Queued, but not to run before the next start."""
+        self.aside[task] = Status.QUEUED
+        self.ended([task])
 
     # ---- later -----------------------------------------------------------------------------
 

@@ -98,7 +98,12 @@ class DuplicateIds(Exception):
 
 
 class Store(Protocol):
-    """What the engine needs of a storage. All but the look-ups are for the dispatcher's thread."""
+    """What the engine needs of a storage. All but the look-ups are for the dispatcher's thread.
+
+    lasting: whether what it holds outlives the process.
+    """
+
+    lasting: bool
 
     def recover(self) -> Recovered:
         """Everything that an earlier process left."""

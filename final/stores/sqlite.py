@@ -122,6 +122,7 @@ class SqliteStore:
     def __init__(self, path: str | os.PathLike[str], durability: str) -> None:
         self._path = os.fspath(path)  # as the caller knows it, for errors
         self._in_memory = self._path == ":memory:"
+        self.lasting = not self._in_memory
         # Absolute, since a program may change its working directory.
         self._place = self._path if self._in_memory else os.path.abspath(self._path)
         self._lock = None if self._in_memory else _own(self._path)

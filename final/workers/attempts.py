@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextvars import copy_context
 from typing import NamedTuple
 
-from final.errors import PermanentFailure
+from final.errors import PermanentFailure, QueueClosed
 from final.job import Job, Task
 from final.messages import Batch
 from final.payload import Stored, decode, encode
@@ -35,6 +35,7 @@ class Ending(NamedTuple):
     error: str | None = None
     traceback: str = ""
     permanent: bool = False
+    closed: bool = False
 
 
 class Runner:
@@ -112,6 +113,7 @@ def failure(error: BaseException) -> Ending:
         error=_line(line),
         traceback=_storable(_shortened(trace, LONGEST_TRACEBACK)),
         permanent=isinstance(error, PermanentFailure),
+        closed=_is_queue_closed(error),
     )
 
 
@@ -125,6 +127,13 @@ def _shortened(text: str, limit: int) -> str:
         return text
     half = limit // 2
     return f"{text[:half]} [... {len(text) - 2 * half:,} characters cut ...] {text[-half:]}"
+
+
+def _is_queue_closed(error: BaseException) -> bool:
+    """Also as all that a TaskGroup raises."""
+    if isinstance(error, BaseExceptionGroup):
+        return error.split(QueueClosed)[1] is None
+    return isinstance(error, QueueClosed)
 
 
 def _storable(text: str) -> str:

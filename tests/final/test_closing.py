@@ -5,11 +5,14 @@ Every deploy closes a queue. Whatever hangs, leaks or gets lost here happens at 
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -26,6 +29,9 @@ from tests.final.helpers import (
     nothing,
 )
 from tests.helpers import DEADLINE, Background, Gate, Journal
+
+# Makes a Family: see the fixture ``open_family``.
+OpenFamily = Callable[..., "Family"]
 
 both_places = pytest.mark.parametrize("place", ["file", ":memory:"], indirect=True)
 
@@ -103,7 +109,7 @@ class TestWhatRuns:
     def test_jobs_behind_a_job_in_flight_go_back_uncharged(
         self, open_queue: OpenQueue, path: str, gate: Gate
     ) -> None:
-        """Quick jobs are handed out many at a time; closing takes back what has not started."""
+        """Quick jobs are handed out many at a time; what has not started is taken back."""
         started = Journal()
 
         def handler(job: Job) -> None:
@@ -115,7 +121,6 @@ class TestWhatRuns:
         learn_that_jobs_are_quick(queue)
         queue.enqueue_many([Job("slow"), *(Job(f"quick-{n}") for n in range(20))])
         started.wait_for("slow")
-        assert queue.metrics().processing > 1, "The job was handed out alone."
         closing = Background(queue.close, False)
         eventually(lambda: queue.status("quick-0") is Status.QUEUED, "the others to go back")
         gate.open()
@@ -124,6 +129,299 @@ class TestWhatRuns:
             ("slow", "completed", 1),
             *((f"quick-{n}", "queued", 0) for n in range(20)),
         ]
+
+
+def is_closing(queue: JobQueue) -> bool:
+    """Whether ``queue`` has begun to close, so that it takes nothing from outside any more."""
+    try:
+        queue.retry_all()
+    except QueueClosed:
+        return True
+    return False
+
+
+class Family:
+    """Handlers of the kinds "parent", which enqueues a "child" when it may, and "child".
+
+    how: from which thread it does so, and as what the handler runs.
+    """
+
+    def __init__(self, how: str, gate: Gate) -> None:
+        self.queue: JobQueue
+        self.started = Journal()
+        self._gate = gate
+        self.handlers = {"parent": getattr(self, f"_{how}"), "child": nothing}
+
+    def _in_the_workers_thread(self, job: Job) -> None:
+        self._wait_for_the_gate()
+        self._enqueue()
+
+    async def _on_the_event_loop(self, job: Job) -> None:
+        await asyncio.to_thread(self._wait_for_the_gate)
+        self._enqueue()
+
+    async def _beside_the_event_loop(self, job: Job) -> None:
+        await asyncio.to_thread(self._wait_for_the_gate)
+        await asyncio.to_thread(self._enqueue)
+
+    async def _in_a_task_group(self, job: Job) -> None:
+        await asyncio.to_thread(self._wait_for_the_gate)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(asyncio.to_thread(self._enqueue))
+
+    async def _where_nobody_knows_its_job(self, job: Job) -> None:
+        await asyncio.to_thread(self._wait_for_the_gate)
+        await asyncio.get_running_loop().run_in_executor(None, self._enqueue)
+
+    def _wait_for_the_gate(self) -> None:
+        self.started.write("parent")
+        self._gate.wait()
+
+    def _enqueue(self) -> None:
+        self.queue.enqueue(Job("child", kind="child"))
+
+
+THREADS = [
+    "in_the_workers_thread",
+    "on_the_event_loop",
+    "beside_the_event_loop",
+    "in_a_task_group",
+]
+
+
+class TestHandlersThatEnqueue:
+    @pytest.fixture
+    def open_family(self, open_queue: OpenQueue, path: str, gate: Gate) -> OpenFamily:
+        """Makes a family whose parent runs and waits at the gate; it has no retry."""
+
+        def open_family(how: str, **options: Any) -> Family:
+            family = Family(how, gate)
+            family.queue = open_queue(family.handlers, path=path, max_retries=0, **options)
+            family.queue.enqueue(Job("parent", kind="parent"))
+            family.started.wait_for("parent")
+            return family
+
+        return open_family
+
+    @pytest.mark.parametrize("how", THREADS)
+    def test_while_draining_what_they_enqueue_runs_too(
+        self, open_family: OpenFamily, path: str, gate: Gate, how: str
+    ) -> None:
+        queue = open_family(how).queue
+        closing = Background(queue.close)
+        eventually(lambda: is_closing(queue), "the closing to begin")
+        with pytest.raises(QueueClosed):
+            queue.enqueue(Job("outsider", kind="child"))
+        gate.open()
+        assert closing.result() is True
+        assert in_file(path, "id, status") == [("parent", "completed"), ("child", "completed")]
+
+    @pytest.mark.parametrize("how", THREADS)
+    def test_without_drain_that_attempt_never_was(
+        self, open_family: OpenFamily, open_queue: OpenQueue, path: str, gate: Gate, how: str
+    ) -> None:
+        family = open_family(how)
+        closing = Background(family.queue.close, False)
+        eventually(lambda: is_closing(family.queue), "the closing to begin")
+        gate.open()
+        assert closing.result() is True
+        assert in_file(path, "id, status, attempts, error") == [("parent", "queued", 0, None)]
+        with open_queue(nothing, path=path) as queue:
+            assert queue.attempts("parent") == []
+        assert in_file(path, "status, attempts") == [("completed", 1)]
+
+    def test_where_nobody_knows_its_job_it_waits_for_the_next_start(
+        self, open_family: OpenFamily, path: str, gate: Gate
+    ) -> None:
+        """It would only be turned away again, so it does not run again while draining either."""
+        family = open_family("where_nobody_knows_its_job")
+        closing = Background(family.queue.close)
+        eventually(lambda: is_closing(family.queue), "the closing to begin")
+        gate.open()
+        assert closing.result() is False
+        assert family.started.entries == ["parent"]
+        assert in_file(path, "id, status, attempts, error") == [("parent", "queued", 0, None)]
+
+    def test_generation_after_generation(self, open_queue: OpenQueue, gate: Gate) -> None:
+        def handler(job: Job) -> None:
+            gate.wait()
+            if job.payload:
+                queue.enqueue(Job(payload=int(str(job.payload)) - 1))
+
+        queue = open_queue(handler, workers=2)
+        queue.enqueue_many([Job(payload=5) for _ in range(3)])
+        closing = Background(queue.close)
+        eventually(lambda: is_closing(queue), "the closing to begin")
+        gate.open()
+        assert closing.result() is True
+        assert queue.metrics().completed == queue.metrics().accepted == 18
+
+    def test_whoever_catches_it_has_completed_its_job(
+        self, open_queue: OpenQueue, path: str, gate: Gate
+    ) -> None:
+        started = Journal()
+
+        def handler(job: Job) -> str:
+            started.write(job.id)
+            gate.wait()
+            try:
+                queue.enqueue(Job())
+            except QueueClosed:
+                return "another time"
+            return "enqueued"
+
+        queue = open_queue(handler, path=path)
+        queue.enqueue(Job("polite"))
+        started.wait_for("polite")
+        closing = Background(queue.close, False)
+        eventually(lambda: is_closing(queue), "the closing to begin")
+        gate.open()
+        assert closing.result() is True
+        assert in_file(path, "status, attempts, result") == [("completed", 1, '"another time"')]
+
+    def test_they_may_wait_for_room_that_the_others_make(
+        self, open_queue: OpenQueue, gate: Gate
+    ) -> None:
+        started = Journal()
+
+        def handler(job: Job) -> None:
+            if job.id == "parent":
+                started.write(job.id)
+                gate.wait()
+                queue.enqueue_many([Job() for _ in range(20)])
+
+        queue = open_queue(handler, workers=2, capacity=1)
+        queue.enqueue(Job("parent"))
+        started.wait_for("parent")
+        closing = Background(queue.close)
+        eventually(lambda: is_closing(queue), "the closing to begin")
+        gate.open()
+        assert closing.result() is True
+        assert queue.metrics().completed == 21
+
+    @pytest.fixture
+    def blocked(self, open_queue: OpenQueue, path: str, gate: Gate) -> tuple[JobQueue, Journal]:
+        """A queue of two workers: one waits at the gate, the other to enqueue its third job.
+
+        With the queue comes a journal of what becomes of that.
+        """
+        said = Journal()
+
+        def handler(job: Job) -> None:
+            if job.id != "enqueues":
+                gate.wait()
+                return
+            try:
+                queue.enqueue_many([Job(name) for name in "abc"])
+            except QueueClosed as error:
+                said.write(error.accepted)
+                raise
+            said.write("all")
+
+        queue = open_queue(handler, path=path, workers=2, capacity=1)
+        queue.enqueue(Job("waits"))
+        queue.enqueue(Job("enqueues"))
+        eventually(lambda: queue.metrics().accepted == 3, "the lane to be full")
+        return queue, said
+
+    @pytest.mark.parametrize(("drain", "timeout"), [(False, None), (True, 0)])
+    def test_one_that_waits_for_room_is_told_what_came_in(
+        self,
+        blocked: tuple[JobQueue, Journal],
+        path: str,
+        gate: Gate,
+        drain: bool,
+        timeout: float | None,
+    ) -> None:
+        """By a close without drain, and by one that runs out of time."""
+        queue, said = blocked
+        closing = Background(queue.close, drain, timeout)
+        said.wait_for(["a"])
+        gate.open()
+        assert closing.result() is not drain
+        assert in_file(path, "id, attempts")[1:] == [("enqueues", 0), ("a", 0)]
+        assert queue.dead_letters() == []
+
+    def test_one_that_waits_for_room_goes_on_waiting_while_draining(
+        self, blocked: tuple[JobQueue, Journal], path: str, gate: Gate
+    ) -> None:
+        queue, said = blocked
+        closing = Background(queue.close)
+        eventually(lambda: is_closing(queue), "the closing to begin")
+        assert said.entries == []
+        gate.open()
+        assert closing.result() is True
+        assert said.entries == ["all"]
+        assert set(in_file(path, "status")) == {"completed"}
+
+    def test_where_no_room_would_ever_come_they_are_told(
+        self, open_queue: OpenQueue, gate: Gate
+    ) -> None:
+        said = Journal()
+
+        def handler(job: Job) -> None:
+            if job.id == "parent":
+                said.write("started")
+                gate.wait()
+                with pytest.raises(QueueFull) as refused:
+                    queue.enqueue_many([Job("a"), Job("b")])
+                said.write(refused.value.accepted)
+
+        queue = open_queue(handler, workers=1, capacity=1)
+        queue.enqueue(Job("parent"))
+        said.wait_for("started")
+        closing = Background(queue.close)
+        eventually(lambda: is_closing(queue), "the closing to begin")
+        gate.open()
+        assert closing.result() is True
+        assert said.entries == ["started", ["a"]]
+        assert queue.metrics().completed == 2
+
+    def test_one_that_was_given_up_is_an_outsider(self, open_queue: OpenQueue, gate: Gate) -> None:
+        said, hold = Journal(), Gate()
+
+        def handler(job: Job) -> None:
+            if job.id == "in time":
+                hold.wait()
+                return
+            gate.wait()
+            try:
+                queue.enqueue(Job())
+            except QueueClosed:
+                said.write("closed")
+
+        queue = open_queue(handler, workers=2, max_retries=0)
+        queue.enqueue_many([Job("in time"), Job("late", timeout=0.001)])
+        assert queue.wait("late", DEADLINE).status is Status.FAILED
+        closing = Background(queue.close)
+        eventually(lambda: is_closing(queue), "the closing to begin")
+        gate.open()
+        said.wait_for("closed")
+        hold.open()
+        assert closing.result() is True
+        assert queue.metrics().accepted == 2
+
+    def test_while_draining_they_may_revive_a_dead_letter(
+        self, open_queue: OpenQueue, path: str, gate: Gate
+    ) -> None:
+        attempts = Journal()
+
+        def handler(job: Job) -> None:
+            if job.id == "reviver":
+                gate.wait()
+                queue.retry("dead")
+            elif attempts.write(job.id) == 1:
+                raise ValueError("not the first time")
+
+        queue = open_queue(handler, path=path, max_retries=0)
+        queue.enqueue(Job("dead"))
+        assert queue.wait("dead", DEADLINE).status is Status.FAILED
+        queue.enqueue(Job("reviver"))
+        closing = Background(queue.close)
+        eventually(lambda: is_closing(queue), "the closing to begin")
+        gate.open()
+        assert closing.result() is True
+        assert in_file(path, "status") == ["completed", "completed"]
 
 
 class TestOutOfTime:
@@ -211,6 +509,18 @@ class TestOutOfTime:
             started.wait_for("stuck")
         assert in_file(path, "status, attempts") == [("queued", 0)]
 
+    def test_none_is_as_long_as_it_takes(
+        self, open_queue: OpenQueue, path: str, gate: Gate
+    ) -> None:
+        """As it is everywhere else; the option is the default, and not what None stands for."""
+        queue = open_queue(lambda job: gate.wait(), path=path, shutdown_timeout=0)
+        queue.enqueue(Job())
+        closing = Background(queue.close, True, None)
+        eventually(lambda: is_closing(queue), "the closing to begin")
+        gate.open()
+        assert closing.result() is True
+        assert in_file(path, "status") == ["completed"]
+
     def test_closing_again_says_the_same_at_once(self, stuck: JobQueue) -> None:
         assert Background(stuck.close, True, 0).result() is False
         assert Background(stuck.close).result() is False
@@ -230,7 +540,114 @@ class TestOutOfTime:
         assert in_file(path, "attempts") == [0, 0]
 
 
+LOST = "were in memory alone and are lost. Give the queue a path to keep such jobs"
+
+
+class TestWhatIsLost:
+    """A queue in memory has no next start."""
+
+    @pytest.mark.parametrize("drain", [True, False])
+    @both_places
+    def test_scheduled_jobs(
+        self, open_queue: OpenQueue, place: str, drain: bool, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        queue = open_queue(nothing, path=place)
+        queue.enqueue_many([Job(), Job(run_at=3600), Job(run_at=7200)])
+        queue.join(DEADLINE)
+        in_memory = place == ":memory:"
+        assert Background(queue.close, drain).result() is not in_memory
+        assert Background(queue.close, drain).result() is not in_memory
+        assert [message for message in caplog.messages if LOST in message] == (
+            [f"Closed with 2 jobs that have not ended: they {LOST}."] if in_memory else []
+        )
+
+    @both_places
+    def test_retries_that_are_not_waited_for(
+        self, open_queue: OpenQueue, place: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def handler(job: Job) -> None:
+            raise ValueError("not today")
+
+        queue = open_queue(handler, path=place, backoff=NOT_TODAY)
+        queue.enqueue(Job())
+        eventually(lambda: queue.metrics().retrying == 1, "the failure")
+        in_memory = place == ":memory:"
+        assert Background(queue.close, False).result() is not in_memory
+        assert sum(LOST in message for message in caplog.messages) == in_memory
+
+    def test_what_runs_and_waits_when_time_is_up(
+        self, open_queue: OpenQueue, gate: Gate, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        queue = open_queue(lambda job: gate.wait(), workers=1)
+        queue.enqueue_many([Job(), Job(), Job(run_at=3600)])
+        eventually(lambda: queue.metrics().processing == 1, "the first to start")
+        assert Background(queue.close, True, 0).result() is False
+        [message] = caplog.messages
+        assert "3 jobs" in message
+        assert LOST in message
+
+    def test_nothing(self, open_queue: OpenQueue, caplog: pytest.LogCaptureFixture) -> None:
+        queue = open_queue(nothing)
+        queue.enqueue_many([Job(), Job()])
+        assert Background(queue.close).result() is True
+        assert caplog.messages == []
+
+
 class TestAgainAndTogether:
+    @pytest.fixture
+    def holding(self, open_queue: OpenQueue, path: str) -> tuple[JobQueue, Journal]:
+        """A queue whose only worker goes on when the queue closes without draining.
+
+        With the queue comes a journal of the jobs that have started.
+        """
+        started = Journal()
+
+        def handler(job: Job) -> None:
+            started.write(job.id)
+            eventually(lambda: is_closing(queue), "its jobs to be refused as well")
+
+        queue = open_queue(handler, path=path, workers=1)
+        queue.enqueue(Job("holder"))
+        started.wait_for("holder")
+        return queue, started
+
+    def test_each_is_told_what_is_true_for_it(
+        self, holding: tuple[JobQueue, Journal], path: str
+    ) -> None:
+        """The one that does not drain speeds up the other."""
+        queue, started = holding
+        queue.enqueue_many([Job("behind"), Job("too")])
+        draining = [Background(queue.close) for _ in range(2)]
+        eventually(lambda: is_closing(queue), "the closing to begin")
+        assert Background(queue.close, False).result() is True
+        assert [close.result() for close in draining] == [False, False]
+        assert started.entries == ["holder"]
+        assert in_file(path, "status") == ["completed", "queued", "queued"]
+        # And so it stays, whoever asks again.
+        assert Background(queue.close, False).result() is True
+        assert Background(queue.close).result() is False
+
+    def test_where_all_has_run_both_are_told_so(self, holding: tuple[JobQueue, Journal]) -> None:
+        queue, _ = holding
+        closes = [Background(queue.close, drain) for drain in (True, False)]
+        assert [close.result() for close in closes] == [True, True]
+
+    def test_a_handler_that_does_not_drain_speeds_up_another_thread_too(
+        self, open_queue: OpenQueue, path: str, gate: Gate
+    ) -> None:
+        def handler(job: Job) -> None:
+            if job.id == "closes":
+                gate.wait()
+                queue.close(drain=False)
+
+        queue = open_queue(handler, path=path, workers=1)
+        queue.enqueue_many([Job("closes", timeout=60), Job("behind")])
+        closing = Background(queue.close)
+        eventually(lambda: is_closing(queue), "the closing to begin")
+        gate.open()
+        assert closing.result() is False
+        assert in_file(path, "id, status") == [("closes", "completed"), ("behind", "queued")]
+
     def test_closing_twice_is_harmless(self, open_queue: OpenQueue) -> None:
         queue = open_queue(nothing)
         assert queue.close() is True

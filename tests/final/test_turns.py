@@ -950,7 +950,7 @@ class TestClosing:
         held.turn(report(held.batches[0]), Withdraw(close))
         assert held.dispatcher.done
         held.dispatcher.run()  # nothing but the end
-        assert held.dispatcher.complete
+        assert held.dispatcher.orderly
 
 
 class TestTheEnd:

@@ -131,6 +131,7 @@ class WatchedStore:
     def __init__(self, store: Store, engine: Engine) -> None:
         self._store = store
         self._engine = engine
+        self.lasting = store.lasting
         self.recover = store.recover
         self.taken = store.taken
         self.dead_letters = store.dead_letters
@@ -653,12 +654,20 @@ class Engine:
                 # Or all workers wait for room; those that were given up are no reason.
                 just = just or request.sender in [w.batch for w in self.workers if w.batch]
             case QueueClosed():
-                just = bool(self.closes)
+                just = bool(self.closes) and not self._may_enqueue(request)
             case DuplicateJob():
                 just = set(error.ids) <= self._known_ids
             case _:
                 just = self._failed_in_turn
         require(just, f"{producer.name} was refused without a reason: {error!r}")
+
+    def _may_enqueue(self, request: Enqueue) -> bool:
+        """Whether it is part of what a closing queue has to finish."""
+        draining = all(close.drain for close in self.closes) and not self._cut_off
+        return draining and any(
+            worker.question is request and worker.task and worker.task.token == worker.token
+            for worker in self.workers
+        )
 
     def _check_refusal(self, question: Question[Any], error: Exception) -> None:
         model = self.model
@@ -703,7 +712,7 @@ class Engine:
             case Revive():
                 self._note("client", f"is told that {question.job_id} starts over")
             case Close():
-                self._check_close(answer)
+                self._check_close(question, answer)
 
     def _check_cancel(self, job_id: str, cancelled: bool) -> None:
         entry = self.model.jobs[job_id]
@@ -719,12 +728,13 @@ class Engine:
                 entry.status in ENDED, f"{job_id} was said to have ended; it is {entry.status}."
             )
 
-    def _check_close(self, complete: bool) -> None:
+    def _check_close(self, close: Close, complete: bool) -> None:
         self._note("client", f"is told that the queue is closed{'' if complete else ', cut short'}")
-        require(complete or self._cut_off, "close said that it was cut short, and it was not.")
-        if complete and all(close.drain for close in self.closes):
-            left = self.model.having("queued", "processing", "retrying")
-            require(not left, f"close said that everything ran, and {left} had not.")
+        left = self.model.having("queued", "processing", "retrying") if close.drain else []
+        require(
+            complete or self._cut_off or left, "close said that it was cut short, and it was not."
+        )
+        require(not complete or not left, f"close said that everything ran, and {left} had not.")
 
     def _check_metrics(self, metrics: Metrics) -> None:
         """Every count of every lane, and that they add up."""

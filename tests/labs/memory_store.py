@@ -79,6 +79,8 @@ class Row:
 class MemoryStore:
     """See ``Store`` for the methods."""
 
+    lasting = True  # as far as its dispatchers know
+
     def __init__(self) -> None:
         self._rows: dict[int, Row] = {}  # by seq, oldest first
         self._by_id: dict[str, Row] = {}

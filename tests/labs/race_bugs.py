@@ -21,7 +21,8 @@ import improved
 from final.batches import Batches
 from final.dispatcher import Dispatcher
 from final.lanes import Lanes
-from final.messages import Batch, Enqueue, Question
+from final.messages import Batch, Question
+from final.plan import Plan
 from improved.job_queue import Job, Metrics, QueueClosed, _Task
 
 # ---- improved ------------------------------------------------------------------------------
@@ -164,9 +165,10 @@ class ReachesIn(final.JobQueue):
 
 
 class _AnswersFirst(Dispatcher):
-    def _line_up(self, request: Enqueue) -> None:
-        super()._line_up(request)
-        request.answer([task.id for task in request.tasks])
+    def _plan_admissions(self, plan: Plan, now: float, careful: bool) -> None:
+        super()._plan_admissions(plan, now, careful)
+        for request in plan.admitted:
+            request.answer([task.id for task in request.tasks])
 
 
 class AnswersBeforeTheCommit(final.JobQueue):

@@ -98,7 +98,7 @@ class Life:
 
     def handler_enqueues(self) -> None:
         workers = [worker for worker in self.engine.busy_workers() if worker.task]
-        if workers and not self.engine.closes:
+        if workers:
             job_id = self.engine.new_id()
             self._ids.append(job_id)
             lane = self._random.choice(LANES)
