@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +28,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     _chosen_stages(config)  # a misspelt one is said once, and before anything runs
+    _listen_to_signals()
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -43,6 +45,16 @@ def _chosen_stages(config: pytest.Config) -> list[str]:
                 f"--stage: no stage is called {name!r}; choose from {', '.join(STAGES)}."
             )
     return [name for name in STAGES if name in named or not named]
+
+
+def _listen_to_signals() -> None:
+    """What a shell starts in the background may ignore Ctrl-C, and so would every child of it."""
+    for number, heard in (
+        (signal.SIGINT, signal.default_int_handler),
+        (signal.SIGTERM, signal.SIG_DFL),
+    ):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, heard)
 
 
 @pytest.fixture

@@ -218,7 +218,7 @@ class TestPayloads:
         queue = open_queue(handler, workers=1)
 
         @given(JSON | st.binary())
-        @settings(deadline=None, max_examples=300)
+        @settings(deadline=None, max_examples=100)
         def check(payload: object) -> None:
             record = queue.wait(queue.enqueue(Job(payload=payload)), DEADLINE)
             for came_out in (received.pop(), record.payload, record.result):

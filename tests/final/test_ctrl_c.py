@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
@@ -15,14 +15,6 @@ from tests.helpers import DEADLINE, Background, Gate
 
 # On Windows a thread that waits for a lock hears of Ctrl-C only afterwards.
 pytestmark = pytest.mark.parametrize("signal_number", [signal.SIGINT] if os.name == "posix" else [])
-
-
-@pytest.fixture(autouse=True)
-def somebody_at_the_keyboard() -> Iterator[None]:
-    """A program that was started in the background ignores Ctrl-C."""
-    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, handler)
 
 
 def interrupt_once(number: int, condition: Callable[[], object]) -> Background:

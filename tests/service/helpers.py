@@ -25,6 +25,11 @@ from tests.final.helpers import eventually
 from tests.helpers import DEADLINE
 
 
+def client(url: str) -> httpx.Client:
+    """Nothing is encrypted here, and to load the world's certificates takes longer than a test."""
+    return httpx.Client(base_url=url, timeout=DEADLINE, trust_env=False, verify=False)
+
+
 class Live:
     """A queue behind HTTP. ``http`` is a client for it; ``queue`` the queue itself."""
 
@@ -49,9 +54,7 @@ class Live:
         self._server = HttpServer(app, protocol)
         self._thread = threading.Thread(target=self._server.run, args=([self._listener],))
         self._thread.start()
-        self.http = httpx.Client(
-            base_url=f"http://127.0.0.1:{self.port}", timeout=DEADLINE, trust_env=False
-        )
+        self.http = client(f"http://127.0.0.1:{self.port}")
 
     def close(self) -> None:
         """Close the queue; the server ends soon, and nobody waits for it here."""

@@ -19,9 +19,9 @@ import pytest
 from final import StorageError
 from final.service.server import ServiceError, load_handlers, serve
 from tests.final.helpers import eventually, in_file
-from tests.helpers import DEADLINE, Background
+from tests.helpers import Background
 from tests.processes import ROOT, Program, needs_signals
-from tests.service.helpers import head, status_of
+from tests.service.helpers import client, head, status_of
 
 TOKEN = "correct-horse-battery"
 
@@ -33,8 +33,8 @@ def serving(folder: Path, module: str = "tests.service.child", **options: Any) -
     with Program(folder, module, *([] if module == "final.service" else [given])) as program:
         program.read_until("Serving on ")
         [url] = re.findall(r"http://\S+:\d+", program.output)
-        with httpx.Client(base_url=url, timeout=DEADLINE, trust_env=False) as client:
-            yield Served(program, client, folder)
+        with client(url) as http:
+            yield Served(program, http, folder)
 
 
 class Served:
@@ -157,11 +157,10 @@ class TestAddress:
         if from_environment:
             monkeypatch.setenv("JOBQUEUE_TOKEN", TOKEN)
         with serving(tmp_path, host="0.0.0.0", **options) as served:
-            port = served.http.base_url.port
-            url = f"http://127.0.0.1:{port}/stats"
-            assert httpx.get(url, trust_env=False).status_code == 401
             headers = {"Authorization": f"Bearer {TOKEN}"}
-            assert httpx.get(url, headers=headers, trust_env=False).status_code == 200
+            with client(f"http://127.0.0.1:{served.http.base_url.port}") as http:
+                assert http.get("/stats").status_code == 401
+                assert http.get("/stats", headers=headers).status_code == 200
             assert TOKEN not in served.program.output
 
 
