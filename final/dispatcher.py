@@ -439,6 +439,8 @@ class Dispatcher:
         self._waiting.ended(_attempted(changes))
 
         for request in plan.admitted:
+            for watch in request.watches[request.durable : request.planned]:
+                self._questions.watch(watch)
             request.durable = request.planned
             request.finish_if_durable()
         self._history.forget(len(changes.forgotten))

@@ -27,14 +27,14 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from types import TracebackType
 from typing import Literal, TypeVar
 
 from final.batches import Batches
 from final.dispatcher import Dispatcher, Rules
-from final.errors import EnqueueError, JobFailed, QueueClosed, QueueFull, UnknownJob
+from final.errors import JobFailed, QueueClosed, QueueFull, UnknownJob
 from final.job import AttemptRecord, Job, JobRecord, Priority, Status, Task
 from final.lanes import Lanes
 from final.limits import Gate, Limit
@@ -141,7 +141,6 @@ class JobQueue:
         self._handlers = Handlers(handler, executor, max_payload)
         self._workers = workers
         self._overflow = overflow
-        self._history = history
         self._max_payload = max_payload
         self._shutdown_timeout = shutdown_timeout
         self._process = os.getpid()
@@ -205,10 +204,14 @@ class JobQueue:
         accepted.
         """
         require_timeout(timeout)
-        tasks = [self._task(job) for job in jobs]
+        return self._enqueue([self._task(job) for job in jobs], timeout)
+
+    def _enqueue(
+        self, tasks: list[Task], timeout: float | None, watches: Sequence[Watch] = ()
+    ) -> list[str]:
         if not tasks:
             return []
-        request = Enqueue(tasks, current_batch())
+        request = Enqueue(tasks, current_batch(), watches)
         if len(tasks) > 1:
             request.cut_at_a_repeated_id()
         if self._overflow == "reject":
@@ -235,24 +238,24 @@ class JobQueue:
         Raises JobFailed at the first job that has no result, and TimeoutError if a result takes
         longer than ``timeout`` seconds. Whoever stops early cancels the jobs that still wait.
         """
+        require_timeout(timeout)
         window = 16 * self._workers
-        if self._history < window:
-            raise ValueError(f"map needs a history of at least {window}, to find its results in.")
         remaining = iter(payloads)
-        under_way: deque[str] = deque()
+        # They are watched from the start, so that no history, however short, forgets a result.
+        under_way: deque[Watch] = deque()
         try:
             while True:
                 if len(under_way) <= window // 2:  # refill by halves: one transaction each
                     chunk = itertools.islice(remaining, window - len(under_way))
                     jobs = [Job(payload=p, kind=kind, priority=priority) for p in chunk]
-                    try:
-                        under_way.extend(self.enqueue_many(jobs))
-                    except EnqueueError as error:
-                        under_way.extend(error.accepted)
-                        raise
+                    tasks = [self._task(job) for job in jobs]
+                    watches = [Watch(task.id) for task in tasks]
+                    self._dispatcher.unanswered.update(watches)
+                    under_way.extend(watches)
+                    self._enqueue(tasks, None, watches)
                 if not under_way:
                     return
-                record = self.wait(under_way[0], timeout)
+                record = self._await(under_way[0], timeout)
                 under_way.popleft()
                 if record.status is not Status.COMPLETED or record.error is not None:
                     raise JobFailed(record)
@@ -486,8 +489,11 @@ class JobQueue:
         it to withdraw the question, and takes whatever answer comes of that.
         """
         self._refuse_out_of_place()
+        self._dispatcher.ask(question)
+        return self._await(question, timeout)
+
+    def _await(self, question: Question[Answer], timeout: float | None) -> Answer:
         dispatcher = self._dispatcher
-        dispatcher.ask(question)
         try:
             if dispatcher.finished:
                 self._thread.join()  # it answers what it can before it ends
@@ -504,14 +510,15 @@ class JobQueue:
             dispatcher.unanswered.discard(question)
         return question.result()
 
-    def _give_up(self, job_ids: Iterable[str]) -> None:
+    def _give_up(self, watches: Iterable[Watch]) -> None:
         """Cancel jobs whose results nobody wants any more, if the queue and they still exist.
 
         It may be the garbage collector that calls this, at any moment in any thread: in the one
         that answers, or in one that holds what that needs. So it waits a moment at most; what is
         sent is done all the same.
         """
-        cancels = [Cancel(job_id) for job_id in job_ids]
+        self._dispatcher.unanswered.difference_update(watches)
+        cancels = [Cancel(watch.job_id) for watch in watches]
         for cancel in cancels:
             self._dispatcher.inbox.put(cancel)
         with contextlib.suppress(RuntimeError):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from final.errors import DuplicateJob
@@ -62,14 +62,18 @@ class Enqueue(Question[list[str]]):
 
     planned and durable count the jobs that the running turn and past turns accepted.
     sender: the batch of the handler that sends it; None from outside.
+    watches: one for each job, if any, which hold from the moment that it is accepted.
     taken: ids because of which it was cut short; DuplicateJob names them in the end.
     waits: whether its sender waits for room, if there is none.
     """
 
-    def __init__(self, tasks: list[Task], sender: Batch | None = None) -> None:
+    def __init__(
+        self, tasks: list[Task], sender: Batch | None = None, watches: Sequence[Watch] = ()
+    ) -> None:
         super().__init__()
         self.tasks = tasks
         self.sender = sender
+        self.watches = watches
         self.taken: list[str] = []
         self.waits = True
         self.planned = 0

@@ -72,7 +72,11 @@ class Questions:
         elif record.status.ended:
             watch.answer(record)
         else:
-            self._watches.setdefault(watch.job_id, []).append(watch)
+            self.watch(watch)
+
+    def watch(self, watch: Watch) -> None:
+        """Wait for the end of a job that has not ended."""
+        self._watches.setdefault(watch.job_id, []).append(watch)
 
     def give_up(self, question: Watch | Join) -> None:
         """The sender has waited as long as it wanted."""

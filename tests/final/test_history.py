@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import sqlite3
 import sys
 from collections.abc import Callable
@@ -138,16 +139,36 @@ class TestWhatIsKept:
         assert waiting.result().result == "kept for whoever waits"
         eventually(lambda: queue.jobs() == [], "the job to be forgotten")
 
-    def test_a_map_refuses_a_history_that_cannot_hold_its_results(
+    @pytest.mark.parametrize("history", [0, 1, 31])
+    def test_a_map_needs_none(self, open_queue: OpenQueue, history: int) -> None:
+        queue = open_queue(lambda job: job.payload, workers=2, history=history)
+        assert list(queue.map(range(100), timeout=DEADLINE)) == list(range(100))
+
+    def test_nor_does_one_whose_results_are_not_asked_for_at_once(
         self, open_queue: OpenQueue
     ) -> None:
-        queue = open_queue(nothing, workers=2, history=31)
-        with pytest.raises(ValueError, match="map needs a history of at least 32, to find its "):
-            next(queue.map([1]))
+        """However many others end before they are."""
+        queue = open_queue(lambda job: job.payload, workers=2, history=1)
+        results = queue.map(range(32), timeout=DEADLINE)
+        assert next(results) == 0
+        queue.enqueue_many([Job() for _ in range(100)])
+        queue.join(DEADLINE)
+        eventually(lambda: len(queue.jobs()) == 1, "all but one to be forgotten")
+        assert list(results) == list(range(1, 32))
 
-    def test_and_does_with_one_that_just_can(self, open_queue: OpenQueue) -> None:
-        queue = open_queue(lambda job: job.payload, workers=2, history=32)
-        assert list(queue.map(range(100), timeout=DEADLINE)) == list(range(100))
+    def test_nor_do_several_maps_at_once(self, open_queue: OpenQueue) -> None:
+        queue = open_queue(lambda job: job.payload, workers=4, history=0)
+        maps = [Background(lambda: list(queue.map(range(500)))) for _ in range(3)]
+        assert [each.result() for each in maps] == [list(range(500))] * 3
+
+    def test_a_map_leaves_no_watch_behind(self, open_queue: OpenQueue) -> None:
+        queue = open_queue(lambda job: job.payload, history=0)
+        for result in queue.map(itertools.count(), timeout=DEADLINE):
+            if result == 100:
+                break
+        queue.join(DEADLINE)
+        assert queue._dispatcher.unanswered == set()
+        assert queue._dispatcher._questions._watches == {}
 
     def test_the_id_of_a_forgotten_job_is_free_again(self, open_queue: OpenQueue) -> None:
         queue = open_queue(nothing, history=0)
