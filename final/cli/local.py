@@ -18,16 +18,16 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
 
-import filelock
 from pydantic import ValidationError
 
 from final.cli.places import Document, Misuse, Refused, Unreachable
-from final.errors import StorageError, UnknownJob
+from final.errors import UnknownJob
 from final.job import AttemptRecord, JobRecord, Priority, Status, Task
 from final.payload import decode, encode
 from final.service.models import JobDetails, JobSummary, JobView, NewJob, moment
 from final.stores import SqliteStore
 from final.stores.base import Changes, DuplicateIds, Recovered
+from final.stores.owner import InUse
 from final.stores.sqlite import APPLICATION_ID, RECORD_COLUMNS
 
 LARGEST_PAYLOAD = 1024 * 1024  # bytes; as much as the service takes
@@ -155,10 +155,8 @@ class File:
         """The file as ours, and what is in it."""
         try:
             store = SqliteStore(self.name, "full")
-        except StorageError as error:
-            if isinstance(error.__context__, filelock.Timeout):  # the lock of its owner
-                raise Unreachable(f"{error} If that is a service, give its --url.") from None
-            raise
+        except InUse as error:
+            raise Unreachable(f"{error} If that is a service, give its --url.") from None
         try:
             yield store, store.recover()
         finally:

@@ -111,7 +111,8 @@ class Store(Protocol):
     def commit(self, changes: Changes) -> None:
         """Write all of it, durably, or nothing.
 
-        Raises DuplicateIds for ids that are taken, StorageError for a full or broken disk.
+        Raises DuplicateIds for ids that are taken, StorageError for a full or broken disk, and
+        QueueClosed when the file has another owner: then nothing can be written ever again.
         """
 
     def probe(self) -> None:

@@ -11,9 +11,9 @@ Durability, in the words of SQLite's documentation of WAL mode: with ``synchrono
 FULL a commit survives a power cut; with NORMAL it survives the end of the process,
 and after a power cut the latest commits may be gone, but the file is consistent.
 
-But: one process at a time. A lock file next to the database turns a second one away,
-and only one connection ever writes or checkpoints, which also keeps clear of the
-WAL-reset bug that SQLite has documented for releases before 3.51.3.
+But: one process at a time (``owner.py``), and of its connections only one ever writes or
+checkpoints, which also keeps clear of the WAL-reset bug that SQLite has documented for
+releases before 3.51.3.
 """
 
 from __future__ import annotations
@@ -27,15 +27,13 @@ import sqlite3
 import threading
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
-import filelock
-
-from final.errors import StorageError
+from final.errors import QueueClosed, StorageError
 from final.job import AttemptRecord, JobRecord, Outcome, Priority, Status, Task
 from final.payload import Stored, decode
 from final.stores.base import Changes, DuplicateIds, Recovered, Unfinished
+from final.stores.owner import WAL_LIMIT, Owner
 
 APPLICATION_ID = 0x4A4F4251  # "JOBQ": tells our files from other SQLite databases
 SCHEMA_VERSION = 2
@@ -121,26 +119,27 @@ class SqliteStore:
 
     def __init__(self, path: str | os.PathLike[str], durability: str) -> None:
         self._path = os.fspath(path)  # as the caller knows it, for errors
-        self._in_memory = self._path == ":memory:"
-        self.lasting = not self._in_memory
-        # Absolute, since a program may change its working directory.
-        self._place = self._path if self._in_memory else os.path.abspath(self._path)
-        self._lock = None if self._in_memory else _own(self._path)
-        try:
-            with _translated(f"Cannot open {self._path}"):
-                self._writer = self._connect()
-                self._prepare(durability)
-                # Look-ups come from any thread and never wait for a commit: WAL readers see
-                # the last one. A database in memory exists in its connection alone, so there
-                # they share it, and the mutex keeps them apart.
-                self._reader = self._writer if self._in_memory else self._connect(read_only=True)
-            self._file = None if self._in_memory else os.stat(self._place)
-        except BaseException:
-            self._release()
-            raise
+        self.lasting = self._path != ":memory:"
+        self._durability = durability
         # Guards _reader and _closed; who has it may look again, in a signal handler or a finalizer.
         self._mutex = threading.RLock()
         self._closed = False
+        self._owner = Owner(self._path) if self.lasting else None
+        try:
+            with _translated(f"Cannot open {self._path}"):
+                self._writer = self._connect()
+                self._prepare()
+                # Look-ups come from any thread and never wait for a commit: WAL readers see
+                # the last one. A database in memory exists in its connection alone, so there
+                # they share it, and the mutex keeps them apart.
+                self._reader = (
+                    self._writer if self._owner is None else self._connect(read_only=True)
+                )
+            if self._owner is not None:
+                self._owner.remember()
+        except BaseException:
+            self._release()
+            raise
 
     def recover(self) -> Recovered:
         with _translated(f"Cannot read {self._path}"):
@@ -181,11 +180,12 @@ class SqliteStore:
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
         """All of what the block writes, or nothing."""
-        self._require_file()
-        with self._mutex if self._in_memory else contextlib.nullcontext():
+        self._require_files()
+        with self._mutex if self._owner is None else contextlib.nullcontext():
             try:
                 with _translated(f"Cannot write {self._path}"):
                     self._writer.execute("BEGIN IMMEDIATE")
+                    self._require_epoch()
                     yield
                     self._writer.execute("COMMIT")
             except BaseException:
@@ -194,20 +194,50 @@ class SqliteStore:
                     self._writer.execute("ROLLBACK")
                 raise
 
-    def _require_file(self) -> None:
-        """A deleted file takes all that is written to it, and is gone when it is closed.
+    def _require_epoch(self) -> None:
+        """Whoever finds another one here has been taken for dead, and writes nothing more."""
+        if self._writer.execute("SELECT epoch FROM fence").fetchone() != (self._epoch,):
+            raise _taken_over(self._path)
 
-        One that is opened under its name is a new one, and empty.
-        """
-        if self._file is None:
+    def _require_files(self) -> None:
+        """SQLite would go on to write into files that nobody will find when it is closed."""
+        if self._owner is None or self._owner.finds_all():
             return
-        with contextlib.suppress(OSError):
-            if os.path.samestat(os.stat(self._place), self._file):
-                return
-        raise StorageError(
-            f"{self._path} was deleted, moved or replaced in the meantime. Put it back; the "
-            "queue goes on by itself."
-        )
+        if not self._owner.keeps_lock_file():
+            raise _taken_over(self._path)
+        self._open_again()
+
+    def _open_again(self) -> None:
+        """The journal was removed or replaced, or a file was cut off: save what can be saved.
+
+        SQLite has the journal that it opened, name or no name, and moves all of it into the
+        database. Then both connections start anew; nothing but the database is needed for that.
+        """
+        assert self._owner is not None
+        try:
+            with self._mutex, _translated(f"Cannot read {self._path}"):
+                checkpoint = self._writer.execute("PRAGMA wal_checkpoint(PASSIVE)")
+                _, in_journal, moved = checkpoint.fetchone()
+                if moved == in_journal:
+                    self._reader.close()
+                    self._writer.close()
+                    self._writer = self._connect()
+                    self._require_health()
+                    self._require_epoch()
+                    self._set_modes()
+                    self._stamp()  # the first write makes the journal
+                    self._reader = self._connect(read_only=True)
+                    self._owner.remember()
+        except StorageError as error:
+            raise QueueClosed(
+                f"Somebody changed {self._path} or its journal, and what was accepted cannot all "
+                f"be read any more: {error.__cause__ or error}"
+            ) from error
+        if moved < in_journal:
+            raise StorageError(
+                f"Somebody changed {self._path} or its journal, and another program reads the "
+                "file: close that; the queue goes on by itself."
+            )
 
     def _write(self, changes: Changes) -> None:
         execute, executemany = self._writer.execute, self._writer.executemany
@@ -374,46 +404,54 @@ class SqliteStore:
     @contextlib.contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
         """The reading connection; after ``close`` one of its own for each look-up."""
-        if self._in_memory or not self._closed:
+        if self._owner is None or not self._closed:
             yield self._reader
         else:
-            self._require_file()
+            self._owner.require_database()
             with contextlib.closing(self._connect(read_only=True)) as reader:
                 yield reader
 
     def close(self) -> None:
         with self._mutex:
             self._closed = True
-            if self._in_memory:
+            if self._owner is None:
                 weakref.finalize(self, self._writer.close)  # until then look-ups go on
                 return
-            self._reader.close()
             self._release()
 
     def _release(self) -> None:
-        with contextlib.suppress(AttributeError):  # it may never have been opened
-            self._writer.close()  # the last connection to leave moves the WAL into the file
-        if self._lock is not None:
-            self._lock.release()
+        for name in ("_reader", "_writer"):  # the last one to leave moves the WAL into the file
+            with contextlib.suppress(AttributeError):  # it may never have been opened
+                getattr(self, name).close()
+        if self._owner is not None:
+            self._owner.release()
+
+    # ---- opening -----------------------------------------------------------------------------
 
     def _connect(self, read_only: bool = False) -> sqlite3.Connection:
         connection = sqlite3.connect(
-            self._place,
+            self._path if self._owner is None else self._owner.place,
             isolation_level=None,  # transactions are ours: BEGIN and COMMIT stand in the code
             check_same_thread=False,  # opened by the caller, used by the dispatcher's thread
             cached_statements=64,
         )
+        # Where the root is read-only, there may be no folder for temporary files.
+        connection.execute("PRAGMA temp_store = MEMORY")
         if read_only:
             connection.execute("PRAGMA query_only = ON")
             connection.execute("PRAGMA wal_autocheckpoint = 0")
         return connection
 
-    def _prepare(self, durability: str) -> None:
-        """Check that the file is ours and whole, make the schema in a new one, set the modes."""
-        pragma = self._writer.execute
-        (application_id,) = pragma("PRAGMA application_id").fetchone()
-        (version,) = pragma("PRAGMA user_version").fetchone()
-        (tables,) = pragma("SELECT count(*) FROM sqlite_master").fetchone()
+    def _require_health(self) -> None:
+        (verdict,) = self._writer.execute("PRAGMA quick_check(1)").fetchone()
+        if verdict != "ok":
+            raise StorageError(_DAMAGED.format(self._path, " ".join(verdict.split())))
+
+    def _prepare(self) -> None:
+        """Check that the file is one of ours and whole, bring it up to date, and take it over."""
+        (application_id,) = self._writer.execute("PRAGMA application_id").fetchone()
+        (version,) = self._writer.execute("PRAGMA user_version").fetchone()
+        (tables,) = self._writer.execute("SELECT count(*) FROM sqlite_master").fetchone()
         if tables and application_id != APPLICATION_ID:
             raise StorageError(
                 f"{self._path} is a SQLite database of something else: choose another path."
@@ -423,20 +461,14 @@ class SqliteStore:
                 f"{self._path} was written by a newer release (schema {version}, this one knows "
                 f"{SCHEMA_VERSION}): upgrade, or choose another path."
             )
-        (verdict,) = pragma("PRAGMA quick_check(1)").fetchone()
-        if verdict != "ok":
-            raise StorageError(_DAMAGED.format(self._path, " ".join(verdict.split())))
+        self._require_health()
         if not tables:
             self._change_schema(SCHEMA)
         elif version < SCHEMA_VERSION:
             older = range(max(version, 1), SCHEMA_VERSION)  # the first release could leave a 0
             self._change_schema(itertools.chain.from_iterable(MIGRATIONS[v] for v in older))
-        pragma("PRAGMA journal_mode = WAL")
-        pragma(f"PRAGMA synchronous = {durability}")
-        # On macOS a plain fsync stops at the drive's cache; this one goes through. (No other
-        # system knows the difference.)
-        pragma(f"PRAGMA fullfsync = {int(durability == 'full')}")
-        self._stamp()  # a file that may only be read is found out here
+        self._set_modes()
+        self._take_over()
 
     def _change_schema(self, statements: Iterable[str]) -> None:
         """All of it or nothing, so that a process may end at any moment."""
@@ -446,47 +478,32 @@ class SqliteStore:
         self._stamp()
         self._writer.execute("COMMIT")
 
+    def _set_modes(self) -> None:
+        pragma = self._writer.execute
+        pragma("PRAGMA journal_mode = WAL")
+        pragma(f"PRAGMA journal_size_limit = {WAL_LIMIT}")
+        pragma(f"PRAGMA synchronous = {self._durability}")
+        # On macOS a plain fsync stops at the drive's cache; this one goes through. (No other
+        # system knows the difference.)
+        pragma(f"PRAGMA fullfsync = {int(self._durability == 'full')}")
+
+    def _take_over(self) -> None:
+        """From here on every other owner is a former one. (A read-only file is found out here.)"""
+        self._writer.execute("BEGIN IMMEDIATE")
+        self._writer.execute("UPDATE fence SET epoch = epoch + 1")
+        (self._epoch,) = self._writer.execute("SELECT epoch FROM fence").fetchone()
+        self._writer.execute("COMMIT")
+
     def _stamp(self) -> None:
         """Nothing new, but it is written."""
         self._writer.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
 
-def _own(path: str) -> filelock.BaseFileLock:
-    """Take the lock file next to the database, or say who has it."""
-    if "\0" in path:
-        raise StorageError(f"{path!r} has a null character: no file can have that name.")
-    place = Path(path)
-    if place.is_dir():
-        raise StorageError(f"{path} is a folder: give the path of a file in it.")
-    if not place.absolute().parent.is_dir():
-        raise StorageError(f"The folder of {path} does not exist: create it first.")
-    # The real path, so that a symbolic link does not lead around the lock.
-    lock_path = os.path.realpath(path) + ".lock"
-    lock = filelock.FileLock(lock_path, thread_local=False)
-    try:
-        lock.acquire(blocking=False)
-    except filelock.Timeout:
-        raise StorageError(
-            f"{path} is in use by {_owner(lock_path)}: one process owns a file. Close it there "
-            "first, or choose another path."
-        ) from None
-    except OSError as error:
-        lock.release()
-        raise StorageError(
-            f"Cannot write next to {path}: {error.strerror}. Choose a path you may write to."
-        ) from None
-    with contextlib.suppress(OSError):  # Windows lets nobody write a locked file, not even us
-        Path(lock_path).write_text(str(os.getpid()), encoding="ascii")
-    return lock
-
-
-def _owner(lock_path: str) -> str:
-    pid = ""
-    with contextlib.suppress(OSError):  # nor read it
-        pid = Path(lock_path).read_text(encoding="ascii")
-    if not pid:
-        return "another process"
-    return f"process {pid}" + (" (this one)" if pid == str(os.getpid()) else "")
+def _taken_over(path: str) -> QueueClosed:
+    return QueueClosed(
+        f"{path} was taken over by another process, which runs what is in it from now on; this "
+        "queue has stopped. Was its lock file removed? Leave that to the queue."
+    )
 
 
 @contextlib.contextmanager

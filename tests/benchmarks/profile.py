@@ -129,8 +129,8 @@ def doors_watched(watch: Stopwatch) -> Iterator[None]:
         setattr(owner, name, watch.around(getattr(owner, name), thread, place))
     prepare = SqliteStore._prepare
 
-    def prepare_and_watch(store: SqliteStore, durability: str) -> None:
-        prepare(store, durability)
+    def prepare_and_watch(store: SqliteStore) -> None:
+        prepare(store)
         store._writer = cast(sqlite3.Connection, TimedConnection(store._writer, watch))
 
     SqliteStore._prepare = prepare_and_watch  # type: ignore[assignment, method-assign]

@@ -211,9 +211,9 @@ class TestAfterARestart:
         [due_at] = in_file(path, "due_at")
         prepare = SqliteStore._prepare
 
-        def slowly(store: SqliteStore, durability: str) -> None:
+        def slowly(store: SqliteStore) -> None:
             time.sleep(0.2)  # checking a large file
-            prepare(store, durability)
+            prepare(store)
 
         monkeypatch.setattr(SqliteStore, "_prepare", slowly)
         started: list[float] = []
