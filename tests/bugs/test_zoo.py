@@ -32,7 +32,7 @@ class TestCatching:
         self, bug: Bug, copy: Path, tmp_path: Path
     ) -> None:
         bug.plant(copy)
-        run = run_tests(copy, tmp_path, 4, bug.caught_by)  # a bug that hangs is cut off soon
+        run = run_tests(copy, tmp_path, 2, bug.caught_by)  # a bug that hangs is cut off soon
         for place in bug.places:
             shutil.copy2(ROOT / place.file, copy / place.file)
         hung = "+++ Timeout +++" in run.stdout + run.stderr

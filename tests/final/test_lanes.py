@@ -89,7 +89,7 @@ class TestRhythm:
 
 class TestBound:
     @given(histories | bursts, fairness_values)
-    @settings(max_examples=500, deadline=None)
+    @settings(max_examples=200, deadline=None)
     def test_a_lanes_head_is_picked_within_two_more_picks_than_fairness(
         self, history: list[Priority | None], fairness: int
     ) -> None:
@@ -162,7 +162,7 @@ class TestUndo:
         st.integers(min_value=0, max_value=50),
         fairness_values | st.none(),
     )
-    @settings(max_examples=300)
+    @settings(max_examples=200)
     def test_a_turn_is_undone_exactly(
         self,
         history: list[Priority | None],
@@ -200,7 +200,7 @@ class TestHeld:
         ),
         st.randoms(use_true_random=False),
     )
-    @settings(max_examples=300)
+    @settings(max_examples=200)
     def test_the_kinds_that_are_held_are_those_of_the_jobs_that_are(
         self, history: list[str], random: Random
     ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -24,6 +25,13 @@ def closed() -> Iterator[list[Live]]:
 @pytest.fixture
 def open_service(closed: list[Live]) -> Iterator[OpenService]:
     """``Live``, except that what it makes is closed after the test."""
+    with opener(closed) as open_service:
+        yield open_service
+
+
+@contextlib.contextmanager
+def opener(closed: list[Live]) -> Iterator[OpenService]:
+    """The same for fixtures of another scope."""
     opened: list[Live] = []
 
     def open_service(handlers: object = None, **options: object) -> Live:
