@@ -144,7 +144,6 @@ class JobQueue:
         self._max_payload = max_payload
         self._shutdown_timeout = shutdown_timeout
         self._process = os.getpid()
-        self._has_processes = executor == "process"
 
         try:
             gate = Gate(rate_limit, now, self._handlers.handles)
@@ -571,23 +570,6 @@ _open: weakref.WeakSet[JobQueue] = weakref.WeakSet()
 @atexit.register
 def _close_at_exit() -> None:
     """The program ends without ``close``: give back what is in flight, uncharged, and go."""
-    _close(list(_open))
-
-
-def _close_processes_at_exit() -> None:
-    """Before concurrent.futures waits for its processes, for ever if a handler hangs.
-
-    It does so when the main thread has ended, and accepts no more work from then on. So
-    nothing is lost by closing these queues then; others still serve threads that go on.
-    """
-    _close([queue for queue in _open if queue._has_processes])
-
-
-def _close(queues: list[JobQueue]) -> None:
-    for queue in queues:
+    for queue in list(_open):
         if os.getpid() == queue._process:
             queue.close(drain=False, timeout=1.0)
-
-
-# Private, but what concurrent.futures uses; the last to register is the first to be called.
-getattr(threading, "_register_atexit", atexit.register)(_close_processes_at_exit)

@@ -52,11 +52,16 @@ class Runner:
         self._max_result = max_result
         self._wait_for = wait_for
 
-    def prepare(self) -> None:
-        """Get ready: the attempt's time has not begun."""
+    def prepare(self) -> Ending | None:
+        """Get ready: the attempt's time has not begun. Returns an Ending if that is impossible."""
+        return None
 
-    def run(self, batch: Batch, task: Task) -> Ending:
+    def run(self, batch: Batch, task: Task) -> Ending | None:
+        """Make the attempt. None: the handler has not begun; ``prepare`` and try again."""
         return attempt(self._handler, task, self._max_result, self._wait_for)
+
+    def leave(self) -> None:
+        """The calling worker leaves, and runs no more."""
 
     def close(self) -> None:
         """The queue has closed."""

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 from final.workers.attempts import Handler, Runner
+from final.workers.child import refuse_in_a_starting_process
 from final.workers.coroutines import CoroutineRunner, EventLoops
 from final.workers.processes import Processes, ProcessRunner
 
@@ -36,10 +37,12 @@ class Handlers:
             _check(kind, one, executor)
         self._runners: dict[str, Runner] = {}
         self._loops = EventLoops()
-        processes = Processes(list(by_kind.values()))
+        if executor == "process":
+            refuse_in_a_starting_process()
+        processes = Processes(by_kind, max_result)
         for kind, one in by_kind.items():
             if executor == "process":
-                self._runners[kind] = ProcessRunner(one, max_result, processes)
+                self._runners[kind] = ProcessRunner(kind, one, max_result, processes)
             elif _is_coroutine_function(one):
                 self._loops.start()
                 self._runners[kind] = CoroutineRunner(one, max_result, self._loops.wait_for)
@@ -66,6 +69,11 @@ class Handlers:
 
     def kinds(self) -> list[str]:
         return sorted(kind for kind in self._runners if kind != FOR_ALL)
+
+    def leave(self) -> None:
+        """The calling worker leaves."""
+        for runner in self._runners.values():
+            runner.leave()
 
     def close(self) -> None:
         for runner in self._runners.values():

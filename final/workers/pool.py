@@ -108,17 +108,21 @@ class WorkerPool:
             if not batch.seize():
                 return  # given up, and replaced
             self._report(Report(batch))
+        self._handlers.leave()
 
     def _attempt(self, batch: Batch, task: Task) -> Outcome:
         runner = self._handlers.of(task.kind)
-        runner.prepare()
-        # In this order: who reads `running` first never sees a job with an older start.
-        batch.started = started = time.monotonic()
-        batch.attempt = task.attempts
-        batch.running = task
-        if task.cancelled:  # while it waited in the batch
-            return Outcome(task, 0.0, error="Cancelled before it started.")
-        ending = runner.run(batch, task)
+        ending = None
+        while ending is None:  # until its handler has begun
+            batch.running = None
+            unfit = runner.prepare()
+            # In this order: who reads `running` first never sees a job with an older start.
+            batch.started = started = time.monotonic()
+            batch.attempt = task.attempts
+            batch.running = task
+            if task.cancelled:  # while it waited in the batch
+                return Outcome(task, 0.0, error="Cancelled before it started.")
+            ending = unfit or runner.run(batch, task)
         seconds = time.monotonic() - started
         return (
             Outcome(task, seconds) if ending is NOTHING_TO_KEEP else Outcome(task, seconds, *ending)

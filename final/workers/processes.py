@@ -1,5 +1,9 @@
 """Handlers that compute: a process for each worker, so that they do not share one GIL.
 
+A worker starts its process for its first job, and a fresh one after a crash or a time-out.
+It alone talks to it, and it sees its end before it leaves. ``process.py`` is one of them as
+its worker sees it, ``child.py`` what runs there.
+
 But: processes are started with ``spawn``, since a fork of a program with threads may
 inherit a lock that nobody will release. So a handler must be importable, and a script
 needs its ``if __name__ == "__main__":``.
@@ -7,131 +11,177 @@ needs its ``if __name__ == "__main__":``.
 
 from __future__ import annotations
 
-import contextlib
-import multiprocessing
-import os
-import signal
+import pickle
 import threading
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from functools import partial
+from collections.abc import Mapping
 
 from final.job import Task
 from final.messages import Batch
-from final.workers.attempts import Ending, Handler, Runner, attempt, failure
-from final.workers.current import CurrentJob, current_job, enter_job
+from final.workers.attempts import Ending, Handler, Runner, failure
+from final.workers.child import NO_GUARD
+from final.workers.current import CurrentJob, current_job
+from final.workers.process import GRACE_SECONDS, Process, ProcessEnded
+
+TRIES = 3  # so many processes in a row may end before a handler has begun
 
 
 class ProcessRunner(Runner):
-    """Runs the handler in a process that belongs to the calling worker, one job at a time.
-
-    A process of its own for each worker, so that one that crashes takes no other job along.
-    It is started for the worker's first job and again after a crash or a time-out.
-    """
+    """Runs the handler of ``kind`` in the process of the calling worker, one job at a time."""
 
     can_stop = True
 
-    def __init__(self, handler: Handler, max_result: int, processes: Processes) -> None:
+    def __init__(self, kind: str, handler: Handler, max_result: int, processes: Processes) -> None:
         super().__init__(handler, max_result)
+        self._kind = kind
         self._processes = processes
 
-    def prepare(self) -> None:
-        with contextlib.suppress(Exception):  # `run` meets it again, and reports it
-            self._processes.mine()
+    def prepare(self) -> Ending | None:
+        return self._processes.prepare()
 
-    def run(self, batch: Batch, task: Task) -> Ending:
+    def run(self, batch: Batch, task: Task) -> Ending | None:
+        process = self._processes.mine()
+        current = current_job()
+        job = CurrentJob(task, current.attempt, current.token, current.deadline, None)
+        batch.stop = process.enter_attempt()
+        if batch.told is task:  # told before it could be heard
+            batch.stop()
         try:
-            executor, kill = self._processes.mine()
-            batch.stop = kill
-            if batch.told is task:
-                kill()
-            current = current_job()
-            job = CurrentJob(task, current.attempt, current.token, current.deadline, None)
-            future = executor.submit(
-                _attempt_in_process, self._handler, task, job, self._max_result
-            )
-            return future.result()
-        except BrokenProcessPool:
+            process.send((self._kind, task, job))
+            process.receive()
+        except ProcessEnded:
+            ending = self._processes.lost()
+            return DIED if batch.told is task else ending
+        self._processes.begun()
+        try:
+            ending = process.receive()
+        except ProcessEnded:
+            ending = DIED
+        if not process.leave_attempt() or ending is DIED:
             self._processes.discard()
-            return Ending(
-                error="ProcessDied: the handler's process ended before the handler did "
-                "(a crash, os._exit, out of memory, or killed for its time-out)."
-            )
-        except BaseException as error:
-            return failure(error)
+        return ending
+
+    def leave(self) -> None:
+        self._processes.leave()
 
     def close(self) -> None:
         self._processes.close()
 
 
-def _attempt_in_process(handler: Handler, task: Task, job: CurrentJob, max_result: int) -> Ending:
-    enter_job(job)
-    return attempt(handler, task, max_result)
+DIED = Ending(
+    error="ProcessDied: the handler's process ended before the handler did "
+    "(a crash, os._exit, out of memory, or killed for its time-out)."
+)
 
 
 class Processes:
-    """A process for each worker thread, as executors of one. They know the ``handlers``."""
+    """A process for each worker thread. They know the ``handlers``, by kind."""
 
-    def __init__(self, handlers: list[Handler]) -> None:
-        self._handlers = handlers
-        self._mine = threading.local()
-        self._mutex = threading.Lock()  # guards _all and _closed
+    def __init__(self, handlers: Mapping[str, Handler], max_result: int) -> None:
+        self._handlers = dict(handlers)
+        self._max_result = max_result
+        self._mine = _Mine()
+        # Guards the next two; `close` waits on it until the workers have seen all processes end.
+        self._changed = threading.Condition()
+        self._all: set[Process] = set()
         self._closed = False
-        self._all: dict[ProcessPoolExecutor, Callable[[], None]] = {}
 
-    def mine(self) -> tuple[ProcessPoolExecutor, Callable[[], None]]:
-        """The executor of the calling thread, and what kills its process."""
-        executor: ProcessPoolExecutor | None = getattr(self._mine, "executor", None)
-        if executor is None:
-            executor = self._mine.executor = self._start()
-        with self._mutex:
-            self._check_open()
-            return executor, self._all[executor]
+    def prepare(self) -> Ending | None:
+        """Have a process ready for the caller's next job; an Ending where that cannot be."""
+        process = self._mine.process
+        if process is not None and not process.answers():
+            self.discard()  # it died idle, or was stopped
+        while self._mine.process is None:
+            cannot = self._start()
+            if cannot is not None:
+                return cannot
+        return None
 
-    def _start(self) -> ProcessPoolExecutor:
-        with self._mutex:
-            self._check_open()
-        executor = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
-        kill = partial(_kill, executor.submit(_meet, self._handlers).result())
+    def _start(self) -> Ending | None:
+        """A fresh process for the caller; none, or an Ending, if it ended before it was ready."""
         try:
-            with self._mutex:
-                self._check_open()  # again: a process takes its time to start
-                self._all[executor] = kill
-        except RuntimeError:
-            kill()
-            executor.shutdown(wait=False)
-            raise
-        return executor
+            with self._changed:
+                if self._closed:
+                    raise RuntimeError("The queue is closed.")
+                process = self._mine.process = Process(self._max_result)
+                self._all.add(process)
+            cannot = process.meet(pickle.dumps(self._handlers))
+        except ProcessEnded:
+            code = self.discard()
+            return _could_not_import_the_program(code) if code > 0 else self._count()
+        except Exception as error:
+            cannot = failure(error)
+        if cannot is not None:
+            self.discard()
+        return cannot
 
-    def _check_open(self) -> None:
-        if self._closed:
-            raise RuntimeError("The queue is closed.")
+    def mine(self) -> Process:
+        """The caller's process, after ``prepare``."""
+        assert self._mine.process is not None
+        return self._mine.process
 
-    def discard(self) -> None:
-        """The process of the calling thread is gone; the next job gets a new one."""
-        executor: ProcessPoolExecutor | None = getattr(self._mine, "executor", None)
-        self._mine.executor = None
-        if executor is not None:
-            with self._mutex:
-                self._all.pop(executor, None)
-            executor.shutdown(wait=False)
+    def begun(self) -> None:
+        """The handler has begun in the caller's process."""
+        self._mine.lost = 0
+
+    def lost(self) -> Ending | None:
+        """The caller's process ended before the handler had begun; an Ending for once too often."""
+        self.discard()
+        return self._count()
+
+    def _count(self) -> Ending | None:
+        self._mine.lost += 1
+        if self._mine.lost < TRIES:
+            return None
+        self._mine.lost = 0
+        return Ending(
+            error=f"ProcessDied: {TRIES} processes in a row ended before the handler had begun "
+            "(out of memory, or killed)."
+        )
+
+    def discard(self) -> int:
+        """Kill the caller's process, if it lives; returns its exit code."""
+        process, self._mine.process = self._mine.process, None
+        if process is None:
+            return 0
+        code = process.end()
+        with self._changed:
+            self._all.discard(process)
+            self._changed.notify_all()
+        return code
+
+    def leave(self) -> None:
+        """The calling worker leaves, and its process before it: see ``child.py`` for why."""
+        if self._mine.process is not None:
+            self._mine.process.ask_to_leave()
+            self.discard()
 
     def close(self) -> None:
-        """End all processes, busy ones too. May be called again."""
-        with self._mutex:
-            executors, self._all, self._closed = self._all, {}, True
-        for executor, kill in executors.items():
-            kill()
-            executor.shutdown(wait=True)
+        """Kill all processes that are left, busy ones and those that start. May be called again."""
+        with self._changed:
+            self._closed = True
+            for process in self._all:
+                process.kill()
+            self._changed.wait_for(lambda: not self._all, GRACE_SECONDS)
 
 
-def _meet(handlers: list[Handler]) -> int:
-    """Called in a new process. To get there, the handlers' modules have been imported."""
-    return os.getpid()
+class _Mine(threading.local):
+    """process: the worker's own. lost: how many in a row have ended before a handler began."""
+
+    process: Process | None = None
+    lost = 0
 
 
-def _kill(pid: int) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        # Windows has no SIGKILL: there SIGTERM ends a process at once.
-        os.kill(pid, getattr(signal, "SIGKILL", signal.SIGTERM))
+def _could_not_import_the_program(exit_code: int) -> Ending:
+    guard = 'if __name__ == "__main__":'
+    if exit_code == NO_GUARD:
+        return Ending(
+            error=f"RuntimeError: executor='process' needs `{guard}` in the program. The process "
+            "of a worker imports the program to find the handlers, and must not run it: put what "
+            "opens the queue behind that line.",
+            permanent=True,
+        )
+    return Ending(
+        error=f"ProcessDied: the program could not be imported in the process of a worker (exit "
+        f"code {exit_code}; it says why on standard error). What only the program itself "
+        f"may do belongs behind `{guard}`."
+    )

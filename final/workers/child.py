@@ -1,0 +1,165 @@
+"""A worker's process, from the inside: get the handlers, then run a job whenever one comes.
+
+What the two say to each other; the process speaks first:
+
+    process: HERE                  worker:  the handlers, pickled
+    process: READY, or, as an Ending, why it is not: say, a module that cannot be imported
+    worker:  READY                 process: READY (before each job: does it live?)
+    worker:  kind, task, job       process: BEGUN, and, when the handler has ended, an Ending
+    worker:  LEAVE
+
+The end of the pipe must mean the end of the process. So nothing that a handler starts has
+the pipe, and it stays open until the process has ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import pickle
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection
+
+from final.workers.attempts import Handler, attempt, failure
+from final.workers.current import enter_job
+
+HERE, READY, BEGUN, LEAVE = "here", "ready", "begun", "leave"
+
+# The exit code of a process that would have run the program instead of importing it.
+NO_GUARD = 78  # EX_CONFIG in sysexits.h; any that nobody else uses would do
+
+# What a terminal, or whoever ends a process group, sends to all of its processes. It is for
+# the program to say what ends.
+FOR_THE_PROGRAM = [
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+]
+
+_importing_handlers = False
+
+
+def refuse_in_a_starting_process() -> None:
+    """A queue that opens while a worker's process imports its modules would start another one."""
+    # Private, but what multiprocessing itself asks. It imports the main module, and all that
+    # it could do with an error is to print it; the exit code tells the worker.
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        sys.exit(NO_GUARD)
+    if _importing_handlers:
+        raise RuntimeError(
+            "A module with handlers opens a queue when it is imported, and the process of a worker "
+            "imports it: put what opens the queue into a function."
+        )
+
+
+def serve(pipe: Connection, max_result: int) -> None:
+    """Run jobs until the worker says LEAVE."""
+    _leave_signals_to_the_program()
+    _keep_to_this_process(pipe)
+    _end_with_the_program()
+    try:
+        pipe.send(HERE)
+        try:
+            handlers = _import_handlers(pipe.recv_bytes())
+        except Exception as error:
+            pipe.send(failure(error))
+            return
+        pipe.send(READY)
+        while (message := pipe.recv()) != LEAVE:
+            if message == READY:
+                pipe.send(READY)
+                continue
+            kind, task, job = message
+            pipe.send(BEGUN)
+            enter_job(job)
+            pipe.send(attempt(handlers[kind], task, max_result))
+    except (EOFError, OSError):
+        # The program has ended, or a handler closed what is not its own, or this is a fork that
+        # came back from a handler. There is nobody to tell.
+        os._exit(1)
+
+
+def _import_handlers(pickled: bytes) -> dict[str, Handler]:
+    global _importing_handlers
+    _importing_handlers = True
+    handlers: dict[str, Handler] = pickle.loads(pickled)
+    _importing_handlers = False
+    return handlers
+
+
+def _end_with_the_program() -> None:
+    """However the program ends, this process ends, too: the next one will run its job.
+
+    Linux kills it when the thread has ended that started it. That is its worker, which leaves
+    only after it. Elsewhere a thread waits for the program's end. But: it cannot run while C code
+    of a handler keeps the interpreter's lock, and it does not see that end while a fork of the
+    program lives.
+    """
+    if sys.platform == "linux":
+        with contextlib.suppress(ImportError):  # a Python without ctypes
+            import ctypes
+
+            pr_set_pdeathsig = 1
+            ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    threading.Thread(target=_watch, name="final-watch", daemon=True).start()
+
+
+def _watch() -> None:
+    program = multiprocessing.parent_process()
+    assert program is not None
+    program.join()
+    os._exit(1)
+
+
+# ---- signals and forks -----------------------------------------------------------------------
+
+# On Windows none of this is needed but the first lines; there Ctrl-C may end a process that
+# has not got here yet, and another one is started.
+
+
+def _leave_signals_to_the_program() -> None:
+    for number in FOR_THE_PROGRAM:
+        # Not SIG_IGN: a program that a handler starts would inherit that.
+        signal.signal(number, lambda number, frame: None)
+    if sys.platform != "win32":
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, FOR_THE_PROGRAM)
+
+
+@contextlib.contextmanager
+def signals_blocked() -> Iterator[None]:
+    """A process that the calling thread starts meanwhile gets no signal before ``serve``."""
+    if sys.platform == "win32":
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    try:
+        resource_tracker.ensure_running()  # it unblocks them, if multiprocessing has to start it
+        signal.pthread_sigmask(signal.SIG_BLOCK, FOR_THE_PROGRAM)
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _keep_to_this_process(pipe: Connection) -> None:
+    if sys.platform == "win32":
+        return
+    mask = threading.local()
+
+    def before_fork() -> None:
+        # Or a signal for the fork that comes at once would be taken by our handler, and ignored.
+        mask.before = signal.pthread_sigmask(signal.SIG_BLOCK, FOR_THE_PROGRAM)
+
+    def in_parent() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask.before)
+
+    def in_fork() -> None:
+        pipe.close()
+        for number in FOR_THE_PROGRAM:
+            signal.signal(number, signal.SIG_DFL)
+        in_parent()
+
+    os.set_inheritable(pipe.fileno(), False)
+    os.register_at_fork(before=before_fork, after_in_parent=in_parent, after_in_child=in_fork)
