@@ -172,7 +172,9 @@ class Dispatcher:
         messages: list[Message] = []
         if not self._again:
             try:
-                messages.append(self.inbox.get(timeout=self._until_due(time.monotonic())))
+                messages.append(
+                    self.inbox.get(timeout=self._until_due(time.monotonic(), time.time()))
+                )
             except queue.Empty:
                 return messages
             # Give way once: those whom the last turn has woken are about to put their next
@@ -183,10 +185,10 @@ class Dispatcher:
             messages.append(self.inbox.get_nowait())
         return messages
 
-    def _until_due(self, now: float) -> float | None:
+    def _until_due(self, now: float, wall: float) -> float | None:
         """Seconds until a turn is needed even without a message; None when it is not."""
         due = min(
-            self._waiting.next_due(),
+            self._waiting.next_due(now, wall),
             self._batches.next_check(),
             self._next_token(now),
         )
@@ -384,7 +386,7 @@ class Dispatcher:
 
     def _plan_due_jobs(self, plan: Plan, now: float) -> None:
         """Due jobs go to the back of their lanes, also of full ones: they were accepted before."""
-        plan.due = self._waiting.take_due(now)
+        plan.due = self._waiting.take_due(now, plan.changes.now)
         for _, _, task in plan.due:
             task.place = self._waiting.next_number()
             plan.changes.requeued.append(task)
@@ -434,13 +436,12 @@ class Dispatcher:
 
         for due, task in plan.later:
             task.interrupted = 0
-            self._waiting.add_later(due, task)
+            self._waiting.retry_later(due, task)
         for task in changes.inserted:
             if task.due_at is not None:
-                self._waiting.add_later(now + (task.due_at - changes.now), task)
+                self._waiting.schedule(task, now, changes.now)
         for _, _, task in plan.due:
             task.due_at = None
-            task.queued_at = now
             self._lanes.append(task)
         self._waiting.ended(_attempted(changes))
 

@@ -152,7 +152,8 @@ class Task:
     place: its number in line, a new one each time that it goes to the back.
     token: the fencing token of the latest attempt: it only grows, and an outcome that carries
         an older one is dropped.
-    due_at: Unix seconds, of a scheduled job that waits for its time.
+    due_at: Unix seconds, of a scheduled job that waits for its time. by_clock: it is a time of
+        the wall clock (a datetime), and holds whoever sets that; else it is the end of a delay.
     alone: it was claimed with no other job beside it, so a crash is charged to it.
     interrupted: how many times in a row the process has ended while it was claimed.
     queued_at: monotonic; when it last became ready to run.
@@ -177,6 +178,7 @@ class Task:
     queued_at: float = 0.0
     cancelled: bool = False
     job: Job | None = None
+    by_clock: bool = False
 
 
 @dataclass(slots=True, eq=False)

@@ -465,6 +465,7 @@ class JobQueue:
         task = Task(job.id, payload, job.priority, job.kind, job.timeout)
         if job.run_at is not None:
             task.due_at = _due_at(job.run_at)
+            task.by_clock = isinstance(job.run_at, datetime)
         if type(job.payload) in IMMUTABLE and job.run_at is None:
             task.job = job
         return task

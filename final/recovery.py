@@ -75,9 +75,11 @@ def _place(
     """Let a job wait where it belongs."""
     task, status, due_at = unfinished
     next_is_last = task.attempts >= max_retries
-    if status in (Status.SCHEDULED, Status.RETRYING) and due_at is not None:
-        task.due_at = due_at if status is Status.SCHEDULED else None
-        waiting.add_later(now + (due_at - wall), task)
+    if status is Status.SCHEDULED and due_at is not None:
+        task.due_at, task.by_clock = due_at, True  # a delay, too: the process that counted is gone
+        waiting.schedule(task, now, wall)
+    elif status is Status.RETRYING and due_at is not None:
+        waiting.retry_later(now + (due_at - wall), task)
     elif task.interrupted > 1 or (task.interrupted and next_is_last):
         waiting.suspect(task)
     else:

@@ -110,6 +110,10 @@ class Engine:
         self.now += later
         self.dispatcher.turn(messages, self.now, self.wall)
 
+    def sleeps(self) -> float | None:
+        """For how long the dispatcher's thread would sleep now; None for as long as it takes."""
+        return self.dispatcher._until_due(self.now, self.wall)
+
     def work_off(self, reported: int = 0, seconds: float = 0.1) -> list[str]:
         """Be the workers until nothing is left to do; the jobs in the order they were claimed.
 

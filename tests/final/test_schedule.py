@@ -89,6 +89,35 @@ class TestWhen:
         assert ran == ["first", "second", "third"]
 
 
+class TestWhenTheClockIsSet:
+    """The same as in TestClockJumps, in a queue with threads."""
+
+    @pytest.fixture
+    def ahead(self, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+        """By how many seconds the wall clock is."""
+        ahead, time_of_the_machine = [0.0], time.time
+        monkeypatch.setattr(time, "time", lambda: time_of_the_machine() + ahead[0])
+        return ahead
+
+    def test_forward_over_the_time_of_a_job(
+        self, open_queue: OpenQueue, ahead: list[float]
+    ) -> None:
+        queue = open_queue(nothing)
+        nine = datetime.now(UTC) + timedelta(hours=8)
+        queue.enqueue_many([Job("at nine", run_at=nine), Job("in 8 hours", run_at=8 * HOUR)])
+        ahead[0] += 9 * HOUR
+        assert queue.wait("at nine", DEADLINE).status is Status.COMPLETED
+        assert queue.status("in 8 hours") is Status.SCHEDULED
+
+    def test_back_before_the_time_of_a_job(self, open_queue: OpenQueue, ahead: list[float]) -> None:
+        queue = open_queue(nothing)
+        soon = datetime.now(UTC) + timedelta(seconds=SOON)
+        queue.enqueue_many([Job("at", run_at=soon), Job("in", run_at=2 * SOON)])
+        ahead[0] -= HOUR
+        assert queue.wait("in", DEADLINE).status is Status.COMPLETED
+        assert queue.status("at") is Status.SCHEDULED
+
+
 class TestBadValues:
     def test_a_datetime_without_a_zone_is_refused(self) -> None:
         with pytest.raises(ValueError, match=r"Job.run_at must be an aware datetime: say which "):
@@ -237,6 +266,7 @@ class Clocks(Engine):
 
     def __init__(self, path: str) -> None:
         self.ran: list[tuple[str, float]] = []
+        self.fails = False
         super().__init__(path)
 
     def deliver(self, batch: Batch) -> None:
@@ -247,17 +277,16 @@ class Clocks(Engine):
         """A turn, and others for as long as they have work."""
         super().turn(*messages, later=later)
         while self.batches or self.dispatcher._again:
-            reports = [report(batch) for batch in self.batches]
+            reports = [report(batch, failed=self.fails) for batch in self.batches]
             self.batches.clear()
             super().turn(*reports)
 
-    def schedule(self, job_id: str, delay: float) -> None:
+    def schedule(self, job_id: str, delay: float, by_clock: bool = False) -> None:
+        """by_clock: as a datetime."""
         request = jobs(job_id)
-        request.tasks[0].due_at = self.wall + delay
+        [task] = request.tasks
+        task.due_at, task.by_clock = self.wall + delay, by_clock
         self.turn(request)
-
-    def sleeps(self) -> float | None:
-        return self.dispatcher._until_due(self.now)
 
 
 @pytest.fixture
@@ -282,15 +311,60 @@ class TestClockJumps:
         clocks.turn(later=1.0)
         assert clocks.ran == [("x", 100.0)]
 
+    @pytest.mark.parametrize("jump", [-10 * 365 * 24 * HOUR, -HOUR, -0.01, 0.01, 30.0])
+    def test_a_datetime_is_a_time_of_the_wall_clock_whatever_that_does(
+        self, clocks: Clocks, jump: float
+    ) -> None:
+        clocks.schedule("x", 100.0, by_clock=True)
+        clocks.turn(later=50.0)
+        clocks.ahead += jump
+        clocks.turn(later=50.0 - jump - 0.001)
+        assert clocks.ran == []
+        assert clocks.sleeps() == pytest.approx(0.001, rel=0.01)
+        clocks.turn(later=0.002)
+        assert [job_id for job_id, _ in clocks.ran] == ["x"]
+
+    def test_one_that_the_clock_jumps_over_runs_within_a_second(self, clocks: Clocks) -> None:
+        """A machine that was suspended: its monotonic clock stood still, and nobody tells us."""
+        clocks.schedule("x", 8 * HOUR, by_clock=True)
+        assert clocks.sleeps() == 1.0
+        clocks.ahead += 9 * HOUR
+        clocks.turn(later=1.0)
+        assert clocks.ran == [("x", 1.0)]
+        assert clocks.sleeps() is None  # and only while such a job waits
+
+    def test_it_keeps_the_time_that_it_was_asked_for_in_the_next_process_too(
+        self, clocks: Clocks
+    ) -> None:
+        clocks.schedule("x", 100.0, by_clock=True)
+        clocks.crash()
+        clocks.open()
+        clocks.ahead -= 50.0
+        clocks.turn(later=149.0)
+        assert clocks.ran == []
+        clocks.turn(later=1.0)
+        assert clocks.ran == [("x", 150.0)]
+
+    def test_its_retries_wait_for_as_long_as_any(self, clocks: Clocks) -> None:
+        clocks.schedule("x", 100.0, by_clock=True)
+        clocks.fails = True
+        clocks.turn(later=100.0)
+        clocks.ahead += HOUR
+        clocks.turn(later=0.5)
+        assert len(clocks.ran) == 1
+        assert clocks.sleeps() == pytest.approx(0.5)
+        clocks.turn(later=0.5)
+        assert len(clocks.ran) == 2
+
     def test_a_clock_that_jumps_all_the_time_loses_and_repeats_nothing(
         self, clocks: Clocks
     ) -> None:
         jumps = itertools.cycle([HOUR, -2 * HOUR, 17.0, -0.5, HOUR])
         for n in range(50):
-            clocks.schedule(str(n), 1.0 + n % 7)
+            clocks.schedule(str(n), 1.0 + n % 7, by_clock=n % 2 == 0)
             clocks.ahead += next(jumps)
             clocks.turn(later=0.25)
-        clocks.turn(later=10.0)
+        clocks.turn(later=3 * HOUR)
         assert sorted(job_id for job_id, _ in clocks.ran) == sorted(str(n) for n in range(50))
         counts = clocks.metrics()
         assert (counts.completed, counts.scheduled) == (50, 0)

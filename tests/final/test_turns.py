@@ -268,14 +268,14 @@ class TestFailedCommit:
     ) -> None:
         engine.store.failures = 2
         engine.turn(jobs("a"))
-        assert engine.dispatcher._until_due(engine.now) == STORAGE_RETRY_SECONDS
+        assert engine.sleeps() == STORAGE_RETRY_SECONDS
         engine.turn(later=STORAGE_RETRY_SECONDS / 2)  # whoever looks meanwhile costs no write
         engine.turn(later=STORAGE_RETRY_SECONDS / 2)
         assert engine.metrics().storage_error == "The disk is full."
-        assert engine.dispatcher._until_due(engine.now) == STORAGE_RETRY_SECONDS
+        assert engine.sleeps() == STORAGE_RETRY_SECONDS
         engine.turn(later=STORAGE_RETRY_SECONDS)
         assert engine.metrics().storage_error is None
-        assert engine.dispatcher._until_due(engine.now) is None
+        assert engine.sleeps() is None
 
     def test_the_clock_goes_on_for_retries_meanwhile(self, engine: Engine) -> None:
         engine.turn(jobs("a"))

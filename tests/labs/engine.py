@@ -283,11 +283,15 @@ class Engine:
     ) -> Enqueue:
         """Enqueue (id, lane) ...; wait for room for ``patience`` seconds.
 
-        delay: the jobs are scheduled, so far ahead. kind: handlers of the kind "obedient" end
-        when they are told to. worker: the call is made by the handler that it is running.
+        delay: the jobs are scheduled, so far ahead; every other one as a datetime. kind: handlers
+        of the kind "obedient" end when they are told to. worker: the call is made by the handler
+        that it is running.
         """
         due_at = None if delay is None else self.wall + delay
-        tasks = [Task(job_id, "null", Priority(lane), kind, due_at=due_at) for job_id, lane in jobs]
+        tasks = [
+            Task(job_id, "null", Priority(lane), kind, due_at=due_at, by_clock=n % 2 == 1)
+            for n, (job_id, lane) in enumerate(jobs)
+        ]
         request = Enqueue(tasks, sender=worker.batch if worker else None)
         if worker is None:
             self._producer_numbers += 1
@@ -446,6 +450,7 @@ class Engine:
         """Somebody sets the clock of the machine."""
         self._note("clock", f"is set {abs(seconds):g} s {'forward' if seconds > 0 else 'back'}")
         self.wall += seconds
+        self.model.clock_was_set(seconds)
         self.tally["clock jumps"] += 1
 
     def fail_commits(self, count: int) -> None:
@@ -569,7 +574,7 @@ class Engine:
                 model.accept(task.id, task.priority)
             else:
                 due = now + (task.due_at - changes.now)
-                model.schedule(task.id, task.priority, due, task.due_at)
+                model.schedule(task.id, task.priority, due, task.due_at, task.by_clock)
         for task in changes.claimed:
             model.claim(task.id, changes.token, task.alone)
         for task in sorted(changes.requeued + changes.revived, key=lambda task: task.place):

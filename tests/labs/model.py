@@ -36,6 +36,7 @@ class Entry:
     place: its number in line, a new one each time that it goes to the back of its lane.
     token: the fencing token of its latest claim.
     due: when it may come back, on the clock that never jumps. due_at: the same, Unix seconds.
+    by_clock: the wall clock decides, and when that is set, ``due`` is another.
     alone: the latest claim was of this job only, so a crash is charged to it.
     interrupted: so many times in a row the process ended while it ran.
     told: it was cancelled while it ran, so it is not tried again.
@@ -48,6 +49,7 @@ class Entry:
     token: int = 0
     due: float = 0.0
     due_at: float | None = None
+    by_clock: bool = False
     alone: bool = False
     interrupted: int = 0
     told: bool = False
@@ -84,10 +86,11 @@ class Model:
         self._add(job_id, lane, "queued")
         self._line_up(job_id)
 
-    def schedule(self, job_id: str, lane: str, due: float, due_at: float) -> None:
+    def schedule(self, job_id: str, lane: str, due: float, due_at: float, by_clock: bool) -> None:
         """A new job whose time is to come. It is in no lane yet, so it needs no room."""
         self._add(job_id, lane, "scheduled")
-        self.jobs[job_id].due, self.jobs[job_id].due_at = due, due_at
+        entry = self.jobs[job_id]
+        entry.due, entry.due_at, entry.by_clock = due, due_at, by_clock
 
     def turn_away(self, job_id: str, lane: str) -> None:
         """A new job that is dropped because its lane is full."""
@@ -156,7 +159,7 @@ class Model:
         """Its backoff or its run_at is over: to the back of its lane, behind its peers."""
         entry = self._entry(job_id, "put into its lane", "retrying", "scheduled")
         require(entry.due <= now + A_MOMENT, f"{job_id} came back {entry.due - now:g} s too soon.")
-        entry.due_at = None
+        entry.due_at, entry.by_clock = None, False
         self._to_the_back(job_id, entry)
 
     def give_back(self, job_id: str) -> None:
@@ -200,7 +203,14 @@ class Model:
         for entry in self.jobs.values():
             if entry.due_at is not None:
                 entry.due = now + (entry.due_at - wall)
+                entry.by_clock = entry.status == "scheduled"
             entry.told = False
+
+    def clock_was_set(self, seconds: float) -> None:
+        """Somebody has set the wall clock. A time of day comes sooner or later by that."""
+        for entry in self.jobs.values():
+            if entry.by_clock:
+                entry.due -= seconds
 
     def fail_by_crashes(self, job_id: str) -> None:
         """It was on its last attempt when the process ended, and not for the first time."""
@@ -248,13 +258,13 @@ class Model:
         """Jobs that wait for a time that has come."""
         waiting = ("retrying", "scheduled")
         jobs = self.jobs.items()
-        return [i for i, entry in jobs if entry.status in waiting and entry.due <= now]
+        return [i for i, entry in jobs if entry.status in waiting and entry.due + A_MOMENT <= now]
 
     def until_due(self, now: float) -> float:
         """Seconds until the next job comes back by itself; 0 when none will."""
         waiting = ("retrying", "scheduled")
         dues = [entry.due for entry in self.jobs.values() if entry.status in waiting]
-        return max(0.0, min(dues, default=now) - now)
+        return max(0.0, min(dues) + A_MOMENT - now) if dues else 0.0
 
     def counts(self) -> Counter[tuple[str, str]]:
         """How many jobs of each lane are in each status."""
@@ -301,7 +311,7 @@ class Model:
         if entry.status == "queued" and job_id not in self.suspects:
             self._waiting[entry.lane].remove((entry.place, job_id))
         self.suspects.discard(job_id)
-        entry.status, entry.due_at = status, None
+        entry.status, entry.due_at, entry.by_clock = status, None, False
 
     def _pick(self, job_id: str, lane: str) -> None:
         """One pick: it is the turn of this job in its lane, and no other lane waits too long."""

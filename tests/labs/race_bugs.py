@@ -183,8 +183,8 @@ class _SleepsMeanwhile(Dispatcher):
     def _can_go_on(self, now: float) -> bool:
         return self._storage_error is None and super()._can_go_on(now)
 
-    def _until_due(self, now: float) -> float | None:
-        return None if self._storage_error is not None else super()._until_due(now)
+    def _until_due(self, now: float, wall: float) -> float | None:
+        return None if self._storage_error is not None else super()._until_due(now, wall)
 
 
 class ForgetsTheNextInLine(final.JobQueue):
