@@ -137,7 +137,7 @@ class Dispatcher:
             commit=self._commit_order,
         )
         self._new_orders: list[Order] = []  # carried out after the plan
-        self._questions = Questions(store)
+        self._questions = Questions(store, batches.in_flight)
         self._history = History(rules.history)
 
         self._closes: list[Close] = []  # not empty: the queue is closing
@@ -277,8 +277,7 @@ class Dispatcher:
         self._plan_and_commit(now, wall)
         self._carry_out_orders(now, wall)
         self._questions.answer(lambda: self._metrics(now), self._busy)
-        if not self._batches.idle:
-            self._lines.refuse_deadlock(self._batches.in_flight, self._batches.workers)
+        self._refuse_deadlock()
         self._finish_if_done()
         # Last, so that a timeout of 0 still gets what this turn had to give.
         for question in withdrawn:
@@ -502,6 +501,21 @@ class Dispatcher:
         if changes:
             self._store.commit(changes)
             self._announce(changes, [])
+
+    def _refuse_deadlock(self) -> None:
+        """If every handler waits for what only another one could do, turn one away."""
+        in_flight, workers = self._batches.in_flight, self._batches.workers
+        if self._claiming and self._batches.idle:
+            return
+        waiting = self._questions.senders() | self._lines.senders()
+        if not in_flight or not waiting.issuperset(in_flight):
+            return
+        error = RuntimeError(
+            f"All {workers} workers wait for room or for other jobs, and none is left to run "
+            "these: use more workers, or do not wait inside handlers."
+        )
+        if not self._questions.refuse_last(error if self._claiming else _closed()):
+            self._lines.refuse_last(in_flight, workers)
 
     # ---- those who wait no longer, and the end ---------------------------------------------
 

@@ -71,7 +71,8 @@ class JobQueue:
 
     handler: ``handler(job)``, or a mapping of kinds to handlers; coroutine functions too. An
         exception fails the attempt, a PermanentFailure the job; a returned JSON value or bytes
-        is kept as the result.
+        is kept as the result. A returned coroutine is run to its end; other work that is not
+        done (a generator, a function) fails the job.
     path: the SQLite file; ":memory:" (the default) keeps nothing beyond this object.
     workers: how many handlers run at a time.
     capacity: how many jobs may wait in each lane; retries and recovered jobs come on top.
@@ -236,8 +237,10 @@ class JobQueue:
         sink"). A bounded window of jobs is under way at a time, so ``payloads`` may be endless.
         Raises JobFailed at the first job that has no result, and TimeoutError if a result takes
         longer than ``timeout`` seconds. Whoever stops early cancels the jobs that still wait.
+        Inside a handler it is refused where ``wait`` is.
         """
         require_timeout(timeout)
+        self._refuse_on_the_loop("asyncio.to_thread(list, queue.map(payloads))")
         window = 16 * self._workers
         remaining = iter(payloads)
         # They are watched from the start, so that no history, however short, forgets a result.
@@ -248,7 +251,7 @@ class JobQueue:
                     chunk = itertools.islice(remaining, window - len(under_way))
                     jobs = [Job(payload=p, kind=kind, priority=priority) for p in chunk]
                     tasks = [self._task(job) for job in jobs]
-                    watches = [Watch(task.id) for task in tasks]
+                    watches = [Watch(task.id, current_batch()) for task in tasks]
                     self._dispatcher.unanswered.update(watches)
                     under_way.extend(watches)
                     self._enqueue(tasks, None, watches)
@@ -352,20 +355,33 @@ class JobQueue:
 
         Raises UnknownJob for an unknown id, TimeoutError after ``timeout`` seconds, and
         QueueClosed when the queue closes before the job has ended.
+
+        A handler may wait for another job while there are workers to run it. RuntimeError where
+        that would never end: for its own job, for one that waits for it, or when all workers
+        wait. And in a coroutine, where it would block the event loop of them all: there use
+        ``await asyncio.to_thread(queue.wait, job_id)``.
         """
         require_timeout(timeout)
+        self._refuse_on_the_loop("asyncio.to_thread(queue.wait, job_id)")
         record = self.get(job_id)
         if not record.status.ended:
-            record = self._ask(Watch(job_id), timeout)
+            sender = None if timeout == 0 else current_batch()  # 0: it only looks
+            record = self._ask(Watch(job_id, sender), timeout)
         return record
 
     def join(self, timeout: float | None = None) -> None:
         """Wait until nothing is queued, processing or retrying.
 
         Raises TimeoutError after ``timeout`` seconds, QueueClosed when the queue closes first.
-        Jobs of a kind without a handler are not waited for.
+        Jobs of a kind without a handler are not waited for. RuntimeError inside a handler,
+        because it would wait for the very job that called it.
         """
         require_timeout(timeout)
+        if self._pool.is_calling():
+            raise RuntimeError(
+                "join() in a handler would wait for the job that calls it: wait(job_id) for "
+                "the jobs that you mean, or join outside of handlers."
+            )
         self._ask(Join(), timeout)
 
     def metrics(self) -> Metrics:
@@ -482,6 +498,12 @@ class JobQueue:
                 error.accepted,
             ) from None
 
+    def _refuse_on_the_loop(self, instead: str) -> None:
+        if self._handlers.is_current_thread():
+            raise RuntimeError(
+                f"To wait here would block the event loop of all coroutines: await {instead}."
+            )
+
     def _ask(self, question: Question[Answer], timeout: float | None) -> Answer:
         """Send a question to the dispatcher and wait for the answer.
 
@@ -518,6 +540,8 @@ class JobQueue:
         sent is done all the same.
         """
         self._dispatcher.unanswered.difference_update(watches)
+        for watch in watches:
+            watch.sender = None  # no handler waits for it any more
         cancels = [Cancel(watch.job_id) for watch in watches]
         for cancel in cancels:
             self._dispatcher.inbox.put(cancel)

@@ -71,18 +71,20 @@ class Lines:
         )
         request.refuse(QueueFull(message, request.accepted()))
 
-    def refuse_deadlock(self, in_flight: Collection[Batch], workers: int) -> None:
-        """If all ``workers`` wait for room that only workers can make, turn the last one away."""
+    def senders(self) -> set[Batch | None]:
+        """The batches of the handlers that wait here; None for whoever is no handler."""
+        return {request.sender for request in self if request.waits}
+
+    def refuse_last(self, in_flight: Collection[Batch], workers: int) -> None:
+        """All ``workers`` wait, some of them for room that only workers can make."""
         # One that was given up may still wait; its batch is not in flight any more.
-        waiting = [r for r in self if r.waits and r.sender in in_flight]
-        if len({request.sender for request in waiting}) == workers:
-            request = waiting[-1]
-            self.leave(request)
-            message = (
-                f"All {workers} workers wait to enqueue into full lanes, so no room would ever "
-                "come: raise capacity, or enqueue less inside handlers."
-            )
-            request.refuse(QueueFull(message, request.accepted()))
+        request = [r for r in self if r.waits and r.sender in in_flight][-1]
+        self.leave(request)
+        message = (
+            f"All {workers} workers wait to enqueue into full lanes, so no room would ever "
+            "come: raise capacity, or enqueue less inside handlers."
+        )
+        request.refuse(QueueFull(message, request.accepted()))
 
     def can_admit(self) -> bool:
         """Whether somebody waits for a lane that has room."""

@@ -115,11 +115,21 @@ class Enqueue(Question[list[str]]):
 
 
 class Watch(Question[JobRecord]):
-    """Answered with the job's record when it has ended."""
+    """Answered with the job's record when it has ended.
 
-    def __init__(self, job_id: str) -> None:
+    sender: the batch of the handler that waits; None from outside.
+    """
+
+    def __init__(self, job_id: str, sender: Batch | None = None) -> None:
         super().__init__()
         self.job_id = job_id
+        self.sender = sender
+
+    def asker(self) -> str | None:
+        """The job whose handler waits; None from outside."""
+        sender = self.sender  # a `map` that is given up sets it to None
+        task = None if sender is None else sender.running
+        return None if task is None else task.id
 
 
 class Cancel(Question[bool]):

@@ -205,6 +205,7 @@ class TestReturning:
         assert re.search(words, record.error)
         assert completes(queue)  # the only worker has survived
         assert ran.entries.count("bad") == 1
+        assert Background(queue.close).result() is True  # the log has been written by then
         [warning] = [r for r in caplog.records if r.levelno == logging.WARNING]
         assert warning.getMessage() == f"job bad: {record.error}"
 
