@@ -4,18 +4,19 @@ They change jobs that wait, wherever they wait. They are rare, so each is a tran
 its own, carried out after the plan of the turn, which then never has to undo them.
 Nothing changes in memory before its commit, so there is nothing to undo here either.
 
-But: a job that runs is only told. What becomes of it is its handler's business.
+But: a job that runs is only told. What becomes of it is its handler's business, except that
+it does not run again; that is written down before it is told, so it holds after a crash too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from final.batches import Batches
 from final.errors import StorageError, UnknownJob
 from final.job import Status, Task
 from final.lines import Lines
-from final.messages import Cancel, Order, Purge, Revive, Workers
+from final.messages import Batch, Cancel, Order, Purge, Revive, Workers
 from final.metrics import Recorder
 from final.returns import Returns
 from final.stores.base import Changes, Store
@@ -69,17 +70,23 @@ class Orders:
                 self._commit(changes)
                 self._remove([task], status, Status.CANCELLED)
                 return True
-        for batch in self._batches.in_flight:
-            for task in batch.claimed:
-                if task.id == job_id and task.token == batch.token:
-                    task.cancelled = True
+        for batch, task in self._not_waiting():
+            if task.id == job_id:
+                changes.cancelling.append(task)
+                self._commit(changes)
+                task.cancelled = True
+                if batch is not None:
                     self._workers.tell(batch, task)
-                    return True
-        if self._returns.cancel(job_id):
-            return True
+                return True
         if not self._store.taken([job_id]):
             raise UnknownJob(job_id)
         return False
+
+    def _not_waiting(self) -> Iterator[tuple[Batch | None, Task]]:
+        """Jobs that are with a worker; those that have run, where that is not written yet."""
+        for batch in self._batches.in_flight:
+            yield from ((batch, task) for task in batch.claimed if task.token == batch.token)
+        yield from ((None, outcome.task) for outcome in self._returns.outcomes)
 
     def _revive(self, order: Revive, changes: Changes, now: float) -> int:
         """Dead letters start over, at the end of their lanes."""

@@ -45,6 +45,10 @@ def recover(
         task = unfinished.task
         task.queued_at = now - max(0.0, wall - task.enqueued_at)
         was_processing = unfinished.status is Status.PROCESSING
+        if was_processing and task.interrupted < 0:  # cancelled while it ran
+            changes.cancelled.append(task)
+            recovered.ended.append(task.seq)
+            continue
         out_of_attempts = task.attempts > max_retries
         if was_processing and out_of_attempts and task.interrupted:
             error = f"The process ended during attempt {task.attempts}, the last one."
@@ -62,6 +66,7 @@ def recover(
         store.commit(changes)
         dead = [failed.task for failed in changes.failed]
         recorder.moved(dead, Status.PROCESSING, Status.FAILED)
+        recorder.moved(changes.cancelled, Status.PROCESSING, Status.CANCELLED)
         recorder.moved(changes.interrupted, Status.PROCESSING, Status.QUEUED)
         log_transitions(changes, [])  # subscribers there are none yet
     waiting.release_suspect()

@@ -71,14 +71,6 @@ class Returns:
                 self.outcomes += outcomes
                 self._take_back(unstarted)
 
-    def cancel(self, job_id: str) -> bool:
-        """Cancel a job that has run, where that could not be written yet: it is not tried again."""
-        for outcome in self.outcomes:
-            if outcome.task.id == job_id:
-                outcome.task.cancelled = True
-                return True
-        return False
-
     def forgive_those_turned_away(self) -> None:
         """While the queue closes: who ended because of that is not charged for it.
 

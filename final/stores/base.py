@@ -51,6 +51,8 @@ class Changes:
     # New jobs that find no room and are written as dropped (overflow="drop-newest").
     turned_away: list[Task] = field(default_factory=list)
     claimed: list[Task] = field(default_factory=list)
+    # While they run: they are not tried again, not even if the process ends now.
+    cancelling: list[Task] = field(default_factory=list)
     cancelled: list[Task] = field(default_factory=list)
     dropped: list[Task] = field(default_factory=list)  # to make room for newer ones
     forgotten: list[int] = field(default_factory=list)  # ended jobs beyond the history, by seq

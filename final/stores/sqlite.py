@@ -51,7 +51,8 @@ CREATE TABLE job (
     attempts    INTEGER NOT NULL,      -- started so far, the running one included
     token       INTEGER NOT NULL,      -- fencing token of the latest attempt
     place       INTEGER,               -- number in line of a job that came back; else seq
-    interrupted INTEGER NOT NULL,      -- times in a row that the process ended while it ran
+    interrupted INTEGER NOT NULL,      -- times in a row that the process ended while it ran;
+                                       -- -1: it was cancelled while it ran, so it is not to again
     enqueued_at REAL NOT NULL,         -- all times are Unix seconds
     started_at  REAL,
     ended_at    REAL,
@@ -309,6 +310,11 @@ class SqliteStore:
                     " alone = ?, started_at = ? WHERE seq IN (SELECT value FROM json_each(?))",
                     (changes.token, alone, now, _seqs(claimed)),
                 )
+        if changes.cancelling:
+            execute(
+                "UPDATE job SET interrupted = -1 WHERE seq IN (SELECT value FROM json_each(?))",
+                (_seqs(changes.cancelling),),
+            )
         if changes.cancelled:
             self._end_as("cancelled", changes.cancelled, now)
         if changes.dropped:

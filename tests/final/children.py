@@ -206,6 +206,21 @@ def hang(path: str, *ids: str) -> None:
     wait_for_parent()
 
 
+def cancel(path: str) -> None:
+    """Cancels a job that runs, whose handler does not listen, and is killed."""
+    started = Journal()
+
+    def handler(job: Job) -> None:
+        started.write(job.id)
+        threading.Event().wait()  # for ever
+
+    queue = JobQueue(handler, path=path)
+    queue.enqueue(Job("x"))
+    started.wait_for("x")
+    say(queue.cancel("x"))
+    wait_for_parent()
+
+
 def schedule(path: str) -> None:
     """Schedules a job for soon, and is killed."""
     queue = JobQueue(nothing, path=path)

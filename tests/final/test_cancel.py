@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from final import Job, JobQueue, Status, TokenBucket, UnknownJob, current_job
+from final import DuplicateJob, Job, JobQueue, Status, TokenBucket, UnknownJob, current_job
 from tests.final.helpers import (
     AT_ONCE,
     NOT_TODAY,
@@ -212,6 +212,38 @@ class TestRunning:
 
 
 class TestRecovered:
+    def test_one_that_ran_when_the_process_died_does_not_run_again(
+        self, open_queue: OpenQueue, path: str
+    ) -> None:
+        """``cancel`` has said so. It needs no handler for that, and is no dead letter."""
+        with child("cancel", path) as process:
+            assert next_line(process) == "True"
+        ran = Journal()
+        queue = open_queue({"other": lambda job: ran.write(job.id)}, path=path, max_retries=0)
+        assert cancelled(queue, "x", attempts=1)
+        with pytest.raises(DuplicateJob):
+            queue.enqueue(Job("x", kind="other"))
+        queue.close()
+        with open_queue(lambda job: ran.write(job.id), path=path, history=0) as queue:
+            eventually(lambda: queue.jobs() == [], "it to be forgotten as others are")
+        assert ran.entries == []
+
+    def test_one_that_was_done_before_the_process_died_is_completed(
+        self, open_queue: OpenQueue, path: str, gate: Gate
+    ) -> None:
+        started = Journal()
+
+        def handler(job: Job) -> None:
+            started.write(job.id)
+            gate.wait()
+
+        with open_queue(handler, path=path) as queue:
+            queue.enqueue(Job("x"))
+            started.wait_for("x")
+            assert queue.cancel("x") is True
+            gate.open()
+        assert open_queue(handler, path=path).status("x") is Status.COMPLETED
+
     def test_a_suspect_lets_the_next_one_run(self, open_queue: OpenQueue, path: str) -> None:
         """Jobs that were running when two processes died run one at a time, until each ends."""
         for _ in range(2):

@@ -564,6 +564,8 @@ class Engine:
             model.interrupt(task.id)
         for task in changes.returned:
             model.give_back(task.id)
+        for task in changes.cancelling:
+            model.tell(task.id)
         for task in changes.cancelled:
             model.cancel(task.id)
         for task in new:
@@ -725,7 +727,7 @@ class Engine:
             "client", f"is told that {job_id} {'will not run' if cancelled else 'has ended'}"
         )
         if cancelled and entry.status == "processing":
-            entry.told = True
+            require(entry.told, f"{job_id} was cancelled, and a crash would run it again.")
         elif cancelled:
             require(entry.status == "cancelled", f"{job_id} was cancelled and is {entry.status}.")
         else:
@@ -797,6 +799,7 @@ class Engine:
             "in": changes.inserted,
             "turned away": changes.turned_away,
             "claimed": changes.claimed,
+            "told to stop": changes.cancelling,
             "cancelled": changes.cancelled,
             "dropped": changes.dropped,
         }

@@ -138,6 +138,8 @@ class MemoryStore:
             row.status, row.token, row.started_at = Status.PROCESSING, changes.token, now
             row.attempts += 1
             row.alone = task.alone
+        for task in changes.cancelling:
+            self._rows[task.seq].interrupted = -1
         for task in changes.cancelled:
             self._end(task, Status.CANCELLED, now)
         for task in changes.dropped + changes.turned_away:

@@ -170,6 +170,10 @@ class Model:
         if job_id not in self.suspects:
             self._line_up(job_id)
 
+    def tell(self, job_id: str) -> None:
+        """It is cancelled while it runs: it may complete, but it does not run again."""
+        self._entry(job_id, "told to stop", "processing").told = True
+
     def cancel(self, job_id: str) -> None:
         """A waiting job will not run; a running one was told, and has failed since."""
         entry = self._entry(job_id, "cancelled", "queued", "scheduled", "retrying", "processing")
@@ -204,7 +208,6 @@ class Model:
             if entry.due_at is not None:
                 entry.due = now + (entry.due_at - wall)
                 entry.by_clock = entry.status == "scheduled"
-            entry.told = False
 
     def clock_was_set(self, seconds: float) -> None:
         """Somebody has set the wall clock. A time of day comes sooner or later by that."""
@@ -224,6 +227,7 @@ class Model:
         But the first crash does not take the last attempt.
         """
         entry = self._entry(job_id, "called interrupted", "processing")
+        require(not entry.told, f"{job_id} is to run again, though it was cancelled.")
         was_last = entry.attempts > self._max_retries
         require(
             not (was_last and entry.interrupted),
