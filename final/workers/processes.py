@@ -79,6 +79,7 @@ class Processes:
     def __init__(self, handlers: Mapping[str, Handler], max_result: int) -> None:
         self._handlers = dict(handlers)
         self._max_result = max_result
+        self._never: Ending | None = None  # why no process of this program can have handlers
         self._mine = _Mine()
         # Guards the next two; `close` waits on it until the workers have seen all processes end.
         self._changed = threading.Condition()
@@ -98,6 +99,8 @@ class Processes:
 
     def _start(self) -> Ending | None:
         """A fresh process for the caller; none, or an Ending, if it ended before it was ready."""
+        if self._never is not None:
+            return self._never
         try:
             with self._changed:
                 if self._closed:
@@ -107,7 +110,9 @@ class Processes:
             cannot = process.meet(pickle.dumps(self._handlers))
         except ProcessEnded:
             code = self.discard()
-            return _could_not_import_the_program(code) if code > 0 else self._count()
+            if code == NO_GUARD:
+                self._never = _without_guard()
+            return self._never or (_ended_at_import(code) if code > 0 else self._count())
         except Exception as error:
             cannot = failure(error)
         if cannot is not None:
@@ -171,17 +176,21 @@ class _Mine(threading.local):
     lost = 0
 
 
-def _could_not_import_the_program(exit_code: int) -> Ending:
-    guard = 'if __name__ == "__main__":'
-    if exit_code == NO_GUARD:
-        return Ending(
-            error=f"RuntimeError: executor='process' needs `{guard}` in the program. The process "
-            "of a worker imports the program to find the handlers, and must not run it: put what "
-            "opens the queue behind that line.",
-            permanent=True,
-        )
+GUARD = 'if __name__ == "__main__":'
+
+
+def _without_guard() -> Ending:
     return Ending(
-        error=f"ProcessDied: the program could not be imported in the process of a worker (exit "
-        f"code {exit_code}; it says why on standard error). What only the program itself "
-        f"may do belongs behind `{guard}`."
+        error=f"RuntimeError: executor='process' needs `{GUARD}` in the program. The process of a "
+        "worker imports the program to find the handlers, and must not run it: put what opens the "
+        "queue behind that line.",
+        permanent=True,
+    )
+
+
+def _ended_at_import(exit_code: int) -> Ending:
+    return Ending(
+        error=f"ProcessDied: the process of a worker ended with exit code {exit_code} while it "
+        "imported the program and its handlers; it may have said why on standard error. What only "
+        f"the program itself should do belongs behind `{GUARD}`."
     )

@@ -12,6 +12,7 @@ import contextlib
 import gc
 import logging
 import os
+import signal
 import sys
 import tempfile
 import threading
@@ -25,7 +26,7 @@ import psutil
 import final.dispatcher
 from final import Job, JobQueue, StorageError
 from tests.final.helpers import AT_ONCE, NOT_TODAY, eventually, nothing, run_child
-from tests.final.process_handlers import hang_at_first
+from tests.final.process_handlers import compute, hang_at_first, process_id, until_told
 from tests.helpers import DEADLINE, Gate, Journal
 
 
@@ -331,6 +332,41 @@ def leave(path: str, what: str) -> None:
     if what == "sys.exit":
         sys.exit(3)
     say("leaving")
+
+
+def in_a_group(path: str, note: str) -> None:
+    """Has a process at work, and a process group that hears of no signal but by itself."""
+    os.setsid()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, frame: say(f"signal {number:d}"))
+    with JobQueue(until_told, path=path, executor="process", workers=1, max_retries=0) as queue:
+        queue.enqueue(Job("x", payload=note))
+        say("enqueued")
+        wait_for_parent()
+        record = queue.wait("x", 3 * DEADLINE)
+        say(f"{record.status}, attempt {record.attempts}, {record.error}")
+
+
+def with_processes(path: str, note: str) -> None:
+    """Has one process that is idle and one that computes, until it is killed."""
+    handlers = {"idle": process_id, "busy": compute}
+    queue = JobQueue(handlers, path=path, executor="process", workers=2)
+    queue.enqueue(Job(payload=note, kind="busy"))
+    say(queue.wait(queue.enqueue(Job(kind="idle")), 3 * DEADLINE).result)
+    wait_for_parent()
+
+
+def fork_beside_processes(path: str) -> None:
+    """Forks while a process is idle; the fork ends as Python programs do."""
+    warnings.simplefilter("ignore", DeprecationWarning)  # Python's own, from 3.12 on
+    queue = JobQueue(process_id, path=path, executor="process", workers=1)
+    first = queue.wait(queue.enqueue(Job()), 3 * DEADLINE).result
+    if (fork := os.fork()) == 0:
+        sys.exit()
+    say(f"the fork ended with {os.waitpid(fork, 0)[1]}")
+    same = queue.wait(queue.enqueue(Job()), 3 * DEADLINE).result == first
+    say(f"the process is the same: {same}")
+    queue.close()
 
 
 def leave_with_threads(path: str) -> None:

@@ -42,6 +42,11 @@ class TestFork:
         assert (code, errors) == (0, "")
         assert in_file(path, "status, attempts") == [("completed", 1)] * 2
 
+    def test_nor_do_the_processes_of_its_workers(self, path: str) -> None:
+        code, lines, errors = run_child("fork_beside_processes", path)
+        assert lines == ["the fork ended with 0", "the process is the same: True"]
+        assert (code, errors) == (0, "")
+
 
 class TestExit:
     @pytest.mark.parametrize("what", ["thread", "coroutine", "process", "subscriber"])

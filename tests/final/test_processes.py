@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import os
+import pickle
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
+import final.workers.process
 from final import Job, JobQueue, Status
+from final.workers.process import Process
 from tests.final import process_handlers as handlers
-from tests.final.helpers import AT_ONCE, OpenQueue, eventually
+from tests.final.helpers import AT_ONCE, POSIX, ROOT, OpenQueue, child, eventually, next_line
 from tests.final.process_handlers import echo
 from tests.helpers import DEADLINE, Background
 
 LONG = 3 * DEADLINE  # a process takes its time to start on a busy machine
+
+posix = pytest.mark.skipif(not POSIX, reason="This system has no such signals, and no fork.")
 
 
 @pytest.fixture
@@ -63,8 +75,35 @@ def test_a_handler_can_ask_about_its_job(open_process_queue: OpenQueue) -> None:
     assert 0 < left <= LONG
 
 
+@pytest.fixture
+def note(tmp_path: Path) -> Iterator[Path]:
+    """Where a process that may be left over writes its number; it is gone after the test."""
+    note = tmp_path / "note"
+    yield note
+    if note.exists():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            psutil.Process(int(note.read_text())).kill()
+
+
+# A module that does something when it is imported, but not here.
+Module = Callable[[str], Any]
+
+
+@pytest.fixture
+def module_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Module:
+    def module_that(statements: str) -> Any:
+        source = "import multiprocessing, os, threading\nfrom final import JobQueue\n"
+        source += f"if multiprocessing.parent_process(): {statements}\ndef handler(job): pass\n"
+        name = f"does_{abs(hash(statements))}"
+        (tmp_path / f"{name}.py").write_text(source, encoding="utf-8")
+        monkeypatch.syspath_prepend(tmp_path)
+        return importlib.import_module(name)
+
+    return module_that
+
+
 class TestCrashes:
-    @pytest.mark.parametrize("how", ["exit", "kill"])
+    @pytest.mark.parametrize("how", ["exit", "kill", "close all files"])
     def test_a_crash_costs_that_attempt_alone(
         self, open_process_queue: OpenQueue, how: str
     ) -> None:
@@ -84,6 +123,110 @@ class TestCrashes:
         record = queue.wait(queue.enqueue(Job(payload="leave")), LONG)
         assert record.error == "SystemExit: leaving"
         assert children() == before
+
+
+class TestBeforeTheHandlerBegins:
+    """No attempt is charged for what happens then, and what keeps it from beginning is named."""
+
+    @pytest.mark.parametrize("how", ["killed", "stopped", "killed as its job comes"])
+    def test_a_process_that_died_idle_is_replaced(
+        self, open_process_queue: OpenQueue, monkeypatch: pytest.MonkeyPatch, how: str
+    ) -> None:
+        queue = open_process_queue(handlers.process_id, max_retries=0)
+        pid: Any = queue.wait(queue.enqueue(Job()), LONG).result
+        idle = psutil.Process(pid)
+        if how == "stopped":
+            monkeypatch.setattr(final.workers.process, "ANSWER_SECONDS", 0.1)
+            idle.suspend()
+        else:
+            idle.kill()
+        if how == "killed as its job comes":
+            monkeypatch.setattr(Process, "answers", lambda self: True)
+        record = queue.wait(queue.enqueue(Job()), LONG)
+        assert (record.status, record.attempts, record.error) == (Status.COMPLETED, 1, None)
+        assert record.result != idle.pid
+        assert gone(idle.pid)
+
+    @pytest.mark.parametrize(
+        ("statements", "error"),
+        [
+            ("import not_there", "ModuleNotFoundError: No module named 'not_there'"),
+            (
+                "os._exit(7)",
+                "ProcessDied: the process of a worker ended with exit code 7 while it",
+            ),
+            ("os.abort()", "ProcessDied: 3 processes in a row ended before the handler had begun"),
+            (
+                "JobQueue(print, executor='process')",
+                "RuntimeError: A module with handlers opens a queue when it is imported",
+            ),
+        ],
+    )
+    def test_what_happens_at_the_import_is_the_error(
+        self, open_process_queue: OpenQueue, module_that: Module, statements: str, error: str
+    ) -> None:
+        queue = open_process_queue(module_that(statements).handler, max_retries=0, timeout=DEADLINE)
+        record = queue.wait(queue.enqueue(Job("x")), LONG)
+        assert str(record.error).startswith(error)
+        if "Process" not in error:
+            assert statements in queue.attempts("x")[0].traceback
+
+    def test_a_start_that_hangs_is_bounded_by_a_time_of_its_own(
+        self,
+        open_process_queue: OpenQueue,
+        module_that: Module,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        before = children()
+        monkeypatch.setattr(final.workers.process, "START_SECONDS", 0.5)
+        handler = module_that("threading.Event().wait()").handler
+        queue = open_process_queue(handler, timeout=0.01, max_retries=0)
+        record = queue.wait(queue.enqueue(Job()), LONG)
+        assert str(record.error).startswith(
+            "TimeoutError: the process for the handler was not ready after 0.5 s"
+        )
+        assert children() == before
+
+    def test_closing_does_not_wait_for_one_that_hangs(
+        self, open_process_queue: OpenQueue, module_that: Module, note: Path
+    ) -> None:
+        before = children()
+        statements = f"open({str(note)!r}, 'w').write(str(os.getpid())); threading.Event().wait()"
+        queue = open_process_queue(module_that(statements).handler)
+        queue.enqueue(Job("x"))
+        eventually(note.exists, "the import to begin")
+        assert Background(queue.close, True, 0).result() is False
+        assert children() == before
+        assert queue.get("x").attempts == 0
+
+    def test_a_program_without_its_guard_is_told_so_and_runs_no_job_twice(
+        self, tmp_path: Path
+    ) -> None:
+        (tmp_path / "program.py").write_text(
+            "from final import Job, JobQueue\n"
+            "open('runs', 'a').write('x')\n"
+            "def handler(job): pass\n"
+            "with JobQueue(handler, executor='process', workers=1) as queue:\n"
+            "    ids = queue.enqueue_many([Job() for _ in range(3)])\n"
+            "    for job_id in ids:\n"
+            "        record = queue.wait(job_id)\n"
+            "        print(record.attempts, record.error)\n",
+            encoding="utf-8",
+        )
+        program = subprocess.run(
+            [sys.executable, "program.py"],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=LONG,
+        )
+        lines = program.stdout.splitlines()
+        assert len(lines) == 3
+        for line in lines:
+            assert line.startswith("1 RuntimeError: executor='process' needs `if __name__ == \"__m")
+        assert "Traceback" not in program.stderr
+        assert (tmp_path / "runs").read_text() == "xx"  # once, and once to find the handlers
 
 
 class TestWhatCannotBePickled:
@@ -156,6 +299,89 @@ class TestTimeouts:
         eventually(lambda: not psutil.pid_exists(int(note.read_text())), "the process to end")
 
 
+def gone(pid: int) -> bool:
+    return not psutil.pid_exists(pid)
+
+
+class TestKills:
+    def test_a_kill_that_comes_late_ends_no_other_attempt(self) -> None:
+        """Step by step, what a time-out or a cancel does that comes as its attempt ends."""
+        process = Process(1000)
+        try:
+            assert process.meet(pickle.dumps({"": echo})) is None
+            late = process.enter_attempt()
+            assert process.leave_attempt() is True
+            late()
+            in_time = process.enter_attempt()
+            late()
+            assert process.answers()
+            in_time()
+            assert process.leave_attempt() is False, "It serves nobody else."
+            assert not process.answers()
+        finally:
+            process.end()
+
+    def test_no_job_pays_for_the_one_before(self, open_process_queue: OpenQueue) -> None:
+        """Cancels at every moment of short jobs, with a job behind each."""
+        queue = open_process_queue(echo, max_retries=0)
+        queue.wait(queue.enqueue(Job()), LONG)
+        for n in range(12):
+            queue.enqueue_many([Job(f"{n}"), Job(f"{n} next")])
+            for _ in range(n):
+                queue.status(f"{n}")  # takes a moment
+            queue.cancel(f"{n}")
+            record = queue.wait(f"{n} next", LONG)
+            assert (record.status, record.attempts) == (Status.COMPLETED, 1), record.error
+            assert queue.wait(f"{n}", LONG).status in (Status.COMPLETED, Status.CANCELLED)
+
+
+@posix
+class TestSignals:
+    def test_those_for_the_group_reach_the_program_alone(self, path: str, note: Path) -> None:
+        """Ctrl-C, and the SIGTERM of whoever stops a service, while a process starts and works."""
+
+        def signal_the_group() -> None:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                os.killpg(program.pid, number)
+                assert next_line(program) == f"signal {number:d}"
+
+        with child("in_a_group", path, note, stderr=subprocess.PIPE) as program:
+            assert next_line(program) == "enqueued"
+            eventually(lambda: bool(psutil.Process(program.pid).children()), "a process to start")
+            signal_the_group()
+            eventually(note.exists, "the handler to begin")
+            signal_the_group()
+            (note.parent / "go").touch()
+            output, errors = program.communicate("end\n", timeout=LONG)
+        assert output == "completed, attempt 1, None\n"
+        assert (program.returncode, errors) == (0, "")
+
+    def test_processes_end_with_the_program_however_it_ends(self, path: str, note: Path) -> None:
+        with child("with_processes", path, note) as program:
+            idle = int(next_line(program))
+            eventually(note.exists, "the handler to begin")
+            program.kill()
+        for number in (idle, int(note.read_text())):
+            eventually(partial(gone, number), "the process to end")
+
+    def test_a_crash_is_seen_whatever_the_handler_has_forked(
+        self, open_process_queue: OpenQueue, note: Path
+    ) -> None:
+        queue = open_process_queue({"crash": handlers.fork_and_crash, "fine": echo}, max_retries=0)
+        crash = queue.enqueue(Job(payload=str(note), kind="crash"))
+        assert str(queue.wait(crash, LONG).error).startswith("ProcessDied")
+        assert queue.wait(queue.enqueue(Job(kind="fine")), LONG).status is Status.COMPLETED
+
+    def test_a_fork_is_nobodys_process(self, open_process_queue: OpenQueue) -> None:
+        queue = open_process_queue(
+            {"return": handlers.fork_and_return, "terminate": handlers.fork_and_terminate}
+        )
+        returned = queue.wait(queue.enqueue(Job(kind="return")), LONG)
+        assert (returned.result, returned.attempts) == ("from the process", 1)
+        ended = queue.wait(queue.enqueue(Job(kind="terminate")), LONG)
+        assert ended.result == -signal.SIGTERM
+
+
 class TestTheEnd:
     def test_closing_ends_all_processes(self, open_process_queue: OpenQueue) -> None:
         before = children()
@@ -183,3 +409,21 @@ class TestTheEnd:
         eventually(lambda: children() > before, "a process to start")
         Background(queue.close, True, 0).result()
         eventually(lambda: children() == before, "the process to end")
+
+    def test_what_a_process_does_at_its_end_is_done(
+        self, open_process_queue: OpenQueue, tmp_path: Path
+    ) -> None:
+        queue = open_process_queue(handlers.leave_at_exit)
+        queue.enqueue(Job(payload=str(tmp_path / "done")))
+        assert Background(queue.close).result(LONG) is True
+        assert (tmp_path / "done").exists()
+
+    def test_a_thread_that_a_handler_has_left_is_not_waited_for_for_ever(
+        self, open_process_queue: OpenQueue, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        before = children()
+        monkeypatch.setattr(final.workers.process, "GRACE_SECONDS", 0.1)
+        queue = open_process_queue(handlers.leave_a_thread)
+        queue.enqueue(Job())
+        assert Background(queue.close).result(LONG) is True
+        assert children() == before
