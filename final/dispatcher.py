@@ -35,7 +35,7 @@ from typing import Any
 from final.batches import Batches
 from final.errors import QueueClosed, StorageError
 from final.history import History
-from final.job import Task
+from final.job import Outcome, Task
 from final.lanes import Lanes
 from final.limits import Gate
 from final.lines import Lines
@@ -62,7 +62,7 @@ from final.orders import Orders
 from final.plan import Plan
 from final.questions import Questions
 from final.recovery import recover
-from final.retry import Backoff
+from final.retry import Backoff, ask
 from final.returns import Returns
 from final.stores.base import Changes, DuplicateIds, FailedAttempt, Store
 from final.transitions import Events
@@ -84,6 +84,12 @@ class Rules:
     backoff: Backoff
     overflow: str
     history: int
+
+    def delay(self, outcome: Outcome, attempt: int, say: Callable[..., None]) -> float | None:
+        """Seconds until a failed job is tried again; None for never. say: see ``retry.ask``."""
+        if outcome.permanent or attempt > self.max_retries:
+            return None
+        return ask(self.backoff, attempt, say)
 
 
 class Dispatcher:
@@ -376,12 +382,14 @@ class Dispatcher:
             task = outcome.task
             if task.cancelled:
                 changes.cancelled.append(task)
-            elif task.attempts <= self._rules.max_retries and not outcome.permanent:
-                delay = self._rules.backoff.delay(task.attempts)
-                changes.failed.append(FailedAttempt(outcome, changes.now + delay))
-                plan.later.append((now + delay, task))
-            else:
+                continue
+            if outcome.delay is None:  # nobody has asked yet, or there is none
+                outcome.delay = self._rules.delay(outcome, task.attempts, self._events.say)
+            if outcome.delay is None:
                 changes.failed.append(FailedAttempt(outcome, None))
+            else:
+                changes.failed.append(FailedAttempt(outcome, changes.now + outcome.delay))
+                plan.later.append((now + outcome.delay, task))
 
     def _plan_due_jobs(self, plan: Plan, now: float) -> None:
         """Due jobs go to the back of their lanes, also of full ones: they were accepted before."""

@@ -18,6 +18,8 @@ from datetime import datetime
 from final.options import require_number
 from final.payload import Stored
 
+LONGEST_TEXT = 1_000  # characters of an id or a kind: they are names, and stand in an index
+
 
 class Priority(enum.StrEnum):
     """The lanes, most urgent first: the order of these lines is the order of service."""
@@ -85,8 +87,8 @@ class Job:
     timeout: seconds that one attempt may take; None for the queue's own.
 
     Raises TypeError or ValueError, naming the field, for an id or kind that is not
-    text or is empty, an unknown priority, a datetime without a time zone, or a number
-    that makes no sense.
+    text, is empty or longer than 1,000 characters, an unknown priority, a datetime
+    without a time zone, or a number that makes no sense.
     """
 
     id: str = field(default_factory=new_id)
@@ -188,6 +190,7 @@ class Outcome:
     seconds: how long the handler took. result: what it returned, in stored form; None where
     there is nothing to keep. note: why a result was not kept. error: the failure as one line.
     permanent: it is not to be tried again. closed: it ended with QueueClosed.
+    delay: seconds until it is tried again, once that is known.
     """
 
     task: Task
@@ -198,6 +201,7 @@ class Outcome:
     traceback: str = ""
     permanent: bool = False
     closed: bool = False
+    delay: float | None = None
 
 
 def require_text(name: str, value: object) -> None:
@@ -206,6 +210,8 @@ def require_text(name: str, value: object) -> None:
         raise TypeError(f"{name} must be text (str), not {type(value).__name__}.")
     if not value:
         raise ValueError(f"{name} must not be empty.")
+    if len(value) > LONGEST_TEXT:
+        raise ValueError(f"{name} has {len(value):,} characters, more than {LONGEST_TEXT:,}.")
     if not value.isascii():
         try:
             value.encode()

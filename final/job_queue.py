@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import itertools
 import os
 import threading
@@ -65,6 +66,10 @@ from final.workers.pool import WorkerPool
 
 Answer = TypeVar("Answer")
 
+# A row of SQLite takes 1,000,000,000 bytes: a payload, a result and the rest fit in.
+LARGEST_PAYLOAD = 256 * 1024 * 1024
+LARGEST_LIMIT = 2**63 - 1  # the largest number that SQLite knows
+
 
 class JobQueue:
     """A durable job queue: bounded lanes by priority, retries with backoff, no starvation.
@@ -91,7 +96,7 @@ class JobQueue:
         of the process; a power cut may take the latest ones.
     history: how many completed, cancelled and dropped jobs the file keeps; dead letters are
         kept until they are retried or purged.
-    max_payload: the most bytes a payload or a result may take, 16 MiB.
+    max_payload: the most bytes a payload or a result may take, 16 MiB; at most 256 MiB.
     shutdown_timeout: seconds that ``close`` and the end of a ``with`` block wait by default;
         None for as long as it takes.
 
@@ -125,7 +130,7 @@ class JobQueue:
         require_int("capacity", capacity, 1)
         require_int("max_retries", max_retries, 0)
         require_int("history", history, 0)
-        require_int("max_payload", max_payload, 1)
+        require_int("max_payload", max_payload, 1, LARGEST_PAYLOAD)
         if not isinstance(backoff, Backoff):
             raise TypeError(f"backoff must be a Backoff, not {backoff!r}.")
         _require_fairness(fairness)
@@ -154,7 +159,9 @@ class JobQueue:
             raise
         try:
             self._events = Events()
-            self._pool = WorkerPool(workers, self._handlers, self._report, timeout)
+            rules = Rules(max_retries, backoff, overflow, history)
+            delay = functools.partial(rules.delay, say=self._events.say)
+            self._pool = WorkerPool(workers, self._handlers, self._report, timeout, delay)
             self._dispatcher = Dispatcher(
                 self._store,
                 Lanes(capacity, fairness),
@@ -162,7 +169,7 @@ class JobQueue:
                 Batches(workers, gate, timeout, self._handlers.share_batches),
                 Recorder(workers, now),
                 self._events,
-                rules=Rules(max_retries, backoff, overflow, history),
+                rules=rules,
                 handles=self._handlers.handles,
                 workers=self._pool,
             )
@@ -272,8 +279,7 @@ class JobQueue:
         raises, and completed if it returns; it is not tried again. Returns False for a job
         that has already ended. Raises UnknownJob for an unknown id.
         """
-        self.get(job_id)  # refuses what is no id
-        return self._ask(Cancel(job_id), None)
+        return self._ask(Cancel(self.get(job_id).id), None)
 
     # ---- dead letters ----------------------------------------------------------------------
 
@@ -285,25 +291,28 @@ class JobQueue:
     def attempts(self, job_id: str) -> list[AttemptRecord]:
         """The failed attempts of a job, with their times and tracebacks."""
         self._refuse_out_of_place()
-        return self._store.attempts(job_id)
+        try:
+            return self._store.attempts(_text("A job's id", job_id))
+        except UnicodeEncodeError:  # no stored id has a lone surrogate
+            return []
 
     def retry(self, job_id: str) -> None:
         """Put a dead letter back into its lane, with all its attempts.
 
         Raises UnknownJob for an unknown id, ValueError for a job that is not a dead letter.
         """
-        status = self.status(job_id)
-        if status is not Status.FAILED:
-            raise ValueError(f"Job {job_id} is {status}: only a failed job can be retried.")
-        self._ask(Revive(job_id, sender=current_batch()), None)
+        job = self.get(job_id)
+        if job.status is not Status.FAILED:
+            raise ValueError(f"Job {job.id} is {job.status}: only a failed job can be retried.")
+        self._ask(Revive(job.id, sender=current_batch()), None)
 
     def retry_all(self, kind: str | None = None) -> int:
         """Put all dead letters, or all of a kind, back into their lanes; returns how many."""
-        return self._ask(Revive(kind=kind, sender=current_batch()), None)
+        return self._ask(Revive(kind=_kind(kind), sender=current_batch()), None)
 
     def purge(self, kind: str | None = None) -> int:
         """Delete all dead letters, or all of a kind; returns how many."""
-        return self._ask(Purge(kind), None)
+        return self._ask(Purge(_kind(kind)), None)
 
     # ---- looking at jobs -------------------------------------------------------------------
 
@@ -314,8 +323,7 @@ class JobQueue:
     def get(self, job_id: str) -> JobRecord:
         """All that is known about the job. Raises UnknownJob for an unknown id."""
         self._refuse_out_of_place()
-        if not isinstance(job_id, str):
-            raise TypeError(f"A job's id is text (str), not {type(job_id).__name__}.")
+        job_id = _text("A job's id", job_id)
         try:
             record = self._store.get(job_id)
         except UnicodeEncodeError:  # no stored id has a lone surrogate
@@ -339,7 +347,9 @@ class JobQueue:
         to the next, whatever comes in between. Raises UnknownJob for an unknown id.
         """
         self._refuse_out_of_place()
-        require_int("limit", limit, 1)
+        require_int("limit", limit, 1, LARGEST_LIMIT)
+        kind = None if kind is None else _text("kind", kind)
+        before = None if before is None else _text("A job's id", before)
         status = None if status is None else Status(status)
         priority = None if priority is None else Priority(priority)
         try:
@@ -366,7 +376,7 @@ class JobQueue:
         record = self.get(job_id)
         if not record.status.ended:
             sender = None if timeout == 0 else current_batch()  # 0: it only looks
-            record = self._ask(Watch(job_id, sender), timeout)
+            record = self._ask(Watch(record.id, sender), timeout)
         return record
 
     def join(self, timeout: float | None = None) -> None:
@@ -399,7 +409,7 @@ class JobQueue:
     def set_fairness(self, fairness: int | None) -> None:
         """Choose by another ``fairness`` from the next pick on; None for strict priority."""
         _require_fairness(fairness)
-        self._ask(SetFairness(fairness), None)
+        self._ask(SetFairness(None if fairness is None else int(fairness)), None)
 
     def subscribe(self, subscriber: Subscriber) -> Callable[[], None]:
         """Call ``subscriber(transition)`` for every change of a job's status.
@@ -441,7 +451,7 @@ class JobQueue:
         if timeout is ByOption.SHUTDOWN_TIMEOUT:
             timeout = self._shutdown_timeout
         require_timeout(timeout)
-        close = Close(drain)
+        close = Close(bool(drain))
         if self._pool.is_calling():
             self._dispatcher.ask(close)
             return False
@@ -478,7 +488,8 @@ class JobQueue:
             known = ", ".join(self._handlers.kinds())
             raise ValueError(f"Job.kind {job.kind!r} has no handler here; there are: {known}.")
         payload = encode("Job.payload", job.payload, self._max_payload)
-        task = Task(job.id, payload, job.priority, job.kind, job.timeout)
+        timeout = None if job.timeout is None else float(job.timeout)
+        task = Task(job.id, payload, job.priority, job.kind, timeout)
         if job.run_at is not None:
             task.due_at = _due_at(job.run_at)
             task.by_clock = isinstance(job.run_at, datetime)
@@ -580,6 +591,25 @@ class JobQueue:
 def _require_fairness(fairness: int | None) -> None:
     if fairness is not None:
         require_int("fairness", fairness, 1)
+
+
+def _text(name: str, value: object) -> str:
+    """Plain text: the dispatcher would run the ``==`` of a subclass of ``str``."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name} is text (str), not {type(value).__name__}.")
+    return str.__str__(value)
+
+
+def _kind(value: object) -> str | None:
+    """None for all kinds."""
+    if value is None:
+        return None
+    kind = _text("kind", value)
+    try:
+        kind.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"No kind is called {kind!r}: {error.reason}.") from None
+    return kind
 
 
 def _due_at(run_at: datetime | float) -> float | None:

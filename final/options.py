@@ -12,11 +12,13 @@ class ByOption(enum.Enum):
     SHUTDOWN_TIMEOUT = "shutdown_timeout"
 
 
-def require_int(name: str, value: object, least: int) -> None:
+def require_int(name: str, value: object, least: int, most: int | None = None) -> None:
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be a whole number, not {value!r}.")
     if value < least:
-        raise ValueError(f"{name} must be at least {least}, not {value}.")
+        raise ValueError(f"{name} must be at least {least}, not {_short(value)}.")
+    if most is not None and value > most:
+        raise ValueError(f"{name} must be at most {most:,}, not {_short(value)}.")
 
 
 def require_number(

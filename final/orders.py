@@ -59,7 +59,7 @@ class Orders:
                     order.answer(self._revive(order, changes, now))
                 case Purge():
                     order.answer(self._purge(order.kind, changes))
-        except (StorageError, UnknownJob, ValueError) as error:
+        except Exception as error:  # whatever it is, it concerns this order alone
             order.refuse(error)
 
     def _cancel(self, job_id: str, changes: Changes) -> bool:

@@ -46,12 +46,14 @@ Subscriber = Callable[[Transition], object]
 class Events:
     """Tells the log and the subscribers what has happened. Before ``start``: the log at once.
 
-    ``publish``, ``say`` and ``missed`` are for the dispatcher's thread, the rest for all.
+    ``publish`` and ``missed`` are for the dispatcher's thread, the rest for all.
     """
 
     def __init__(self) -> None:
         self._log = Courier("final-log", _write)
-        self._unwritten = 0  # log lines that were dropped, since the last one that was not
+        # Log lines that were dropped since the last one that was not. (Two threads at a time may
+        # miscount it, which is all that can happen.)
+        self._unwritten = 0
         self._mutex = threading.Lock()  # guards the two below; no subscriber is called under it
         self._subscribers: list[Subscriber] = []
         self._courier: Courier[Transition] | None = None

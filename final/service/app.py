@@ -18,6 +18,7 @@ from fastapi.responses import FileResponse, HTMLResponse, PlainTextResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
+from final import QueueClosed
 from final.service import problems
 from final.service.context import Service
 from final.service.demo import demo_routes
@@ -85,10 +86,16 @@ def _add_probes(app: FastAPI, service: Service) -> None:
 
     @app.get("/ready", tags=["probes"])
     def ready() -> State:
-        """It takes jobs: it is not stopping, and the disk can be written."""
+        """It takes jobs: it is not stopping, its queue works, and the disk can be written."""
         if service.stopping:
             raise Problem("stopping", "The service is stopping: no more jobs.")
-        if service.queue.metrics().storage_error is not None:
+        try:
+            metrics = service.queue.metrics()
+        except QueueClosed:
+            raise Problem(
+                "failed", "The queue stopped on an internal error: see the log."
+            ) from None
+        if metrics.storage_error is not None:
             raise Problem("storage", "No job can be stored at the moment: see the log.")
         return State(status="ready")
 

@@ -21,6 +21,7 @@ PROBLEMS = {
     "queue-full": (503, "The lane is full"),
     "stopping": (503, "The service is stopping"),
     "storage": (503, "The disk cannot be written"),
+    "failed": (503, "The queue has failed: start the service again"),
     "busy": (503, "Too many clients"),
     "duplicate": (409, "A job with this id is there already"),
     "wrong-state": (409, "The job's status does not allow this"),

@@ -24,7 +24,7 @@ from typing import Any
 import uvicorn
 from starlette.types import ASGIApp
 
-from final import Handler, JobQueue, StorageError
+from final import Handler, JobQueue, QueueClosed, StorageError
 from final.service.app import create_app
 from final.service.context import Service
 from final.service.demo import demo_handlers
@@ -155,8 +155,9 @@ async def _run(
         print(f"Serving on http://{f'[{host}]' if ':' in host else host}:{port}/", flush=True)
         await _first(stop.wait(), serving)
         service.stopping = True
-        running = (await asyncio.to_thread(service.queue.metrics)).processing
-        print(f"Stopping: {running} jobs in flight ...", flush=True)
+        with contextlib.suppress(QueueClosed):  # nothing is in flight in a queue that has failed
+            running = (await asyncio.to_thread(service.queue.metrics)).processing
+            print(f"Stopping: {running} jobs in flight ...", flush=True)
         complete = await asyncio.to_thread(service.queue.close, False, shutdown_timeout)
         broadcast.close()
         server.should_exit = True

@@ -83,16 +83,20 @@ def attempt(
     try:
         return Ending(result=encode("The result", value, max_result))
     except (TypeError, ValueError) as error:
-        return _without_result(value, error)
+        return _without_result(value, str(error))
+    except BaseException as error:  # code of the value's own, which ran to look at it
+        return _without_result(value, f"The result cannot be looked at: {failure(error).error}.")
 
 
-def _without_result(value: object, error: Exception) -> Ending:
+def _without_result(value: object, why: str) -> Ending:
     """The work is done and must not be done again, so the job completes without its result."""
     try:
         refuse_members(value)
     except PermanentFailure as refusal:  # it is not done after all
         return failure(refusal)
-    return Ending(note=_line(f"{error} The job completed; its result is not kept."))
+    except BaseException as error:  # again code of its own
+        why = f"The result cannot be looked at: {failure(error).error}."
+    return Ending(note=_line(f"{why} The job completed; its result is not kept."))
 
 
 NOTHING_TO_KEEP = Ending()

@@ -25,6 +25,7 @@ class WorkerPool:
     """``count`` threads that run jobs; ``report`` takes what came of them.
 
     timeout: seconds for an attempt of a job that names none itself; None for no limit.
+    delay: in how many seconds a job is tried again whose attempt of this number has failed.
     """
 
     def __init__(
@@ -33,10 +34,12 @@ class WorkerPool:
         handlers: Handlers,
         report: Callable[[Report], None],
         timeout: float | None,
+        delay: Callable[[Outcome, int], float | None],
     ) -> None:
         self._handlers = handlers
         self._report = report
         self._timeout = timeout
+        self._delay = delay
         # Waited on by idle workers: a batch, or None to leave.
         self._batches: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
         self._numbers = itertools.count()
@@ -124,6 +127,10 @@ class WorkerPool:
                 return Outcome(task, 0.0, error="Cancelled before it started.")
             ending = unfit or runner.run(batch, task)
         seconds = time.monotonic() - started
-        return (
-            Outcome(task, seconds) if ending is NOTHING_TO_KEEP else Outcome(task, seconds, *ending)
-        )
+        if ending is NOTHING_TO_KEEP:
+            return Outcome(task, seconds)
+        outcome = Outcome(task, seconds, *ending)
+        if outcome.error is not None:
+            # Asked here, since a Backoff of the user's own may take its time.
+            outcome.delay = self._delay(outcome, batch.attempt)
+        return outcome

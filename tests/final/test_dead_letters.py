@@ -10,7 +10,7 @@ import pytest
 from final import Handler, Job, JobQueue, PermanentFailure, Status, UnknownJob, current_job
 from final.messages import Revive
 from tests.final.helpers import AT_ONCE, OpenQueue, child, completes, eventually, next_line, nothing
-from tests.helpers import DEADLINE, Gate, Journal
+from tests.helpers import DEADLINE, Background, Gate, Journal
 
 
 class Repair:
@@ -131,6 +131,7 @@ class TestFailingForGood:
     ) -> None:
         queue = open_queue(gone)
         queue.wait(queue.enqueue(Job("x")), DEADLINE)
+        assert Background(queue.close).result() is True  # then all of the log is written
         assert caplog.messages == [
             "job x failed, attempt 1, for good: "
             "tests.final.test_dead_letters.Gone: the account was deleted"

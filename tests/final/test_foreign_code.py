@@ -1,4 +1,4 @@
-"""Code that the queue calls and nobody here has written: log handlers, filters, finalizers.
+"""Code that the queue calls and that is not its own: log handlers, filters, finalizers, a Backoff.
 
 Whatever it raises, however long it takes, and also when it uses the queue: it harms no job.
 """
@@ -6,12 +6,13 @@ Whatever it raises, however long it takes, and also when it uses the queue: it h
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections.abc import Callable, Iterator
 
 import pytest
 
-from final import Job, JobQueue, Status, courier
+from final import Backoff, Job, JobQueue, Status, courier, current_job
 from tests.final.helpers import HeldUp, OpenQueue, completes, nothing
 from tests.helpers import DEADLINE, Background, Gate, Journal
 
@@ -222,3 +223,94 @@ class TestFinalizers:
         queue.join(DEADLINE)
         assert len(started.entries) == 2
         assert queue.metrics().cancelled == 14 + 1
+
+
+class Own(Backoff):
+    """A Backoff whose delay is whatever comes of a call."""
+
+    def __init__(self, call: Callable[[], object]) -> None:
+        super().__init__()
+        object.__setattr__(self, "call", call)
+
+    def delay(self, retry: int) -> float:
+        return self.call()  # type: ignore[attr-defined,no-any-return]
+
+
+def raises(error: BaseException) -> Callable[[], object]:
+    def call() -> object:
+        raise error
+
+    return call
+
+
+NO_DELAYS: dict[str, Callable[[], object]] = {
+    **{
+        repr(value): lambda value=value: value  # type: ignore[misc]
+        for value in (math.nan, math.inf, -math.inf, -0.1, "2", None, True, 1j)
+    },
+    "a huge one": lambda: 10**400,
+    "an error": raises(ZeroDivisionError("a bug")),
+    "an exit": raises(SystemExit(1)),
+}
+
+
+class TestBackoff:
+    @pytest.mark.parametrize("name", NO_DELAYS)
+    def test_where_it_is_no_delay_a_plain_one_is_asked_and_the_log_says_so(
+        self, open_queue: OpenQueue, caplog: pytest.LogCaptureFixture, name: str
+    ) -> None:
+        retrying = Journal()
+        queue = open_queue(
+            lambda job: fails(job) if job.id == "x" else None, backoff=Own(NO_DELAYS[name])
+        )
+        queue.subscribe(lambda t: retrying.write(t) if t.status is Status.RETRYING else None)
+        queue.enqueue(Job("x"))
+        retrying.wait_for_count(1)
+        due_at = queue.get("x").due_at
+        assert due_at is not None
+        assert 0.9 <= due_at - retrying.entries[0].at <= 1.0 + 1e-6
+        assert completes(queue)
+        Background(queue.close, False).result()
+        [line] = [r.getMessage() for r in caplog.records if r.levelno == logging.ERROR]
+        assert line.startswith("Backoff.delay(1) is of no use; the job waits ")
+
+    def test_one_that_takes_its_time_holds_up_its_worker_alone(
+        self, open_queue: OpenQueue, gate: Gate
+    ) -> None:
+        asked = Journal()
+
+        def slow() -> float:
+            asked.write("asked")
+            gate.wait()
+            return 0.0
+
+        def handler(job: Job) -> None:
+            if job.id == "x" and current_job().attempt == 1:
+                raise ValueError("no")
+
+        queue = open_queue(handler, workers=2, backoff=Own(slow))
+        queue.enqueue(Job("x"))
+        asked.wait_for("asked")
+        assert completes(queue)
+        assert queue.status("x") is Status.PROCESSING
+        gate.open()
+        assert queue.wait("x", DEADLINE).status is Status.COMPLETED
+
+    def test_one_that_asks_the_queue_does_not_make_it_wait_for_itself(
+        self, open_queue: OpenQueue, gate: Gate, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """The queue's own thread asks when it has ended an attempt that took too long."""
+        retrying = Journal()
+        queue = open_queue(
+            lambda job: gate.wait() if job.id == "x" else None,
+            backoff=Own(lambda: queue.metrics().queued),
+        )
+        queue.subscribe(lambda t: retrying.write(t.status))
+        queue.enqueue(Job("x", timeout=0.01))
+        retrying.wait_for(Status.RETRYING)
+        assert completes(queue)
+        gate.open()
+        Background(queue.close, False).result()
+        [line] = [r for r in caplog.records if r.levelno == logging.ERROR]
+        assert line.exc_info
+        assert str(line.exc_info[1]).startswith("This is the queue's own thread")

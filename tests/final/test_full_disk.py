@@ -99,6 +99,7 @@ class TestNoRoomInTheFile:
                 queue.enqueue(Job(payload=LARGE))
         disk.free()
         assert completes(queue)
+        assert Background(queue.close).result() is True  # then all of the log is written
         assert caplog.messages == [
             f"Cannot write {path}: database or disk is full. Free some space; the queue goes on "
             "by itself. Jobs are refused until then; nothing accepted is lost.",

@@ -54,6 +54,7 @@ class TestKept:
         assert (record.status, record.attempts, record.result) == (Status.COMPLETED, 1, None)
         assert str(record.error).startswith("The result ")
         assert str(record.error).endswith("The job completed; its result is not kept.")
+        assert Background(queue.close).result() is True  # then all of the log is written
         assert caplog.messages == [f"job x: {record.error}"]
 
     def test_nor_does_one_that_is_too_large(self, open_queue: OpenQueue) -> None:

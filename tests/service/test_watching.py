@@ -8,6 +8,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from final import Priority, Status, StorageError
+from final.stores import SqliteStore
 from tests.final.helpers import eventually
 from tests.helpers import DEADLINE, Gate
 from tests.service.helpers import Live
@@ -59,6 +60,22 @@ class TestProbes:
         assert answer.status_code == 503
         assert "secret" not in answer.text  # everybody may ask this
         assert value(scrape(live), "storage_up") == 0
+
+    def test_not_ready_where_the_queue_has_failed(
+        self, live: Live, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def broken(*_: object) -> None:
+            raise RuntimeError("a bug in /secret/place")
+
+        monkeypatch.setattr(SqliteStore, "commit", broken)
+        refused = live.post("/jobs", {"type": "work"})
+        assert refused.status_code == 503
+        assert "a bug in /secret/place" in refused.json()["detail"]
+        answer = live.http.get("/ready")
+        assert (answer.status_code, answer.json()["type"]) == (503, "/problems#failed")
+        assert answer.json()["detail"] == "The queue stopped on an internal error: see the log."
+        assert live.http.get("/stats").status_code == 503
+        assert live.http.get("/health").status_code == 200
 
 
 def test_after_the_queue_is_closed_no_job_is_taken(live: Live) -> None:
