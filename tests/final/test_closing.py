@@ -377,6 +377,31 @@ class TestHandlersThatEnqueue:
         assert said.entries == ["started", ["a"]]
         assert queue.metrics().completed == 2
 
+    @pytest.mark.parametrize("drain", [True, False])
+    def test_one_that_waits_for_others(
+        self, open_queue: OpenQueue, path: str, gate: Gate, drain: bool
+    ) -> None:
+        """While draining they run. Otherwise they do not, so it would wait for ever."""
+        started = Journal()
+
+        def handler(job: Job) -> object:
+            if job.id == "maps":
+                return len(list(queue.map(range(40))))
+            started.write(job.payload)
+            gate.wait()
+            return job.payload
+
+        queue = open_queue(handler, path=path, workers=2, max_retries=0)
+        queue.enqueue(Job("maps"))
+        started.wait_for(0)
+        closing = Background(queue.close, drain, None)
+        eventually(lambda: is_closing(queue), "the closing to begin")
+        gate.open()
+        assert closing.result() is True
+        maps, *others = in_file(path, "status, attempts, result")
+        assert maps == (("completed", 1, "40") if drain else ("queued", 0, None))
+        assert {status for status, *_ in others} <= {"completed", "cancelled", "queued"}
+
     def test_one_that_was_given_up_is_an_outsider(self, open_queue: OpenQueue, gate: Gate) -> None:
         said, hold = Journal(), Gate()
 

@@ -953,6 +953,30 @@ class TestClosing:
         assert held.dispatcher.orderly
 
 
+class TestTurnedAway:
+    def test_a_suspect_that_a_closing_queue_turns_away_lets_the_next_one_run(
+        self, path: str
+    ) -> None:
+        """Suspects run one at a time: one that waits for the next start is out of their way."""
+        engine = Engine(path, workers=2)
+        engine.turn(jobs("a", "b"))
+        for _ in range(2):
+            engine.crash()
+            engine.open()
+            engine.turn()
+        assert engine.handed_out == [["a"]]
+        engine.turn(Close(drain=True))
+        [batch] = engine.batches
+        turned_away = report(batch, failed=True)
+        batch.outcomes[0].closed = True
+        engine.turn(turned_away)
+        assert engine.status("a") == ("queued", 2)
+        engine.turn()
+        assert engine.handed_out == [["a"], ["b"]]
+        engine.turn(report(engine.batches[1]))
+        assert engine.dispatcher.done
+
+
 class TestTheEnd:
     def test_an_internal_error_leaves_nobody_without_an_answer(self) -> None:
         engine = Engine(capacity=2, max_retries=0)

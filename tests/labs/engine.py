@@ -418,10 +418,13 @@ class Engine:
         worker.task, worker.token = task, batch.token
 
     def _end_attempt(self, worker: Worker, batch: Batch, error: str | None) -> None:
-        task, worker.task, worker.question = worker.task, None, None
+        task, question = worker.task, worker.question
+        worker.task, worker.question = None, None
         assert task is not None
         self._note(f"worker {worker.name}", f"{error or 'completes'} {task.id}")
-        outcome = Outcome(task, self.now - batch.started, error=error)
+        turned_away = question is not None and isinstance(question._error, QueueClosed)
+        closed = error is not None and turned_away
+        outcome = Outcome(task, self.now - batch.started, error=error, closed=closed)
         self._attempt_of[outcome] = worker.token
         batch.outcomes.append(outcome)
         self.tally["attempts"] += 1

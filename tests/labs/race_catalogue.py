@@ -139,6 +139,7 @@ FINAL = Subject(
     ),
     (
         final.JobQueue._ask,
+        final.JobQueue._await,
         final.JobQueue.close,
         batches.Batches._collect,
         batches.Batches._take_back,
