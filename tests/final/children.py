@@ -25,6 +25,7 @@ import psutil
 
 import final.dispatcher
 from final import Job, JobQueue, StorageError
+from tests.final import inside
 from tests.final.helpers import AT_ONCE, NOT_TODAY, eventually, nothing, run_child
 from tests.final.process_handlers import compute, hang_at_first, process_id, until_told
 from tests.helpers import DEADLINE, Gate, Journal
@@ -175,8 +176,8 @@ def idle_full_disk(path: str) -> None:
         queue.enqueue(Job())
     except StorageError as error:
         say(error)
-    first = queue._dispatcher._try_again_at
-    eventually(lambda: queue._dispatcher._try_again_at > first + 0.05, "it to look again")
+    first = inside.next_look_at_the_disk(queue)
+    eventually(lambda: inside.next_look_at_the_disk(queue) > first + 0.05, "it to look again")
     say(queue.metrics().storage_error)
     free()
     eventually(lambda: queue.metrics().storage_error is None, "it to see that there is room")

@@ -10,12 +10,14 @@ import os
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from final import Backoff, Job, JobQueue, Status
+from final import Backoff, Job, JobQueue, QueueClosed, Status
+from tests.final import inside
 from tests.helpers import DEADLINE, Background, Journal
 
 ROOT = Path(__file__).parents[2]
@@ -41,17 +43,50 @@ def completes(queue: JobQueue, job: Job | None = None) -> bool:
     return queue.wait(job_id, DEADLINE).status is Status.COMPLETED
 
 
+def is_closing(queue: JobQueue) -> bool:
+    """Whether ``queue`` has begun to close, so that it takes nothing from outside any more."""
+    try:
+        queue.retry_all()
+    except QueueClosed:
+        return True
+    return False
+
+
+def reaches(queue: JobQueue, job_id: str, status: Status) -> None:
+    """Wait until the job has this status; ``JobQueue.wait`` waits for its end alone."""
+    comes_true(queue, lambda: queue.status(job_id) is status, f"{job_id} to be {status}")
+
+
+def comes_true(queue: JobQueue, condition: Callable[[], bool], what: str) -> None:
+    """Wait until ``condition`` holds, which is looked at whenever a job of ``queue`` moves on."""
+    moved = threading.Event()
+    unsubscribe = queue.subscribe(lambda _: moved.set())
+    try:
+        while not condition():
+            assert moved.wait(DEADLINE), f"Waited {DEADLINE:.0f} s for {what}."
+            moved.clear()
+    finally:
+        unsubscribe()
+
+
 def eventually(condition: Callable[[], bool], what: str) -> None:
-    """Ask again and again, as fast as the answers come, until ``condition`` holds."""
+    """Look again and again until ``condition`` holds, ever more seldom.
+
+    For what nobody is told of: see ``comes_true`` for all that jobs do.
+    """
     deadline = time.monotonic() + DEADLINE
+    pause = 0.001
     while not condition():
         assert time.monotonic() < deadline, f"Waited {DEADLINE:.0f} s for {what}."
+        time.sleep(pause)
+        pause = min(2 * pause, 0.05)
 
 
-def learn_that_jobs_are_quick(queue: JobQueue) -> None:
+def learn_that_jobs_are_quick(queue: JobQueue, payload: object = None) -> None:
     """Run jobs that take no time, until ``queue`` hands out many of them at a time."""
-    costs = queue._dispatcher._batches._cost
-    eventually(lambda: completes(queue) and costs["default"] < 1e-4, "the queue to learn that")
+    deadline = time.monotonic() + DEADLINE
+    while completes(queue, Job(payload=payload)) and inside.cost(queue) > 1e-4:
+        assert time.monotonic() < deadline, f"{inside.cost(queue)} s for a job that does nothing"
 
 
 def nested(levels: int) -> list[Any]:
@@ -67,10 +102,10 @@ def plain(value: object) -> str:
     return ascii(value).replace("\\", "")
 
 
-def in_file(path: str, columns: str) -> list[Any]:
+def in_file(path: str, columns: str, table: str = "job") -> list[Any]:
     """What the file of a closed queue says of its jobs, in the order they were accepted."""
     with contextlib.closing(sqlite3.connect(path)) as connection:
-        rows = connection.execute(f"SELECT {columns} FROM job ORDER BY seq").fetchall()
+        rows = connection.execute(f"SELECT {columns} FROM {table} ORDER BY seq").fetchall()
     return [row[0] if len(row) == 1 else row for row in rows]
 
 

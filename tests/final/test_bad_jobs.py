@@ -26,7 +26,16 @@ from final import (
     QueueFull,
     Status,
 )
-from tests.final.helpers import OpenQueue, completes, eventually, in_file, nested, nothing, plain
+from tests.final.helpers import (
+    OpenQueue,
+    comes_true,
+    completes,
+    in_file,
+    nested,
+    nothing,
+    plain,
+    reaches,
+)
 from tests.helpers import DEADLINE, Background, Gate, Journal
 
 
@@ -285,7 +294,7 @@ class TestDuplicates:
 
         queue = open_queue(handler, path=path, workers=1, capacity=capacity, overflow=overflow)
         queue.enqueue(Job("there"))
-        eventually(lambda: queue.status("there") is Status.PROCESSING, "the only worker")
+        reaches(queue, "there", Status.PROCESSING)
         many = [Job("a"), Job("b", run_at=3600), Job("c"), Job("there"), Job("d")]
         call = Background(queue.enqueue_many, many)
         if overflow == "block":
@@ -379,7 +388,7 @@ class TestPartlyAccepted:
 
     def test_closing_tells_which_had_room(self, held: JobQueue, gate: Gate) -> None:
         call = Background(held.enqueue_many, [Job(str(n)) for n in range(5)])
-        eventually(lambda: held.metrics().queued == 3, "three jobs to be accepted")
+        comes_true(held, lambda: held.metrics().queued == 3, "three jobs to be accepted")
         closing = Background(held.close)
         with pytest.raises(QueueClosed) as refused:
             call.result()

@@ -11,12 +11,12 @@ from tests.final.helpers import (
     HeldUp,
     OpenQueue,
     child,
-    completes,
     eventually,
     in_file,
     learn_that_jobs_are_quick,
     next_line,
     nothing,
+    reaches,
 )
 from tests.helpers import DEADLINE, Background, Gate, Journal
 
@@ -78,7 +78,7 @@ class TestWaiting:
 
         queue = open_queue(handler, backoff=NOT_TODAY)
         queue.enqueue(Job("x"))
-        eventually(lambda: queue.status("x") is Status.RETRYING, "the failure")
+        reaches(queue, "x", Status.RETRYING)
         assert queue.cancel("x") is True
         assert cancelled(queue, "x", attempts=1)
         queue.join(DEADLINE)  # it would wait for a retry
@@ -103,11 +103,7 @@ class TestWaiting:
                 ran.write(current_job().cancelled)
 
         queue = open_queue(handler, workers=1)
-        costs = queue._dispatcher._batches._cost
-        eventually(
-            lambda: completes(queue, Job(payload="quick")) and costs["default"] < 1e-4,
-            "the queue to learn that these jobs are quick",
-        )
+        learn_that_jobs_are_quick(queue, payload="quick")
         queue.enqueue_many([Job("slow"), Job("x"), Job("y")])
         ran.wait_for("slow")
         assert queue.status("x") is Status.PROCESSING, "It was not handed out with the others."

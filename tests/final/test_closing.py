@@ -18,15 +18,19 @@ import psutil
 import pytest
 
 from final import Job, JobQueue, Priority, QueueClosed, QueueFull, Status
+from tests.final import inside
 from tests.final.helpers import (
     AT_ONCE,
     NOT_TODAY,
     OpenQueue,
+    comes_true,
     completes,
     eventually,
     in_file,
+    is_closing,
     learn_that_jobs_are_quick,
     nothing,
+    reaches,
 )
 from tests.helpers import DEADLINE, Background, Gate, Journal
 
@@ -100,7 +104,7 @@ class TestWhatRuns:
 
         queue = open_queue(handler, path=path, backoff=NOT_TODAY)
         queue.enqueue(Job())
-        eventually(lambda: queue.metrics().retrying == 1, "the failure")
+        comes_true(queue, lambda: queue.metrics().retrying == 1, "the failure")
         assert Background(queue.close, False).result() is True
         [(status, attempts, due_at)] = in_file(path, "status, attempts, due_at")
         assert (status, attempts) == ("retrying", 1)
@@ -122,22 +126,13 @@ class TestWhatRuns:
         queue.enqueue_many([Job("slow"), *(Job(f"quick-{n}") for n in range(20))])
         started.wait_for("slow")
         closing = Background(queue.close, False)
-        eventually(lambda: queue.status("quick-0") is Status.QUEUED, "the others to go back")
+        reaches(queue, "quick-0", Status.QUEUED)
         gate.open()
         assert closing.result() is True
         assert in_file(path, "id, status, attempts")[-21:] == [
             ("slow", "completed", 1),
             *((f"quick-{n}", "queued", 0) for n in range(20)),
         ]
-
-
-def is_closing(queue: JobQueue) -> bool:
-    """Whether ``queue`` has begun to close, so that it takes nothing from outside any more."""
-    try:
-        queue.retry_all()
-    except QueueClosed:
-        return True
-    return False
 
 
 class Family:
@@ -489,7 +484,7 @@ class TestOutOfTime:
     def test_the_end_of_its_old_attempt_changes_nothing(
         self, stuck: JobQueue, open_queue: OpenQueue, path: str, gate: Gate
     ) -> None:
-        [worker] = stuck._pool._threads
+        [worker] = inside.workers(stuck)
         Background(stuck.close, True, 0).result()
         queue = open_queue({"another": nothing}, path=path)  # so it stays queued
         gate.open()
@@ -557,7 +552,7 @@ class TestOutOfTime:
         assert patient.result() is False
 
     def test_nothing_starts_any_more(self, stuck: JobQueue, path: str, gate: Gate) -> None:
-        [worker] = stuck._pool._threads
+        [worker] = inside.workers(stuck)
         Background(stuck.close, True, 0).result()
         gate.open()
         worker.join(DEADLINE)
@@ -595,7 +590,7 @@ class TestWhatIsLost:
 
         queue = open_queue(handler, path=place, backoff=NOT_TODAY)
         queue.enqueue(Job())
-        eventually(lambda: queue.metrics().retrying == 1, "the failure")
+        comes_true(queue, lambda: queue.metrics().retrying == 1, "the failure")
         in_memory = place == ":memory:"
         assert Background(queue.close, False).result() is not in_memory
         assert sum(LOST in message for message in caplog.messages) == in_memory
@@ -605,7 +600,7 @@ class TestWhatIsLost:
     ) -> None:
         queue = open_queue(lambda job: gate.wait(), workers=1)
         queue.enqueue_many([Job(), Job(), Job(run_at=3600)])
-        eventually(lambda: queue.metrics().processing == 1, "the first to start")
+        comes_true(queue, lambda: queue.metrics().processing == 1, "the first to start")
         assert Background(queue.close, True, 0).result() is False
         [message] = caplog.messages
         assert "3 jobs" in message
@@ -703,7 +698,7 @@ class TestAgainAndTogether:
 
         queue = open_queue(handler, path=place)
         queue.enqueue(Job("closes"))
-        queue._thread.join(DEADLINE)  # nobody else closes it
+        inside.dispatcher(queue).join(DEADLINE)  # nobody else closes it
         assert closed == [False]
         with pytest.raises(QueueClosed):
             queue.enqueue(Job())
@@ -738,7 +733,7 @@ class TestWhoIsWoken:
             Background(queue.enqueue_many, [Job(priority=lane), Job(priority=lane)])
             for lane in Priority
         ]
-        eventually(lambda: queue.metrics().queued == 3, "each producer's first job")
+        comes_true(queue, lambda: queue.metrics().queued == 3, "each producer's first job")
         closing = Background(queue.close)
         for producer in producers:
             with pytest.raises(QueueClosed, match="closed") as refused:

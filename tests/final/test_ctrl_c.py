@@ -10,14 +10,15 @@ from collections.abc import Callable
 import pytest
 
 from final import Job, UnknownJob
-from tests.final.helpers import OpenQueue, completes, eventually
+from tests.final import inside
+from tests.final.helpers import OpenQueue, completes, eventually, is_closing
 from tests.helpers import DEADLINE, Background, Gate
 
 # On Windows a thread that waits for a lock hears of Ctrl-C only afterwards.
 pytestmark = pytest.mark.parametrize("signal_number", [signal.SIGINT] if os.name == "posix" else [])
 
 
-def interrupt_once(number: int, condition: Callable[[], object]) -> Background:
+def interrupt_once(number: int, condition: Callable[[], bool]) -> Background:
     """Press Ctrl-C as soon as the main thread waits, which ``condition`` tells."""
     main = threading.main_thread()
     assert main is threading.current_thread()
@@ -25,7 +26,7 @@ def interrupt_once(number: int, condition: Callable[[], object]) -> Background:
     ident = main.ident
 
     def press() -> None:
-        eventually(lambda: bool(condition()), "the main thread to wait")
+        eventually(condition, "the main thread to wait")
         signal.pthread_kill(ident, number)
 
     return Background(press)
@@ -34,13 +35,11 @@ def interrupt_once(number: int, condition: Callable[[], object]) -> Background:
 def test_a_wait_is_forgotten(open_queue: OpenQueue, gate: Gate, signal_number: int) -> None:
     queue = open_queue(lambda job: gate.wait())
     job_id = queue.enqueue(Job())
-    watches = queue._dispatcher._questions._watches
-    pressed = interrupt_once(signal_number, lambda: job_id in watches)
+    pressed = interrupt_once(signal_number, lambda: job_id in inside.watched(queue))
     with pytest.raises(KeyboardInterrupt):
         queue.wait(job_id, DEADLINE)
     pressed.result()
-    eventually(lambda: not watches, "the wait to be withdrawn")
-    assert not queue._dispatcher.unanswered
+    eventually(lambda: inside.nobody_waits(queue), "the wait to be withdrawn")
     gate.open()
     assert completes(queue)
 
@@ -50,12 +49,11 @@ def test_a_producer_that_waits_for_room_leaves_the_line(
 ) -> None:
     queue = open_queue(lambda job: gate.wait(), workers=1, capacity=1)
     queue.enqueue_many([Job(), Job()])
-    lines = queue._dispatcher._lines
-    pressed = interrupt_once(signal_number, lambda: len(lines))
+    pressed = interrupt_once(signal_number, lambda: inside.producers_in_line(queue) > 0)
     with pytest.raises(KeyboardInterrupt):
         queue.enqueue(Job("given up"), DEADLINE)
     pressed.result()
-    eventually(lambda: not len(lines), "the line to be empty")
+    eventually(lambda: inside.nobody_waits(queue), "the line to be empty")
     gate.open()
     queue.join(DEADLINE)
     with pytest.raises(UnknownJob):
@@ -65,7 +63,7 @@ def test_a_producer_that_waits_for_room_leaves_the_line(
 def test_a_shutdown_goes_on(open_queue: OpenQueue, gate: Gate, signal_number: int) -> None:
     queue = open_queue(lambda job: gate.wait(), workers=1)
     queue.enqueue_many([Job(), Job()])
-    pressed = interrupt_once(signal_number, lambda: queue._dispatcher._closes)
+    pressed = interrupt_once(signal_number, lambda: is_closing(queue))
     with pytest.raises(KeyboardInterrupt):
         queue.close(timeout=DEADLINE)
     pressed.result()

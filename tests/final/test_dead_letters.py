@@ -9,7 +9,16 @@ import pytest
 
 from final import Handler, Job, JobQueue, PermanentFailure, Status, UnknownJob, current_job
 from final.messages import Revive
-from tests.final.helpers import AT_ONCE, OpenQueue, child, completes, eventually, next_line, nothing
+from tests.final.helpers import (
+    AT_ONCE,
+    OpenQueue,
+    child,
+    comes_true,
+    completes,
+    in_file,
+    next_line,
+    nothing,
+)
 from tests.helpers import DEADLINE, Background, Gate, Journal
 
 
@@ -270,13 +279,13 @@ class TestPurge:
         with pytest.raises(UnknownJob):
             queue.get("e1")
 
-    def test_all_there_are_with_their_attempts(self, queue: JobQueue) -> None:
+    def test_all_there_are_with_their_attempts(self, queue: JobQueue, path: str) -> None:
         assert queue.purge() == 3
         assert letters(queue) == []
         assert queue.attempts("i1") == []
-        connection = queue._store._writer
-        assert connection.execute("SELECT count(*) FROM failure").fetchone() == (0,)
-        assert connection.execute("SELECT count(*) FROM job").fetchone() == (0,)
+        queue.close()
+        assert in_file(path, "id") == []
+        assert in_file(path, "seq", "failure") == []
 
     def test_nothing_else_goes(self, queue: JobQueue, repair: Repair) -> None:
         repair.repaired.add("email")
@@ -331,7 +340,7 @@ class TestAfterARestart:
         with child("hang", path, "x") as process:
             assert next_line(process) == "all hang"
         queue = open_queue(nothing, path=path, max_retries=0)
-        eventually(lambda: letters(queue) == ["x"], "the dead letter")
+        comes_true(queue, lambda: letters(queue) == ["x"], "the dead letter")
         sentence = "The process ended during attempt 1, the last one."
         assert queue.get("x").error == sentence
         assert [attempt.error for attempt in queue.attempts("x")] == [sentence]

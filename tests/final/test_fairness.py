@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from final import Job, JobQueue, Priority
-from tests.final.helpers import OpenQueue, eventually
+from tests.final.helpers import OpenQueue, comes_true
 from tests.helpers import DEADLINE, Gate, Journal
 
 HIGH, _, LOW = Priority
@@ -29,7 +29,7 @@ def held(open_queue: OpenQueue, gate: Gate, journal: Journal, fairness: int | No
 
     queue = open_queue(handler, workers=1, fairness=fairness)
     queue.enqueue(Job("holder"))
-    eventually(lambda: queue.metrics().processing == 1, "the holder's start")
+    comes_true(queue, lambda: queue.metrics().processing == 1, "the holder's start")
     queue.enqueue_many([Job(priority=LOW)] + [Job(priority=HIGH) for _ in range(20)])
     return queue
 

@@ -15,6 +15,7 @@ import pytest
 
 from final import Job, JobQueue, Status, StorageError
 from final.stores import Changes
+from tests.final import inside
 from tests.final.helpers import (
     OpenQueue,
     child,
@@ -35,18 +36,16 @@ class Disk:
 
     def __init__(self, queue: JobQueue) -> None:
         self.full = True
-        self._store = queue._store
-        self._commit = queue._store.commit
-        queue._store.commit = self._commit_on_it  # type: ignore[method-assign]
+        self._queue = queue
+        inside.before_each_commit(queue, self._fill)
 
     def free(self) -> None:
         self.full = False
 
-    def _commit_on_it(self, changes: Changes) -> None:
+    def _fill(self, changes: Changes) -> None:
         # Less than what there is means: what there is.
         limit = 1 if self.full else 1_000_000
-        self._store._writer.execute(f"PRAGMA max_page_count = {limit}")
-        self._commit(changes)
+        inside.pragma(self._queue, f"max_page_count = {limit}")
 
 
 class TestNoRoomInTheFile:
@@ -177,7 +176,7 @@ class TestNoRoomInTheFile:
         assert queue.status("large") is Status.PROCESSING
         # From here on nobody sends the dispatcher a message: it must come back by itself.
         waiting = Background(queue.wait, "large")
-        eventually(lambda: "large" in queue._dispatcher._questions._watches, "the wait to begin")
+        eventually(lambda: "large" in inside.watched(queue), "the wait to begin")
         disk.free()
         assert waiting.result().result == LARGE
         queue.join(DEADLINE)

@@ -12,6 +12,7 @@ import pytest
 
 from final import Job, JobQueue, Status, UnknownJob, current_job, history
 from final.stores import Changes, SqliteStore
+from tests.final import inside
 from tests.final.helpers import AT_ONCE, OpenQueue, eventually, in_file, nothing
 from tests.helpers import DEADLINE, Background, Gate, Journal
 
@@ -134,7 +135,7 @@ class TestWhatIsKept:
         queue = open_queue(handler, history=0)
         queue.enqueue(Job("x"))
         waiting = Background(queue.wait, "x", DEADLINE)
-        eventually(lambda: "x" in queue._dispatcher._questions._watches, "the watch to arrive")
+        eventually(lambda: "x" in inside.watched(queue), "the watch to arrive")
         gate.open()
         assert waiting.result().result == "kept for whoever waits"
         eventually(lambda: queue.jobs() == [], "the job to be forgotten")
@@ -167,8 +168,7 @@ class TestWhatIsKept:
             if result == 100:
                 break
         queue.join(DEADLINE)
-        assert queue._dispatcher.unanswered == set()
-        assert queue._dispatcher._questions._watches == {}
+        assert inside.nobody_waits(queue)
 
     def test_the_id_of_a_forgotten_job_is_free_again(self, open_queue: OpenQueue) -> None:
         queue = open_queue(nothing, history=0)

@@ -18,6 +18,7 @@ from tests.final.helpers import (
     learn_that_jobs_are_quick,
     nothing,
     plain,
+    reaches,
 )
 from tests.helpers import DEADLINE, Background, Gate, Journal
 
@@ -65,7 +66,7 @@ class TestRecord:
     def test_a_job_in_flight(self, open_queue: OpenQueue, gate: Gate) -> None:
         queue = open_queue(lambda job: gate.wait())
         queue.enqueue(Job("x"))
-        eventually(lambda: queue.status("x") is Status.PROCESSING, "the start")
+        reaches(queue, "x", Status.PROCESSING)
         record = queue.get("x")
         assert (record.attempts, record.ended_at) == (1, None)
         assert record.started_at is not None
@@ -73,7 +74,7 @@ class TestRecord:
     def test_a_retrying_job(self, open_queue: OpenQueue) -> None:
         queue = open_queue(work, backoff=NOT_TODAY)
         queue.enqueue(Job("x", "fails"))
-        eventually(lambda: queue.status("x") is Status.RETRYING, "the failure")
+        reaches(queue, "x", Status.RETRYING)
         record = queue.get("x")
         assert (record.attempts, record.error) == (1, "ValueError: it was to fail")
         assert (record.ended_at, record.result) == (None, None)
@@ -297,7 +298,7 @@ class TestJoining:
     def test_a_retry_of_tomorrow_is_waited_for_too(self, open_queue: OpenQueue) -> None:
         queue = open_queue(work, backoff=NOT_TODAY)
         queue.enqueue(Job("x", "fails"))
-        eventually(lambda: queue.status("x") is Status.RETRYING, "the failure")
+        reaches(queue, "x", Status.RETRYING)
         with pytest.raises(TimeoutError):
             queue.join(timeout=0)
 

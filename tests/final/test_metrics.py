@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from final import Counts, Histogram, Job, Metrics, Percentiles, Priority, Status
 from final.job import Outcome, Task
 from final.metrics import RATE_WINDOW, SAMPLES, SECONDS, Recorder
-from tests.final.helpers import AT_ONCE, OpenQueue, eventually
+from tests.final.helpers import AT_ONCE, OpenQueue, comes_true, eventually
 from tests.helpers import DEADLINE, Background, Broken, Gate, Journal
 
 HIGH, MEDIUM, LOW = Priority
@@ -268,7 +268,7 @@ class TestInAQueue:
         queue = open_queue(lambda job: gate.wait(), workers=1)
         assert queue.metrics().oldest_queued == 0
         queue.enqueue(Job("holder"))
-        eventually(lambda: queue.metrics().processing == 1, "the holder's start")
+        comes_true(queue, lambda: queue.metrics().processing == 1, "the holder's start")
         assert queue.metrics().oldest_queued == 0
         before = time.monotonic()
         queue.enqueue(Job("oldest", priority=LOW))
@@ -292,13 +292,13 @@ class TestInAQueue:
             connection.execute("UPDATE job SET enqueued_at = enqueued_at - 3600")
             connection.commit()
         queue = open_queue(lambda job: gate.wait(), path=path, workers=1)
-        eventually(lambda: queue.metrics().processing == 1, "the holder's start")
+        comes_true(queue, lambda: queue.metrics().processing == 1, "the holder's start")
         assert 3_599 < queue.metrics().oldest_queued < 3_700
 
     def test_each_lane_has_an_oldest_of_its_own(self, open_queue: OpenQueue, gate: Gate) -> None:
         queue = open_queue(lambda job: gate.wait(), workers=1)
         queue.enqueue(Job("holder"))
-        eventually(lambda: queue.metrics().processing == 1, "the holder's start")
+        comes_true(queue, lambda: queue.metrics().processing == 1, "the holder's start")
         queue.enqueue(Job(priority=LOW))
         eventually(lambda: queue.metrics().oldest_queued > 0.02, "the job to age")
         queue.enqueue(Job(priority=HIGH))
@@ -318,7 +318,7 @@ class TestInAQueue:
     def test_running_says_what_each_worker_is_on(self, open_queue: OpenQueue, gate: Gate) -> None:
         queue = open_queue({"slow": lambda job: gate.wait()}, workers=3)
         queue.enqueue_many([Job(name, kind="slow", priority=HIGH) for name in ("a", "b")])
-        eventually(lambda: len(queue.metrics().running) == 2, "both to start")
+        comes_true(queue, lambda: len(queue.metrics().running) == 2, "both to start")
         first, second = queue.metrics().running
         assert {first.job_id, second.job_id} == {"a", "b"}
         assert first.worker != second.worker

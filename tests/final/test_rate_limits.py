@@ -16,6 +16,7 @@ from final.batches import Batches
 from final.job import Task
 from final.lanes import Lanes
 from final.limits import Gate, Limit
+from tests.final import inside
 from tests.final.engine import Engine, jobs, report
 from tests.final.helpers import AT_ONCE, OpenQueue, nothing
 from tests.helpers import DEADLINE, Background, Journal
@@ -435,7 +436,7 @@ class TestInAQueue:
         queue = open_queue(
             {"limited": nothing, "free": nothing}, rate_limit={"limited": LeakyBucket(100)}
         )
-        turns = count_turns(queue, monkeypatch)
+        turns = count_turns(queue)
         queue.enqueue_many([Job(kind="limited") for _ in range(30)])
         queue.join(DEADLINE)
         # A turn for each start and for each outcome, and some for what the test itself asks.
@@ -453,7 +454,7 @@ class TestInAQueue:
         queue = open_queue(handler, workers=1, rate_limit=LeakyBucket(1000))
         queue.enqueue_many([Job("first"), *(Job() for _ in range(20))])
         started.wait_for("first")
-        turns = count_turns(queue, monkeypatch)
+        turns = count_turns(queue)
         for _ in range(20):
             queue.metrics()  # by now, tokens have come many times over
             time.sleep(0.001)  # (a token's time: it is what must not wake the dispatcher)
@@ -478,14 +479,8 @@ class TestInAQueue:
         assert [queue.get(job_id).attempts for job_id in ids] == [1] * 5
 
 
-def count_turns(queue: JobQueue, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+def count_turns(queue: JobQueue) -> list[float]:
     """A list that gets an entry for every turn of the dispatcher from now on."""
     turns: list[float] = []
-    turn = queue._dispatcher.turn
-
-    def counted(*arguments: object) -> None:
-        turns.append(time.monotonic())
-        turn(*arguments)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(queue._dispatcher, "turn", counted)
+    inside.before_each_turn(queue, lambda: turns.append(time.monotonic()))
     return turns

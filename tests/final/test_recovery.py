@@ -24,6 +24,7 @@ from tests.final.helpers import (
     in_file,
     next_line,
     nothing,
+    reaches,
     run_child,
 )
 from tests.helpers import DEADLINE, Background, Gate, Journal
@@ -173,7 +174,7 @@ class TestAttempts:
     ) -> None:
         queue = first.open(backoff=NOT_TODAY)
         queue.enqueue(Job("later", "fails"))
-        eventually(lambda: queue.status("later") is Status.RETRYING, "the failure")
+        reaches(queue, "later", Status.RETRYING)
         before = queue.get("later")
         first.cut()
         queue = open_queue(nothing, path=path, backoff=AT_ONCE)
@@ -186,7 +187,7 @@ class TestAttempts:
     ) -> None:
         queue = first.open(backoff=NOT_TODAY)
         queue.enqueue(Job("later", "fails"))
-        eventually(lambda: queue.status("later") is Status.RETRYING, "the failure")
+        reaches(queue, "later", Status.RETRYING)
         first.cut()
         fall_due(path)
         queue = open_queue(nothing, path=path)
@@ -198,7 +199,7 @@ class TestAttempts:
     ) -> None:
         queue = first.open(backoff=NOT_TODAY)
         queue.enqueue(Job("hopeless", "fails"))
-        eventually(lambda: queue.status("hopeless") is Status.RETRYING, "the failure")
+        reaches(queue, "hopeless", Status.RETRYING)
         first.cut()
         fall_due(path)
         record = first.open(max_retries=3, backoff=AT_ONCE).wait("hopeless", DEADLINE)
@@ -336,7 +337,7 @@ class TestUnhandledKinds:
         handlers = {"fax": fail, "telex": hold, "email": hold}
         queue = open_queue(handlers, path=path, workers=1, backoff=NOT_TODAY)
         queue.enqueue(Job("fax", kind="fax"))
-        eventually(lambda: queue.status("fax") is Status.RETRYING, "the failure")
+        reaches(queue, "fax", Status.RETRYING)
         queue.enqueue(Job("telex-0", kind="telex"))
         started.wait_for("telex-0")
         queue.enqueue_many([Job("telex-1", kind="telex"), Job("email", kind="email")])
@@ -405,7 +406,7 @@ class TestCounts:
         queue.close()
         queue = first.open(max_retries=1, backoff=NOT_TODAY)
         queue.enqueue_many([Job("later", "fails", Priority.LOW), Job(priority=Priority.HIGH)])
-        eventually(lambda: queue.status("later") is Status.RETRYING, "the failure")
+        reaches(queue, "later", Status.RETRYING)
         first.hold(Job("held", "holds"))
         queue.enqueue_many([Job(priority=lane) for lane in LANES for _ in range(2)])
         first.cut()

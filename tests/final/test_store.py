@@ -15,6 +15,7 @@ from final import StorageError
 from final.job import Outcome, Priority, Task
 from final.stores import Changes, SqliteStore
 from final.stores.base import FailedAttempt
+from tests.final import inside
 from tests.final.helpers import POSIX, OpenQueue, completes, nothing
 
 READS: dict[str, Callable[[SqliteStore], object]] = {
@@ -103,7 +104,7 @@ class TestConnections:
         self, path: str, open_queue: OpenQueue, durability: str, synchronous: int
     ) -> None:
         queue = open_queue(nothing, path=path, durability=durability)
-        assert pragma(queue._store, "synchronous") == synchronous
+        assert inside.pragma(queue, "synchronous") == synchronous
 
 
 def pragma(store: SqliteStore, name: str) -> object:

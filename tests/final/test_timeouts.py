@@ -10,7 +10,16 @@ from typing import Any
 import pytest
 
 from final import CurrentJob, Job, JobQueue, Status, current_job
-from tests.final.helpers import AT_ONCE, NOT_TODAY, OpenQueue, completes, eventually, nothing
+from tests.final import inside
+from tests.final.helpers import (
+    AT_ONCE,
+    NOT_TODAY,
+    OpenQueue,
+    completes,
+    learn_that_jobs_are_quick,
+    nothing,
+    reaches,
+)
 from tests.helpers import DEADLINE, Background, Gate, Journal
 
 SOON = 0.03  # seconds; a time-out that is meant to strike
@@ -170,7 +179,7 @@ class TestWhoIgnores:
         abandoned = set(threading.enumerate()) - before
         assert len(abandoned) == normal + 6  # they hang at the gate, and harm nobody
         gate.open()
-        for thread in abandoned - set(queue._pool._threads) - {queue._thread}:
+        for thread in abandoned - {inside.dispatcher(queue), *inside.workers(queue)}:
             thread.join(DEADLINE)
         assert len(set(threading.enumerate()) - before) == normal
         assert Background(queue.close).result() is True
@@ -190,11 +199,7 @@ class TestWhoIgnores:
                 gate.wait()
 
         queue = open_queue(handler, workers=1, max_retries=0)
-        costs = queue._dispatcher._batches._cost
-        eventually(
-            lambda: completes(queue) and costs["default"] < 1e-4,
-            "the queue to learn that these jobs are quick",
-        )
+        learn_that_jobs_are_quick(queue)
         quick = [Job() for _ in range(20)]
         queue.enqueue_many([*quick[:10], Job("stuck", timeout=SOON), *quick[10:]])
         queue.join(DEADLINE)
@@ -223,7 +228,7 @@ class TestAsAFailure:
     ) -> None:
         queue = open_queue(hanging, timeout=SOON, backoff=NOT_TODAY)
         queue.enqueue(Job("x"))
-        eventually(lambda: queue.status("x") is Status.RETRYING, "the time-out")
+        reaches(queue, "x", Status.RETRYING)
         counts = queue.metrics()
         assert (counts.retrying, counts.processing) == (1, 0)
 

@@ -18,7 +18,7 @@ import pytest
 
 from final import Job, JobQueue, Status
 from final.cli.app import main
-from tests.final.helpers import eventually, nothing
+from tests.final.helpers import eventually, nothing, reaches
 from tests.helpers import DEADLINE
 from tests.processes import ROOT, Program, needs_signals
 from tests.service.conftest import OpenService
@@ -343,7 +343,7 @@ class TestForPeople:
     ) -> None:
         monkeypatch.setenv("COLUMNS", "80")
         job_id = live.create(payload="fails")["id"]
-        eventually(lambda: live.queue.status(job_id) is Status.FAILED, "its end")
+        reaches(live.queue, job_id, Status.FAILED)
         for command in (["jobs"], ["dead-letters"], ["show", job_id], ["stats"]):
             shown = run(*command, "--url", _url(live)).out
             assert max(map(len, shown.splitlines())) <= 80

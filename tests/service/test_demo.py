@@ -8,7 +8,7 @@ import pytest
 
 from final import Job, Status
 from final.service.demo import demo_handlers
-from tests.final.helpers import AT_ONCE, eventually
+from tests.final.helpers import AT_ONCE, comes_true
 from tests.helpers import DEADLINE, Gate, Journal
 from tests.service.conftest import OpenService
 from tests.service.helpers import Live
@@ -54,7 +54,7 @@ def test_fairness_changes_the_running_queue(
 
     live = open_service({"work": handler}, demo=True, workers=1)
     live.create(priority="medium")
-    eventually(lambda: live.queue.metrics().processing == 1, "its start")
+    comes_true(live.queue, lambda: live.queue.metrics().processing == 1, "its start")
     assert live.http.put("/demo/fairness", json={"fairness": rule}).status_code == 200
     assert live.http.get("/stats").json()["fairness"] == rule
     priorities = ["low"] + ["high"] * 12
@@ -98,6 +98,6 @@ class TestHandlers:
     def test_it_can_be_cancelled(self, open_service: OpenService) -> None:
         live = open_service(demo_handlers(seconds=60), demo=True)
         job = live.create(type="email")
-        eventually(lambda: live.queue.metrics().processing == 1, "its start")
+        comes_true(live.queue, lambda: live.queue.metrics().processing == 1, "its start")
         assert live.http.delete(f"/jobs/{job['id']}").status_code == 200
         assert live.queue.wait(job["id"], DEADLINE).status is Status.CANCELLED

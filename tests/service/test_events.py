@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from final.service import events
+from tests.final import inside
 from tests.final.helpers import eventually
 from tests.helpers import DEADLINE, Background
 from tests.service.conftest import OpenService
@@ -66,7 +67,7 @@ def test_who_left_leaves_nothing_behind(live: Live) -> None:
             live.create(id=f"x{n}")
             until(stream, f"x{n}", "completed")
     live.wait_for_listeners(0)
-    assert not live.queue._events._subscribers
+    assert not inside.is_told_of_changes(live.queue)
 
 
 def test_there_may_be_only_so_many(

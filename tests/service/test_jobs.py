@@ -9,6 +9,7 @@ from urllib.parse import quote
 import pytest
 
 from final import Job, Status
+from tests.final import inside
 from tests.final.helpers import eventually
 from tests.helpers import DEADLINE, Background, Gate
 from tests.service.conftest import OpenService
@@ -102,8 +103,7 @@ class TestCreate:
         for n in range(2):
             held.create(id=f"waits-{n}")
         waiting = [Background(held.post, "/jobs", {"type": "work"}) for _ in range(50)]
-        lines = held.queue._dispatcher._lines
-        eventually(lambda: len(lines) == 50, "all of them to wait")
+        eventually(lambda: inside.producers_in_line(held.queue) == 50, "all of them to wait")
         assert held.http.get("/stats").json()["totals"]["queued"] == 2
         gate.open()
         assert {answer.result().status_code for answer in waiting} == {201}

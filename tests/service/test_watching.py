@@ -9,6 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from final import Priority, Status, StorageError
 from final.stores import SqliteStore
+from tests.final import inside
 from tests.final.helpers import eventually
 from tests.helpers import DEADLINE, Gate
 from tests.service.helpers import Live
@@ -46,13 +47,11 @@ class TestProbes:
         assert answer.json()["type"] == "/problems#stopping"
         assert live.http.get("/health").status_code == 200
 
-    def test_not_ready_while_nothing_can_be_stored(
-        self, live: Live, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_not_ready_while_nothing_can_be_stored(self, live: Live) -> None:
         def full(_: object) -> None:
             raise StorageError("The disk of /secret/place is full.")
 
-        monkeypatch.setattr(live.queue._store, "commit", full)
+        inside.before_each_commit(live.queue, full)
         refused = live.post("/jobs", {"type": "work"})
         assert refused.status_code == 503
         assert refused.headers["retry-after"]

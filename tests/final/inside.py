@@ -1,0 +1,81 @@
+"""What nobody can see or do from outside, and a few tests must: all of it is here.
+
+Everything else the tests do as a program would, through what ``final`` exports; so a change
+inside of the queue changes this file and no test. (Tests of one part of it, as of its lanes,
+make that part themselves.)
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Collection
+from typing import Any
+
+from final import JobQueue
+from final.stores.base import Changes
+
+
+def cost(queue: JobQueue, kind: str = "default") -> float:
+    """How many seconds a job of this kind takes, as far as ``queue`` knows."""
+    return queue._dispatcher._batches._cost[kind]
+
+
+def watched(queue: JobQueue) -> Collection[str]:
+    """The jobs that somebody waits for, with ``wait`` or ``map``."""
+    return queue._dispatcher._questions._watches
+
+
+def nobody_waits(queue: JobQueue) -> bool:
+    return not (queue._dispatcher.unanswered or watched(queue) or producers_in_line(queue))
+
+
+def producers_in_line(queue: JobQueue) -> int:
+    """How many wait for room."""
+    return len(queue._dispatcher._lines)
+
+
+def is_told_of_changes(queue: JobQueue) -> bool:
+    """Whether anybody has subscribed."""
+    return bool(queue._events._subscribers)
+
+
+def next_look_at_the_disk(queue: JobQueue) -> float:
+    """When a queue that could not write will try again, as ``time.monotonic()`` tells it."""
+    return queue._dispatcher._try_again_at
+
+
+def dispatcher(queue: JobQueue) -> threading.Thread:
+    return queue._thread
+
+
+def workers(queue: JobQueue) -> list[threading.Thread]:
+    """Without those that were abandoned."""
+    return list(queue._pool._threads)
+
+
+def before_each_turn(queue: JobQueue, act: Callable[[], None]) -> None:
+    """Let the dispatcher call ``act`` whenever it has something to do."""
+    turn = queue._dispatcher.turn
+
+    def observed(*arguments: Any) -> None:
+        act()
+        turn(*arguments)
+
+    queue._dispatcher.turn = observed  # type: ignore[assignment, method-assign]
+
+
+def before_each_commit(queue: JobQueue, act: Callable[[Changes], None]) -> None:
+    """Call ``act`` with what is to be written; what it raises is why that cannot be."""
+    commit = queue._store.commit
+
+    def observed(changes: Changes) -> None:
+        act(changes)
+        commit(changes)
+
+    queue._store.commit = observed  # type: ignore[method-assign]
+
+
+def pragma(queue: JobQueue, statement: str) -> Any:
+    """Let SQLite's connection that writes obey ``PRAGMA statement``; its answer."""
+    answer = queue._store._writer.execute(f"PRAGMA {statement}").fetchone()
+    return answer and answer[0]
