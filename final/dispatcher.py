@@ -513,10 +513,10 @@ class Dispatcher:
     def _refuse_deadlock(self) -> None:
         """If every handler waits for what only another one could do, turn one away."""
         in_flight, workers = self._batches.in_flight, self._batches.workers
-        if self._claiming and self._batches.idle:
-            return
+        if not in_flight or (self._claiming and self._batches.idle):
+            return  # nobody waits in a handler, or a worker is free for the others
         waiting = self._questions.senders() | self._lines.senders()
-        if not in_flight or not waiting.issuperset(in_flight):
+        if not waiting.issuperset(in_flight):
             return
         error = RuntimeError(
             f"All {workers} workers wait for room or for other jobs, and none is left to run "

@@ -89,7 +89,8 @@ class JobQueue:
     rate_limit: a TokenBucket or LeakyBucket for the queue, or a mapping of kinds to such;
         it bounds how fast jobs start, not how fast they are accepted.
     timeout: seconds that an attempt may take, where the job names none; None for no limit.
-        A late attempt has failed. A thread that goes on all the same is abandoned.
+        A late attempt has failed. A thread that goes on all the same is abandoned, and so is a
+        coroutine that goes on for 5 s after it was cancelled.
     executor: "thread", or "process" for handlers that compute: each worker then has a process
         of its own, and a handler must be importable there.
     durability: "full": an accepted job survives a power cut. "normal": it survives the end
