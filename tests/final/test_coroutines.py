@@ -429,13 +429,13 @@ class TestCleaningUp:
         self, open_queue: OpenQueue, monkeypatch: pytest.MonkeyPatch, how: str
     ) -> None:
         monkeypatch.setattr("final.workers.coroutines.GRACE_SECONDS", SOON)
-        started = Journal()
+        started, test_is_over = Journal(), threading.Event()
 
         async def handler(job: Job) -> None:
             started.write(job.id)
-            while job.id == "stubborn":
+            while job.id == "stubborn" and not test_is_over.is_set():
                 with contextlib.suppress(asyncio.CancelledError):
-                    await asyncio.sleep(EVER)
+                    await asyncio.sleep(SOON)
 
         queue = open_queue(handler, workers=1, max_retries=0)
         queue.enqueue(Job("stubborn", timeout=SOON if how == "a time-out" else None))
@@ -445,6 +445,7 @@ class TestCleaningUp:
         ends = {"a time-out": Status.FAILED, "cancel": Status.CANCELLED}
         assert queue.wait("stubborn", DEADLINE).status is ends[how]
         assert completes(queue)  # the only worker is free
+        test_is_over.set()
 
 
 class TestBlockingTheLoop:
