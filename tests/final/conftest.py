@@ -9,12 +9,20 @@ import hypothesis
 import pytest
 
 from final import Job, JobQueue
+from final.transitions import Events
 from tests.final.helpers import HeldUp, OpenQueue
 from tests.helpers import Background, Gate, Journal
 
 # A busy machine is slow, not wrong: pytest-timeout ends what hangs.
 hypothesis.settings.register_profile("no deadline", deadline=None)
 hypothesis.settings.load_profile("no deadline")
+
+
+@pytest.fixture(autouse=True)
+def written_at_once(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who looks into the log need not wait for the thread that else writes it."""
+    if "caplog" in request.fixturenames:
+        monkeypatch.setattr(Events, "start", lambda _: None)
 
 
 @pytest.fixture
