@@ -281,6 +281,7 @@ class Dispatcher:
         if self._closes:
             self._turn_producers_away()
         self._plan_and_commit(now, wall)
+        self._recorder.busy(self._batches.workers - self._batches.idle, now)
         self._carry_out_orders(now, wall)
         self._questions.answer(lambda: self._metrics(now), self._busy)
         self._refuse_deadlock()
@@ -380,6 +381,10 @@ class Dispatcher:
             if outcome.error is None:
                 continue
             task = outcome.task
+            if (
+                outcome.ended_at is None
+            ):  # at the first try to write it: a disk may be full for long
+                outcome.ended_at = changes.now
             if task.cancelled:
                 changes.cancelled.append(task)
                 continue
@@ -462,7 +467,6 @@ class Dispatcher:
         for batch in plan.batches:
             self._batches.hand_out(batch)
             self._pool.deliver(batch)
-        self._recorder.busy(self._batches.workers - self._batches.idle, now)
 
     def _announce(self, changes: Changes, batches: list[Batch]) -> None:
         """Remember ended jobs for the history; tell those who wait, the log, and subscribers."""

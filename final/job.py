@@ -187,7 +187,9 @@ class Task:
 class Outcome:
     """How one attempt ended. No ``error``: well.
 
-    seconds: how long the handler took. result: what it returned, in stored form; None where
+    seconds: how long the handler took. waited: how long the job was ready and had not started.
+    ended_at: Unix seconds; None as long as nobody has looked. token: that of the attempt, also if
+    the job has another one by now. result: what it returned, in stored form; None where
     there is nothing to keep. note: why a result was not kept. error: the failure as one line.
     permanent: it is not to be tried again. closed: it ended with QueueClosed.
     delay: seconds until it is tried again, once that is known.
@@ -202,6 +204,12 @@ class Outcome:
     permanent: bool = False
     closed: bool = False
     delay: float | None = None
+    waited: float = 0.0
+    ended_at: float | None = None
+    token: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.token = self.task.token
 
 
 def require_text(name: str, value: object) -> None:

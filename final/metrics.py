@@ -80,11 +80,13 @@ class Running:
 class Counts:
     """Jobs by status, and how many were accepted in all.
 
-    The counts cover what is in the file: jobs of earlier runs count as they stand there.
-    Ended jobs stay counted when ``history`` lets go of them; purged dead letters do not.
-    wait: from being ready to run until started. run: how long the handler took.
-    oldest_queued: seconds that the longest waiting job has been ready to run; 0.0 if none.
-    waits and runs: the same as wait and run, as histograms of all attempts.
+    The counts cover the life of the file: jobs of earlier runs count as they stand there. Ended
+    jobs stay counted when ``history`` lets go of them, over restarts as well; purged dead letters
+    do not.
+    wait: from being ready to run until started. run: how long the handler took. Both count once
+    an attempt has ended.
+    oldest_queued: seconds that the first in line has been ready to run; 0.0 if none.
+    waits and runs: the same as wait and run, as histograms of all attempts since it was opened.
     """
 
     accepted: int = 0
@@ -163,11 +165,13 @@ class Recorder:
         self._busy = 0
         self._busy_seconds = 0.0  # the area under the number of busy workers
         self._updated = now
-        # (time, ended, busy seconds) about once a second, the window's left edge first.
-        self._history: deque[tuple[float, int, float]] = deque([(now, 0, 0.0)])
+        # (time, ended, busy seconds), two about once a second. The first is the last one before the
+        # window. Between two of them it all rose evenly.
+        self._history: deque[tuple[float, float, float]] = deque([(now, 0, 0.0)])
 
     def committed(self, changes: Changes, now: float) -> None:
         """What a turn has written. now: monotonic seconds."""
+        self._advance(now)
         if changes.inserted:
             self._commits.add(len(changes.inserted))
         self.ended(changes.completed, Status.COMPLETED)
@@ -175,7 +179,7 @@ class Recorder:
         self.accepted(changes.inserted, Status.QUEUED)
         self.moved(scheduled, Status.QUEUED, Status.SCHEDULED)
         self.accepted(changes.turned_away, Status.DROPPED)
-        self.started(changes.claimed, now)
+        self.moved(changes.claimed, Status.QUEUED, Status.PROCESSING)
         if changes.failed:
             dead = [failed.outcome for failed in changes.failed if failed.due_at is None]
             self.ended(dead, Status.FAILED)
@@ -211,32 +215,47 @@ class Recorder:
         for priority, count in Counter([task.priority for task in tasks]).items():
             self.found(priority, Status.FAILED, -count)
 
-    def started(self, tasks: Sequence[Task], now: float) -> None:
-        """Queued jobs that were claimed."""
-        self.moved(tasks, Status.QUEUED, Status.PROCESSING)
-        for priority, lane in self._lanes.items():
-            waits = [now - task.queued_at for task in tasks if task.priority is priority]
-            for seconds, times in _samples(waits):
-                lane.waits.append(seconds)
-                lane.all_waits.add(seconds, times)
-
     def ended(self, outcomes: Sequence[Outcome], target: Status) -> None:
-        """Attempts that ended, and with what status for their jobs."""
+        """Attempts that ended, and with what status for their jobs.
+
+        Only now is it certain what a job has waited: one that was claimed may go back unstarted.
+        """
         self.moved([outcome.task for outcome in outcomes], Status.PROCESSING, target)
         for priority, lane in self._lanes.items():
-            runs = [o.seconds for o in outcomes if o.task.priority is priority]
-            for seconds, times in _samples(runs):
-                lane.runs.append(seconds)
-                lane.all_runs.add(seconds, times)
+            of_lane = [outcome for outcome in outcomes if outcome.task.priority is priority]
+            for outcome, times in _samples(of_lane):
+                lane.waits.append(outcome.waited)
+                lane.all_waits.add(outcome.waited, times)
+                lane.runs.append(outcome.seconds)
+                lane.all_runs.add(outcome.seconds, times)
 
     def busy(self, workers: int, now: float) -> None:
         """How many workers have jobs from ``now`` on."""
+        self._advance(now)
+        self._busy = workers
+
+    def _advance(self, now: float) -> None:
+        """Time has passed, in which nothing changed."""
+        note = now - self._history[-1][0] >= 1.0
+        if note:
+            self._history.append((self._updated, self._ended, self._busy_seconds))
         self._busy_seconds += self._busy * (now - self._updated)
-        self._busy, self._updated = workers, now
-        if now - self._history[-1][0] >= 1.0:
+        self._updated = now
+        if note:
             self._history.append((now, self._ended, self._busy_seconds))
-            while now - self._history[1][0] > RATE_WINDOW:
-                self._history.popleft()
+        while len(self._history) > 1 and now - self._history[1][0] >= RATE_WINDOW:
+            self._history.popleft()
+
+    def _at_left_edge(self, now: float) -> tuple[float, float, float]:
+        """When the window begins, and how many jobs had ended and workers been busy by then."""
+        start, ended, busy_seconds = self._history[0]
+        edge = max(start, now - RATE_WINDOW)
+        if edge > start:
+            end, ended_then, busy_then = self._history[1]
+            share = (edge - start) / (end - start)
+            ended += share * (ended_then - ended)
+            busy_seconds += share * (busy_then - busy_seconds)
+        return edge, ended, busy_seconds
 
     def snapshot(
         self,
@@ -247,8 +266,8 @@ class Recorder:
         missed_events: int,
     ) -> Metrics:
         """The figures of this instant. waiting: seconds, of the first job of each lane."""
-        self.busy(self._busy, now)
-        start, ended, busy_seconds = self._history[0]
+        self._advance(now)
+        start, ended, busy_seconds = self._at_left_edge(now)
         elapsed = max(now - start, 1e-9)
         by_priority = {
             priority: Counts(**_counts([lane]), oldest_queued=waiting.get(priority, 0.0))
@@ -267,8 +286,8 @@ class Recorder:
         )
 
 
-def _samples(values: Sequence[float]) -> Iterator[tuple[float, int]]:
-    """Of many values in one turn only some, evenly picked, and how many each stands for.
+def _samples(values: Sequence[Outcome]) -> Iterator[tuple[Outcome, int]]:
+    """Of many outcomes in one turn only some, evenly picked, and how many each stands for.
 
     Up to 31 are all taken; from then on 16 to 31 of them.
     """

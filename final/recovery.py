@@ -43,7 +43,7 @@ def recover(
     changes = Changes(recovered.last_token, wall)
     for unfinished in recovered.unfinished:
         task = unfinished.task
-        task.queued_at = now - max(0.0, wall - task.enqueued_at)
+        task.queued_at = now - max(0.0, wall - unfinished.ready_at)
         was_processing = unfinished.status is Status.PROCESSING
         if was_processing and task.interrupted < 0:  # cancelled while it ran
             changes.cancelled.append(task)
@@ -51,13 +51,16 @@ def recover(
             continue
         out_of_attempts = task.attempts > max_retries
         if was_processing and out_of_attempts and task.interrupted:
-            error = f"The process ended during attempt {task.attempts}, the last one."
-            changes.failed.append(FailedAttempt(Outcome(task, 0.0, error=error), None))
+            changes.failed.append(FailedAttempt(_crash(unfinished, wall, ", the last one"), None))
             continue
         if was_processing:
             changes.interrupted.append(task)
-            task.attempts -= out_of_attempts or not task.alone
+            if task.alone and not out_of_attempts:
+                changes.crashed.append(_crash(unfinished, wall))
+            else:
+                task.attempts -= 1
             task.interrupted += 1
+            task.queued_at = now
         if handles(task.kind):
             _place(unfinished, waiting, max_retries, now, wall)
         else:
@@ -74,11 +77,19 @@ def recover(
     return recovered
 
 
+def _crash(unfinished: Unfinished, wall: float, which: str = "") -> Outcome:
+    """How an attempt ended that is charged. When exactly, nobody knows: it is noticed now."""
+    task, started_at = unfinished.task, unfinished.started_at
+    error = f"The process ended during attempt {task.attempts}{which}."
+    seconds = 0.0 if started_at is None else max(0.0, wall - started_at)
+    return Outcome(task, seconds, error=error)
+
+
 def _place(
     unfinished: Unfinished, waiting: Waiting, max_retries: int, now: float, wall: float
 ) -> None:
     """Let a job wait where it belongs."""
-    task, status, due_at = unfinished
+    task, status, due_at = unfinished.task, unfinished.status, unfinished.due_at
     next_is_last = task.attempts >= max_retries
     if status is Status.SCHEDULED and due_at is not None:
         task.due_at, task.by_clock = due_at, True  # a delay, too: the process that counted is gone

@@ -62,7 +62,9 @@ class Returns:
             obeys = self._workers.obeys(batch, task)
             if not obeys and not batch.seize():
                 continue  # it ended at this very moment: its report is on the way
-            self.outcomes.append(Outcome(task, now - batch.started, error=too_late(timeout)))
+            waited = batch.started - task.queued_at
+            error = too_late(timeout)
+            self.outcomes.append(Outcome(task, now - batch.started, error=error, waited=waited))
             task.token += 1
             self._workers.tell(batch, task)
             if not obeys:

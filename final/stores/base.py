@@ -41,6 +41,8 @@ class Changes:
     failed: list[FailedAttempt] = field(default_factory=list)
     # Processing when the last process ended: back at their places.
     interrupted: list[Task] = field(default_factory=list)
+    # How the attempts of some of those ended, which are charged for it.
+    crashed: list[Outcome] = field(default_factory=list)
     # Claimed, but never started: back to the front of the lane, the attempt not charged.
     returned: list[Task] = field(default_factory=list)
     # Back into line, at the place that the job has now.
@@ -66,12 +68,19 @@ class Changes:
 class Unfinished(NamedTuple):
     """A job that has not ended. Status PROCESSING: the last process ended while it ran.
 
-    due_at: Unix seconds, for one that is scheduled or waits for a retry.
+    due_at: Unix seconds, of one that is scheduled or waits for a retry; of one that did so or
+        came back otherwise, since when it is ready to run again. started_at: of its latest attempt.
     """
 
     task: Task
     status: Status
     due_at: float | None
+    started_at: float | None
+
+    @property
+    def ready_at(self) -> float:
+        """Since when it is ready to run, if it is queued. Unix seconds."""
+        return self.task.enqueued_at if self.due_at is None else self.due_at
 
 
 class Recovered(NamedTuple):
@@ -79,7 +88,7 @@ class Recovered(NamedTuple):
 
     unfinished: every job that has not ended, in the order of its lane.
     ended: the numbers of completed, cancelled and dropped jobs, oldest first.
-    counts: how many jobs of each priority are in each status.
+    counts: how many jobs of each priority are in each status, forgotten ones included.
     last_number: the highest number given to a job or a place in line.
     last_token: the highest fencing token.
     """

@@ -38,6 +38,16 @@ from final.stores.owner import WAL_LIMIT, Owner
 APPLICATION_ID = 0x4A4F4251  # "JOBQ": tells our files from other SQLite databases
 SCHEMA_VERSION = 2
 
+# How many ended jobs are not in the file any more, so that counts stay what they were.
+FORGOTTEN = """
+CREATE TABLE forgotten (
+    priority    TEXT NOT NULL,
+    status      TEXT NOT NULL,
+    count       INTEGER NOT NULL,
+    PRIMARY KEY (priority, status)
+) WITHOUT ROWID
+"""
+
 # Columns without a type keep what they are given: BLOB for bytes, TEXT for JSON.
 SCHEMA = (
     """
@@ -56,7 +66,7 @@ CREATE TABLE job (
     enqueued_at REAL NOT NULL,         -- all times are Unix seconds
     started_at  REAL,
     ended_at    REAL,
-    due_at      REAL,
+    due_at      REAL,                  -- when it is or became ready to run; NULL: at once
     timeout     REAL,                  -- seconds per attempt
     result,
     error       TEXT,
@@ -86,6 +96,7 @@ CREATE TABLE fence (
 )
 """,
     "INSERT INTO fence VALUES (1, 0, 0)",
+    FORGOTTEN,
     f"PRAGMA application_id = {APPLICATION_ID}",
 )
 
@@ -95,6 +106,7 @@ MIGRATIONS = {
         "ALTER TABLE job ADD COLUMN alone INTEGER NOT NULL DEFAULT 1",
         "ALTER TABLE fence ADD COLUMN epoch INTEGER NOT NULL DEFAULT 0",
         "INSERT OR IGNORE INTO fence VALUES (1, 0, 0)",
+        FORGOTTEN,
     ),
 }
 
@@ -145,17 +157,19 @@ class SqliteStore:
     def recover(self) -> Recovered:
         with _translated(f"Cannot read {self._path}"):
             rows = self._writer.execute(
-                f"SELECT {TASK_COLUMNS}, status, due_at"
+                f"SELECT {TASK_COLUMNS}, status, due_at, started_at"
                 f" FROM job WHERE status IN ({UNFINISHED}) ORDER BY line"
             )
             unfinished = [
-                Unfinished(_task(*columns), Status(status), due_at)
-                for *columns, status, due_at in rows
+                Unfinished(_task(*columns), Status(status), due_at, started_at)
+                for *columns, status, due_at, started_at in rows
             ]
             counts = {
                 (Priority(priority), Status(status)): count
                 for priority, status, count in self._writer.execute(
-                    "SELECT priority, status, count(*) FROM job GROUP BY priority, status"
+                    "SELECT priority, status, sum(count) FROM ("
+                    "SELECT priority, status, count(*) AS count FROM job GROUP BY priority, status"
+                    " UNION ALL SELECT * FROM forgotten) GROUP BY priority, status"
                 )
             }
             ended = [
@@ -272,14 +286,21 @@ class SqliteStore:
                     for outcome, due_at in changes.failed
                 ],
             )
-            executemany(
-                "INSERT OR REPLACE INTO failure VALUES (?, ?, ?, ?, ?, ?, ?)",
-                [_failure_row(outcome, now) for outcome, _ in changes.failed],
-            )
         if changes.interrupted:
             executemany(
-                "UPDATE job SET status = 'queued', interrupted = ?, attempts = ? WHERE seq = ?",
-                [(task.interrupted, task.attempts, task.seq) for task in changes.interrupted],
+                "UPDATE job SET status = 'queued', interrupted = ?, attempts = ?, due_at = ?"
+                " WHERE seq = ?",
+                [(task.interrupted, task.attempts, now, task.seq) for task in changes.interrupted],
+            )
+        if changes.crashed:
+            executemany(
+                "UPDATE job SET error = ? WHERE seq = ?",
+                [(outcome.error, outcome.task.seq) for outcome in changes.crashed],
+            )
+        if failures := [outcome for outcome, _ in changes.failed] + changes.crashed:
+            executemany(
+                "INSERT OR REPLACE INTO failure VALUES (?, ?, ?, ?, ?, ?, ?)",
+                [_failure_row(outcome, now) for outcome in failures],
             )
         if changes.returned:
             execute(
@@ -289,14 +310,14 @@ class SqliteStore:
             )
         if changes.requeued:
             executemany(
-                "UPDATE job SET status = 'queued', due_at = NULL, place = ? WHERE seq = ?",
+                "UPDATE job SET status = 'queued', place = ? WHERE seq = ?",
                 [(task.place, task.seq) for task in changes.requeued],
             )
         if changes.revived:
             executemany(
-                "UPDATE job SET status = 'queued', attempts = 0, ended_at = NULL, place = ?"
-                " WHERE seq = ?",
-                [(task.place, task.seq) for task in changes.revived],
+                "UPDATE job SET status = 'queued', attempts = 0, ended_at = NULL, place = ?,"
+                " due_at = ? WHERE seq = ?",
+                [(task.place, now, task.seq) for task in changes.revived],
             )
         if changes.inserted:
             self._insert(changes.inserted, now)
@@ -320,6 +341,13 @@ class SqliteStore:
         if changes.dropped:
             self._end_as("dropped", changes.dropped, now)
         if changes.forgotten:
+            execute(  # dead letters go only when they are purged, and that is no end of theirs
+                "INSERT INTO forgotten SELECT priority, status, count(*) FROM job"
+                " WHERE status != 'failed' AND seq IN (SELECT value FROM json_each(?))"
+                " GROUP BY priority, status"
+                " ON CONFLICT (priority, status) DO UPDATE SET count = count + excluded.count",
+                (str(changes.forgotten),),
+            )
             for table in ("job", "failure"):
                 execute(
                     f"DELETE FROM {table} WHERE seq IN (SELECT value FROM json_each(?))",
@@ -565,15 +593,18 @@ def _seqs(tasks: Sequence[Task]) -> str:
 
 
 def _failure_row(outcome: Outcome, now: float) -> tuple[object, ...]:
-    task = outcome.task
-    started_at = now - outcome.seconds
-    error, trace = outcome.error, outcome.traceback
-    return task.seq, task.token, task.attempts, started_at, now, error, trace
+    ended_at = now if outcome.ended_at is None else outcome.ended_at
+    times = (ended_at - outcome.seconds, ended_at)
+    task, what = outcome.task, (outcome.error, outcome.traceback)
+    return task.seq, outcome.token, task.attempts, *times, *what
 
 
 def _task(job_id: str, payload: Stored, priority: str, *rest: Any) -> Task:
     """A Task from TASK_COLUMNS."""
     return Task(job_id, payload, Priority(priority), *rest)
+
+
+_WAITING = (Status.SCHEDULED, Status.RETRYING)
 
 
 def _record(
@@ -601,7 +632,7 @@ def _record(
         enqueued_at,
         started_at,
         ended_at,
-        due_at,
+        due_at if status in _WAITING else None,
         None if result is None else decode(result),
         error,
         timeout,

@@ -126,10 +126,10 @@ class WorkerPool:
             if task.cancelled:  # while it waited in the batch
                 return Outcome(task, 0.0, error="Cancelled before it started.")
             ending = unfit or runner.run(batch, task)
-        seconds = time.monotonic() - started
+        seconds, waited = time.monotonic() - started, started - task.queued_at
         if ending is NOTHING_TO_KEEP:
-            return Outcome(task, seconds)
-        outcome = Outcome(task, seconds, *ending)
+            return Outcome(task, seconds, waited=waited)
+        outcome = Outcome(task, seconds, *ending, waited=waited)
         if outcome.error is not None:
             # Asked here, since a Backoff of the user's own may take its time.
             outcome.delay = self._delay(outcome, batch.attempt)

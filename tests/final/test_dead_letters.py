@@ -12,11 +12,8 @@ from final.messages import Revive
 from tests.final.helpers import (
     AT_ONCE,
     OpenQueue,
-    child,
-    comes_true,
     completes,
     in_file,
-    next_line,
     nothing,
 )
 from tests.helpers import DEADLINE, Background, Gate, Journal
@@ -334,13 +331,20 @@ class TestAfterARestart:
         assert letters(queue) == []
         assert [(r.id, r.attempts) for r in queue.jobs()] == [("e2", 1), ("i1", 1), ("e1", 1)]
 
-    def test_one_whose_last_attempt_ended_with_the_process_says_so(
-        self, open_queue: OpenQueue, path: str
+    def test_an_attempt_that_was_late_stays_beside_those_after_it(
+        self, open_queue: OpenQueue, repair: Repair, path: str, gate: Gate
     ) -> None:
-        with child("hang", path, "x") as process:
-            assert next_line(process) == "all hang"
-        queue = open_queue(nothing, path=path, max_retries=0)
-        comes_true(queue, lambda: letters(queue) == ["x"], "the dead letter")
-        sentence = "The process ended during attempt 1, the last one."
-        assert queue.get("x").error == sentence
-        assert [attempt.error for attempt in queue.attempts("x")] == [sentence]
+        """The late one is fenced off by a token, which the next process may give to the next."""
+        options = {"path": path, "workers": 1, "max_retries": 0}
+        with open_queue(lambda job: gate.wait(), timeout=0.01, **options) as queue:
+            assert queue.wait(queue.enqueue(Job("x")), DEADLINE).status is Status.FAILED
+            [late] = queue.attempts("x")
+            gate.open()
+        queue = open_queue(repair, **options)
+        queue.retry("x")
+        assert queue.wait("x", DEADLINE).status is Status.FAILED
+        assert queue.attempts("x")[0] == late
+        assert [attempt.error for attempt in queue.attempts("x")] == [
+            late.error,
+            "ValueError: no default today",
+        ]

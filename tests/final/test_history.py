@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
-from final import Job, JobQueue, Status, UnknownJob, current_job, history
+from final import Job, JobQueue, Priority, Status, UnknownJob, current_job, history
 from final.stores import Changes, SqliteStore
 from tests.final import inside
 from tests.final.helpers import AT_ONCE, OpenQueue, eventually, in_file, nothing
@@ -242,12 +242,37 @@ class TestReopening:
         run(queue, *"ef")
         keeps(queue, *"cdef")
 
-    def test_the_counts_are_then_those_of_the_file(self, open_queue: OpenQueue, path: str) -> None:
-        with open_queue(nothing, path=path, history=2) as queue:
+    def test_the_counts_stay_what_they_were(self, open_queue: OpenQueue, path: str) -> None:
+        """Whoever plots them sees no jump. (A purged dead letter has left them at once.)"""
+        options = {"path": path, "history": 2, "max_retries": 0}
+        with open_queue(fails, **options) as queue:
             run(queue, *"abcd")
-            keeps(queue, "c", "d")
-        counts = open_queue(nothing, path=path).metrics()
-        assert (counts.completed, counts.accepted) == (2, 2)
+            run(queue, "x", "y", payload="always")
+            assert queue.purge() == 2
+            queue.enqueue_many([Job(n, run_at=60, priority=Priority.LOW) for n in "efg"])
+            assert all(queue.cancel(name) for name in "efg")
+            run(queue, "z", payload="always")
+            keeps(queue, "f", "g", "z")
+            before = queue.metrics()
+        queue = open_queue(fails, **options)
+        after = queue.metrics()
+        for status in ("accepted", *Status):
+            for lane in Priority:
+                of_lane = (counts.by_priority[lane] for counts in (before, after))
+                assert len({getattr(counts, status) for counts in of_lane}) == 1
+        assert (after.completed, after.cancelled, after.failed, after.accepted) == (4, 3, 1, 8)
+
+    def test_so_does_the_count_of_drops(self, open_queue: OpenQueue, path: str, gate: Gate) -> None:
+        def handler(job: Job) -> None:
+            gate.wait()
+
+        options = {"path": path, "history": 1, "capacity": 1, "overflow": "drop-newest"}
+        with open_queue(handler, workers=1, **options) as queue:
+            queue.enqueue_many([Job() for _ in range(9)])
+            dropped = queue.metrics().dropped
+            assert dropped > 1
+            gate.open()
+        assert open_queue(handler, **options).metrics().dropped == dropped
 
     def test_numbers_and_tokens_still_only_grow(self, open_queue: OpenQueue, path: str) -> None:
         """Also when the row with the highest ones is gone: a token is for other systems too."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import sqlite3
 import threading
@@ -14,7 +15,8 @@ from hypothesis import strategies as st
 from final import Counts, Histogram, Job, Metrics, Percentiles, Priority, Status
 from final.job import Outcome, Task
 from final.metrics import RATE_WINDOW, SAMPLES, SECONDS, Recorder
-from tests.final.helpers import AT_ONCE, OpenQueue, comes_true, eventually
+from final.stores import Changes
+from tests.final.helpers import AT_ONCE, NOT_TODAY, OpenQueue, comes_true, eventually, nothing
 from tests.helpers import DEADLINE, Background, Broken, Gate, Journal
 
 HIGH, MEDIUM, LOW = Priority
@@ -59,8 +61,8 @@ class TestPercentiles:
             assert 100 * sum(s < value for s in samples) < percent * len(samples)
 
 
-def task(priority: Priority, queued_at: float = 0.0) -> Task:
-    return Task("x", "null", priority, "default", queued_at=queued_at)
+def task(priority: Priority) -> Task:
+    return Task("x", "null", priority, "default")
 
 
 class TestRecorder:
@@ -92,13 +94,13 @@ class TestRecorder:
 
     def test_a_job_moves_from_one_status_to_the_next(self, recorder: Recorder) -> None:
         recorder.accepted([task(LOW)], Status.QUEUED)
-        recorder.started([task(LOW)], 1.0)
+        recorder.moved([task(LOW)], Status.QUEUED, Status.PROCESSING)
         assert self.look(recorder).processing == 1
         recorder.ended([Outcome(task(LOW), 0.5, error="no")], Status.RETRYING)
         assert self.look(recorder).retrying == 1
         recorder.moved([task(LOW)], Status.RETRYING, Status.QUEUED)
         assert self.look(recorder).queued == 1
-        recorder.started([task(LOW)], 1.0)
+        recorder.moved([task(LOW)], Status.QUEUED, Status.PROCESSING)
         recorder.ended([Outcome(task(LOW), 0.5)], Status.COMPLETED)
         metrics = self.look(recorder)
         assert (metrics.accepted, metrics.completed, metrics.queued) == (1, 1, 0)
@@ -112,10 +114,9 @@ class TestRecorder:
         assert metrics.throughput == 0  # they did not end now
 
     def test_waits_and_runs_are_kept_by_lane(self, recorder: Recorder) -> None:
-        recorder.accepted([task(HIGH), task(LOW)], Status.QUEUED)
-        recorder.started([task(HIGH, queued_at=9.0)], 10.0)
-        recorder.started([task(LOW, queued_at=5.0)], 10.0)
-        recorder.ended([Outcome(task(HIGH), 0.25), Outcome(task(LOW), 0.75)], Status.COMPLETED)
+        recorder.accepted([task(HIGH), task(LOW)], Status.PROCESSING)
+        quick, slow = Outcome(task(HIGH), 0.25, waited=1.0), Outcome(task(LOW), 0.75, waited=5.0)
+        recorder.ended([quick, slow], Status.COMPLETED)
         metrics = self.look(recorder)
         assert metrics.by_priority[HIGH].wait == Percentiles(1, 1, 1)
         assert metrics.by_priority[LOW].wait == Percentiles(5, 5, 5)
@@ -140,11 +141,11 @@ class TestRecorder:
         assert metrics.run.p99 == pytest.approx(495, abs=500 / 16)
 
     def test_histograms_count_every_job_in_its_lane(self, recorder: Recorder) -> None:
-        """Also when a thousand of each start in one turn, of which only some are looked at."""
-        for priority, age in ((HIGH, 0.002), (LOW, 20.0)):
-            tasks = [task(priority, queued_at=50.0 - age)] * 1_000
-            recorder.accepted(tasks, Status.QUEUED)
-            recorder.started(tasks, 50.0)
+        """Also when a thousand of each end in one turn, of which only some are looked at."""
+        for priority, waited in ((HIGH, 0.002), (LOW, 20.0)):
+            outcomes = [Outcome(task(priority), 0.0, waited=waited)] * 1_000
+            recorder.accepted([outcome.task for outcome in outcomes], Status.PROCESSING)
+            recorder.ended(outcomes, Status.COMPLETED)
         by_priority = self.look(recorder).by_priority
         for priority, bound in ((HIGH, 0.005), (LOW, 30)):
             waits = by_priority[priority].waits
@@ -183,6 +184,18 @@ class TestRecorder:
         metrics = self.look(recorder, now=40.0)
         assert RATE_WINDOW == 10.0
         assert (metrics.throughput, metrics.utilisation) == (0.0, 0.0)
+
+    def test_they_are_so_too_where_nothing_happened_for_long(self, recorder: Recorder) -> None:
+        recorder.found(LOW, Status.PROCESSING, 2)
+        recorder.busy(1, 1.0)
+        recorder.ended([Outcome(task(LOW), 0.1)], Status.COMPLETED)
+        recorder.busy(2, 1.0)  # for an hour
+        assert self.look(recorder, now=3_590.0).throughput == 0.0
+        assert self.look(recorder, now=3_600.0).utilisation == 1.0
+        recorder.committed(Changes(0, 0.0, completed=[Outcome(task(LOW), 3_599.0)]), 3_600.0)
+        recorder.busy(1, 3_600.0)
+        assert self.look(recorder, now=3_605.0).throughput == pytest.approx(0.1)
+        assert self.look(recorder, now=3_605.0).utilisation == pytest.approx(0.75)
 
 
 class TestInAQueue:
@@ -294,6 +307,69 @@ class TestInAQueue:
         queue = open_queue(lambda job: gate.wait(), path=path, workers=1)
         comes_true(queue, lambda: queue.metrics().processing == 1, "the holder's start")
         assert 3_599 < queue.metrics().oldest_queued < 3_700
+
+    @pytest.mark.parametrize("job_id", ["scheduled", "retried", "revived"])
+    def test_it_is_as_old_as_it_is_ready_after_a_restart_too(
+        self, open_queue: OpenQueue, path: str, gate: Gate, job_id: str
+    ) -> None:
+        """A job that came back to its lane has not waited there since it was enqueued."""
+        held = Journal()
+
+        def handler(job: Job) -> None:
+            if job.id != "holder":
+                raise Broken
+            held.write(job.id)
+            gate.wait()
+
+        queue = open_queue(handler, path=path, workers=1, backoff=AT_ONCE, max_retries=1)
+        if job_id == "revived":
+            queue.wait(queue.enqueue(Job("revived")), DEADLINE)
+        queue.enqueue_many([Job("retried"), Job("holder")])
+        held.wait_for("holder")
+        if job_id == "scheduled":
+            queue.enqueue(Job("scheduled", run_at=0.001))
+        if job_id == "revived":
+            queue.retry("revived")
+        comes_true(queue, lambda: queue.status(job_id) is Status.QUEUED, "the job to come back")
+        Background(queue.close, False, 0).result()
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            connection.execute("DELETE FROM job WHERE id != ?", (job_id,))
+            connection.execute("UPDATE job SET enqueued_at = enqueued_at - 3600")
+            connection.commit()
+        queue = open_queue(nothing, path=path)
+        queue.wait(job_id, DEADLINE)
+        assert queue.metrics().wait.p99 < 60
+
+    def test_a_job_that_went_back_unstarted_has_waited_once(
+        self, open_queue: OpenQueue, gate: Gate
+    ) -> None:
+        """Its batch was stuck behind a slow one, and another batch took it."""
+        started = Journal()
+
+        def handler(job: Job) -> None:
+            if job.id == "slow":
+                started.write(job.id)
+                gate.wait()
+
+        queue = open_queue(handler, workers=1)
+        queue.enqueue_many([Job() for _ in range(500)])  # from which it learns that they are quick
+        queue.join(DEADLINE)
+        queue.enqueue_many([Job("slow"), *(Job() for _ in range(100))])
+        started.wait_for("slow")
+        comes_true(queue, lambda: queue.metrics().queued == 100, "those behind it to go back")
+        gate.open()
+        queue.join(DEADLINE)
+        metrics = queue.metrics()
+        assert sum(metrics.waits.counts) == sum(metrics.runs.counts) == metrics.completed == 601
+
+    def test_a_late_coroutine_keeps_no_worker_busy(self, open_queue: OpenQueue) -> None:
+        async def hang(job: Job) -> None:
+            await asyncio.Event().wait()
+
+        queue = open_queue(hang, workers=1, timeout=0.05, max_retries=1, backoff=NOT_TODAY)
+        queue.enqueue(Job())
+        comes_true(queue, lambda: queue.metrics().retrying == 1, "its time to be up")
+        eventually(lambda: queue.metrics().utilisation < 0.5, "the worker to have been idle")
 
     def test_each_lane_has_an_oldest_of_its_own(self, open_queue: OpenQueue, gate: Gate) -> None:
         queue = open_queue(lambda job: gate.wait(), workers=1)

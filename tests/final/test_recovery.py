@@ -232,6 +232,7 @@ class TestAttempts:
     def test_a_job_without_attempts_left_is_a_dead_letter_that_says_why(
         self, open_queue: OpenQueue, path: str
     ) -> None:
+        before = time.time()
         kill_while_busy(path)
         kill_while_busy(path)
         queue = open_queue(nothing, path=path, max_retries=1)
@@ -239,6 +240,12 @@ class TestAttempts:
         assert (dead.id, dead.status, dead.attempts) == ("in flight", Status.FAILED, 2)
         assert dead.error == "The process ended during attempt 2, the last one."
         assert dead.ended_at is not None
+        first, second = queue.attempts(dead.id)
+        assert (first.number, first.error) == (1, "The process ended during attempt 1.")
+        assert (second.number, second.error) == (2, dead.error)
+        assert before <= first.started_at < first.ended_at <= second.started_at < second.ended_at
+        assert second.started_at == pytest.approx(dead.started_at, abs=0.001)
+        assert second.ended_at == dead.ended_at
         queue.join(DEADLINE)
         assert queue.metrics().completed == 2
 

@@ -85,6 +85,7 @@ class MemoryStore:
         self._rows: dict[int, Row] = {}  # by seq, oldest first
         self._by_id: dict[str, Row] = {}
         self._failures: dict[int, list[AttemptRecord]] = {}
+        self._forgotten: Counter[tuple[Priority, Status]] = Counter()
         self._fence = 0  # no forgotten job had a higher token
 
     def recover(self) -> Recovered:
@@ -93,9 +94,9 @@ class MemoryStore:
             (row for row in rows if not row.status.ended), key=lambda row: row.place
         )
         return Recovered(
-            [Unfinished(row.task(), row.status, row.due_at) for row in unfinished],
+            [Unfinished(row.task(), row.status, row.due_at, row.started_at) for row in unfinished],
             [row.seq for row in rows if row.status.ended and row.status is not Status.FAILED],
-            dict(Counter((row.priority, row.status) for row in rows)),
+            dict(Counter((row.priority, row.status) for row in rows) + self._forgotten),
             max((row.place for row in rows), default=0),
             max([self._fence, *(row.token for row in rows)]),
         )
@@ -120,6 +121,8 @@ class MemoryStore:
             row = self._rows[task.seq]
             row.status = Status.QUEUED
             row.attempts, row.interrupted = task.attempts, task.interrupted
+        for outcome in changes.crashed:
+            self._note(outcome, now)
         for task in changes.returned:
             row = self._rows[task.seq]
             row.status, row.started_at = Status.QUEUED, None
@@ -145,7 +148,9 @@ class MemoryStore:
         for task in changes.dropped + changes.turned_away:
             self._end(task, Status.DROPPED, now)
         for seq in changes.forgotten:
-            del self._by_id[self._rows.pop(seq).id]
+            row = self._rows.pop(seq)
+            del self._by_id[row.id]
+            self._forgotten[row.priority, row.status] += row.status is not Status.FAILED
             self._failures.pop(seq, None)
             self._fence = changes.token
 
@@ -168,7 +173,12 @@ class MemoryStore:
         row = self._rows[outcome.task.seq]
         row.status = Status.FAILED if due_at is None else Status.RETRYING
         row.ended_at = now if due_at is None else None
-        row.due_at, row.error, row.interrupted = due_at, outcome.error, 0
+        row.due_at, row.interrupted = due_at, 0
+        self._note(outcome, now)
+
+    def _note(self, outcome: Outcome, now: float) -> None:
+        row = self._rows[outcome.task.seq]
+        row.error = outcome.error
         self._failures.setdefault(row.seq, []).append(
             AttemptRecord(
                 number=outcome.task.attempts,

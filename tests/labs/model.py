@@ -203,7 +203,6 @@ class Model:
     def reopen(self, now: float, wall: float) -> None:
         """Clocks start anew, and so does the counting of picks. Nothing else is forgotten."""
         self._heads.clear()
-        self._pruned.clear()  # the counts cover what is in the file
         for entry in self.jobs.values():
             if entry.due_at is not None:
                 entry.due = now + (entry.due_at - wall)

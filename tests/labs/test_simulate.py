@@ -124,8 +124,8 @@ RECOVER = MemoryStore.recover
 
 def recover_uncharged(store: MemoryStore) -> Recovered:
     recovered = RECOVER(store)
-    for task, status, _ in recovered.unfinished:
-        task.attempts -= status is Status.PROCESSING
+    for job in recovered.unfinished:
+        job.task.attempts -= job.status is Status.PROCESSING
     return recovered
 
 
