@@ -248,7 +248,7 @@ class TestAsAFailure:
         self, open_queue: OpenQueue, path: str, hanging: Any
     ) -> None:
         with open_queue(nothing, path=path) as queue:
-            queue.enqueue(Job("x", timeout=SOON, run_at=0.001))
+            queue.enqueue(Job("x", timeout=SOON, run_at=0.2))
             queue.close(drain=False)
         queue = open_queue(hanging, path=path, max_retries=0)
         assert queue.wait("x", DEADLINE).status is Status.FAILED
