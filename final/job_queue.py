@@ -92,7 +92,8 @@ class JobQueue:
         A late attempt has failed. A thread that goes on all the same is abandoned, and so is a
         coroutine that goes on for 5 s after it was cancelled.
     executor: "thread", or "process" for handlers that compute: each worker then has a process
-        of its own, and a handler must be importable there.
+        of its own, and a handler must be importable there: a script needs its
+        ``if __name__ == "__main__":``.
     durability: "full": an accepted job survives a power cut. "normal": it survives the end
         of the process; a power cut may take the latest ones.
     history: how many completed, cancelled and dropped jobs the file keeps; dead letters are

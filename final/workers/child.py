@@ -76,9 +76,10 @@ def serve(pipe: Connection, max_result: int) -> None:
             pipe.send(BEGUN)
             enter_job(job)
             pipe.send(attempt(handlers[kind], task, max_result))
-    except (EOFError, OSError):
+    except (EOFError, OSError, MemoryError):
         # The program has ended, or a handler closed what is not its own, or this is a fork that
-        # came back from a handler. There is nobody to tell.
+        # came back from a handler. There is nobody to tell. Or there is no memory for a payload,
+        # and the worker will see that this is the end.
         os._exit(1)
 
 
@@ -91,20 +92,30 @@ def _import_handlers(pickled: bytes) -> dict[str, Handler]:
 
 
 def _end_with_the_program() -> None:
-    """However the program ends, this process ends, too: the next one will run its job.
+    """However the program ends, this process ends, too: its job will run in the next one.
 
     Linux kills it when the thread has ended that started it. That is its worker, which leaves
     only after it. Elsewhere a thread waits for the program's end. But: it cannot run while C code
     of a handler keeps the interpreter's lock, and it does not see that end while a fork of the
     program lives.
     """
-    if sys.platform == "linux":
-        with contextlib.suppress(ImportError):  # a Python without ctypes
-            import ctypes
+    if not _linux_ends_it():
+        threading.Thread(target=_watch, name="final-watch", daemon=True).start()
 
-            pr_set_pdeathsig = 1
-            ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-    threading.Thread(target=_watch, name="final-watch", daemon=True).start()
+
+def _linux_ends_it() -> bool:
+    if sys.platform != "linux":
+        return False
+    try:
+        import ctypes
+    except ImportError:  # Python can be built without
+        return False
+    pr_set_pdeathsig = 1
+    done: int = ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    program = multiprocessing.parent_process()
+    if program is None or program.pid != os.getppid():  # it ended before that
+        os._exit(1)
+    return done == 0
 
 
 def _watch() -> None:

@@ -29,7 +29,7 @@ SPAWN = multiprocessing.get_context("spawn")
 
 
 class ProcessEnded(Exception):
-    """There is nobody at the other end of the pipe."""
+    """There is nobody at the other end of the pipe, or half a message, which is as good."""
 
 
 class Process:
@@ -56,6 +56,9 @@ class Process:
             raise
         finally:
             theirs.close()
+        # A program closes its queues when it ends, and this is not called. But a process of its
+        # own multiprocessing would wait for this one first, for ever.
+        self._last_resort = multiprocessing.util.Finalize(None, self.kill, exitpriority=0)
 
     # ---- for its worker --------------------------------------------------------------------
 
@@ -103,14 +106,14 @@ class Process:
     def _write(self, write: Callable[[Any], None], message: object) -> None:
         try:
             write(message)
-        except OSError:
+        except (OSError, MemoryError):
             raise ProcessEnded from None
 
     def receive(self, timeout: float | None = None) -> Any:
         try:
             if timeout is None or self._pipe.poll(max(0.0, timeout)):
                 return self._pipe.recv()
-        except (EOFError, OSError):
+        except (EOFError, OSError, MemoryError):
             raise ProcessEnded from None
         raise TimeoutError
 
@@ -125,6 +128,7 @@ class Process:
         self.kill()
         self._process.join()
         self._pipe.close()
+        self._last_resort.cancel()
         return self._process.exitcode or 0
 
     # ---- for everybody ---------------------------------------------------------------------

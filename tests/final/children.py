@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import gc
 import logging
+import multiprocessing
 import os
 import signal
 import sys
@@ -368,6 +369,20 @@ def fork_beside_processes(path: str) -> None:
     same = queue.wait(queue.enqueue(Job()), 3 * DEADLINE).result == first
     say(f"the process is the same: {same}")
     queue.close()
+
+
+def leave_processes_behind(path: str) -> None:
+    """A process of multiprocessing ends without ``close``: atexit is not for those."""
+    process = multiprocessing.get_context("spawn").Process(target=use_processes, args=(path,))
+    process.start()
+    process.join(3 * DEADLINE)
+    say(f"it ended with {process.exitcode}")
+    process.kill()
+
+
+def use_processes(path: str) -> None:
+    queue = JobQueue(process_id, path=path, executor="process", workers=1)
+    queue.wait(queue.enqueue(Job()), DEADLINE)
 
 
 def leave_with_threads(path: str) -> None:

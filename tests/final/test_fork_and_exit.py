@@ -74,6 +74,9 @@ class TestExit:
         assert queue.wait("running", DEADLINE).attempts == 1
         assert queue.wait("queued", DEADLINE).attempts == 1
 
+    def test_so_does_a_process_of_the_programs_own(self, path: str) -> None:
+        assert run_child("leave_processes_behind", path) == (0, ["it ended with 0"], "")
+
     @pytest.mark.parametrize(("what", "code"), [("exception", 1), ("sys.exit", 3)])
     def test_however_it_ends(self, path: str, what: str, code: int) -> None:
         assert run_child("leave", path, what)[0] == code

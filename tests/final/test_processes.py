@@ -39,8 +39,11 @@ def open_process_queue(open_queue: OpenQueue) -> OpenQueue:
     return open_process_queue
 
 
-def children() -> set[int]:
-    """The handlers' processes (not the tracker that multiprocessing keeps beside them)."""
+def children(program: int | None = None) -> set[int]:
+    """The handlers' processes, of this program by default.
+
+    (Not the tracker that multiprocessing keeps beside them.)
+    """
 
     def is_handlers(child: psutil.Process) -> bool:
         try:
@@ -48,7 +51,7 @@ def children() -> set[int]:
         except psutil.NoSuchProcess:  # it ended between the list and the question
             return False
 
-    return {child.pid for child in psutil.Process().children() if is_handlers(child)}
+    return {child.pid for child in psutil.Process(program).children() if is_handlers(child)}
 
 
 def test_jobs_go_there_and_results_come_back(open_process_queue: OpenQueue) -> None:
@@ -339,18 +342,23 @@ class TestKills:
 class TestSignals:
     def test_those_for_the_group_reach_the_program_alone(self, path: str, note: Path) -> None:
         """Ctrl-C, and the SIGTERM of whoever stops a service, while a process starts and works."""
+        both = (signal.SIGINT, signal.SIGTERM)
+        seen: set[int] = set()
 
-        def signal_the_group() -> None:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                os.killpg(program.pid, number)
-                assert next_line(program) == f"signal {number:d}"
+        def has_begun() -> bool:
+            for process in children(program.pid):
+                seen.add(process)
+                for number in both:
+                    os.kill(process, number)
+            return note.exists()
 
         with child("in_a_group", path, note, stderr=subprocess.PIPE) as program:
             assert next_line(program) == "enqueued"
-            eventually(lambda: bool(psutil.Process(program.pid).children()), "a process to start")
-            signal_the_group()
-            eventually(note.exists, "the handler to begin")
-            signal_the_group()
+            eventually(has_begun, "the handler to begin")
+            assert len(seen) == 1
+            for number in both:
+                os.killpg(program.pid, number)
+                assert next_line(program) == f"signal {number:d}"
             (note.parent / "go").touch()
             output, errors = program.communicate("end\n", timeout=LONG)
         assert output == "completed, attempt 1, None\n"
