@@ -122,6 +122,7 @@ class EventLoop:
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
         self._leaving = False
+        self._ending: asyncio.Task[None] | None = None  # held here, since a loop holds none
         self._thread = threading.Thread(target=self._run, name="final-asyncio", daemon=True)
         try:
             self._thread.start()
