@@ -198,7 +198,8 @@ class JobQueue:
         QueueClosed, and StorageError when the disk is full or broken. In all of these cases
         the job is not in the queue.
 
-        While the queue closes, only handlers that run may enqueue (see ``close``).
+        While the queue closes, only handlers that run may enqueue (see ``close``), themselves or
+        by ``asyncio.to_thread``; a thread that they have started is not known to be theirs.
 
         It blocks the calling thread. Inside a coroutine handler that is the event loop of them
         all, so there it waits for no room: use ``await asyncio.to_thread(queue.enqueue, job)``.

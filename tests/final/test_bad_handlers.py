@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 import improved
-from final import Job, JobQueue, QueueFull, Status
-from tests.final.helpers import AT_ONCE, OpenQueue, completes, nested
+from final import Job, JobQueue, Priority, QueueFull, Status
+from tests.final.helpers import AT_ONCE, OpenQueue, comes_true, completes, nested, reaches
 from tests.helpers import DEADLINE, Background, Journal
 
 
@@ -331,6 +331,27 @@ class TestUsingItsOwnQueue:
         # Whoever was turned away knows what was accepted before: each of these jobs ran.
         for error in errors:
             assert all(queue.status(job_id) is Status.COMPLETED for job_id in error.accepted)
+
+    def test_who_does_not_wait_for_room_is_no_reason_to_turn_away_who_does(
+        self, open_queue: OpenQueue
+    ) -> None:
+        """It is about to go on, and then there will be room."""
+
+        def handler(job: Job) -> None:
+            if job.id == "patient":
+                queue.enqueue_many([Job(priority=Priority.LOW) for _ in range(3)])
+            elif job.id == "impatient":
+                comes_true(queue, lambda: queue.metrics().accepted == 3, "the other one to wait")
+                for _ in range(3):
+                    with pytest.raises(QueueFull, match="had no room in time"):
+                        queue.enqueue_many([Job(), Job()], timeout=0)
+
+        queue = open_queue(handler, workers=2, capacity=1, max_retries=0)
+        queue.enqueue(Job("impatient"))
+        reaches(queue, "impatient", Status.PROCESSING)
+        queue.enqueue(Job("patient"))
+        queue.join(DEADLINE)
+        assert queue.dead_letters() == []
 
 
 class TestClosingItsOwnQueue:
