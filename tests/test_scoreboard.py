@@ -5,11 +5,9 @@ What must be seen: a rule of the suite that is broken turns the run red and says
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
-import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,25 +15,20 @@ import pytest
 from tests import pages
 from tests.expectations import CAPABILITIES, FLAWS
 from tests.ledger import ROOT, where
+from tests.runs import Runs
 
 # The machine may be busy with other things: this is for all that a test waits for.
 pytestmark = pytest.mark.timeout(200)
 
 FAILED, USAGE_ERROR, NOTHING_RAN = 1, 4, 5
 
-SETTINGS = {
-    "PYTHONPATH": str(ROOT),
-    "PYTHONUTF8": "1",
-    "CI": "",  # there pytest says each failure twice, in its summary in full length too
-    "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # which costs most of a second each time
-}
-
 
 class Suite:
     """A suite in a folder of its own, run by the plugin and the fixtures of this repo."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, runs: Runs) -> None:
         self.folder = folder
+        self._runs = runs
         (folder / "tests" / "suite").mkdir(parents=True)
         shutil.copy(ROOT / "pyproject.toml", folder)
 
@@ -49,22 +42,20 @@ class Suite:
     def run(self, *options: str, **environment: str) -> tuple[int, str]:
         """Run it; returns the exit code and what there is to read."""
         plugins = ("-p", "tests.conftest", "-p", "pytest_timeout")
-        run = subprocess.run(
-            [sys.executable, "-m", "pytest", *plugins, "tests", *options],
-            cwd=self.folder,
-            env={**os.environ, **SETTINGS, **environment},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            encoding="utf-8",
-            timeout=90,
-            check=False,
-        )
-        return run.returncode, run.stdout
+        output = self.folder / "output"
+        return self._runs.run(self.folder, output, *plugins, "tests", *options, **environment)
+
+
+@pytest.fixture(scope="module")
+def runs() -> Iterator[Runs]:
+    # With CI pytest says each failure twice, in its summary in full length too.
+    with Runs(PYTHONPATH=str(ROOT), CI="") as runs:
+        yield runs
 
 
 @pytest.fixture
-def suite(tmp_path: Path) -> Suite:
-    return Suite(tmp_path)
+def suite(tmp_path: Path, runs: Runs) -> Suite:
+    return Suite(tmp_path, runs)
 
 
 # What a test of the suite must say about itself

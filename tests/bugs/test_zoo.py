@@ -7,21 +7,18 @@ it must fail. The same tests, without a bug, must pass.
 from __future__ import annotations
 
 import compileall
-import os
 import shutil
-import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.bugs.bug import Bug, PatchError, zoo
 from tests.bugs.hunt import ROOT, copy_of_everything
-from tests.bugs.hunt import pytest as pytest_command
+from tests.runs import Run, Runs
 
 # The machine may be busy with other things: this is for all that a test waits for.
 pytestmark = pytest.mark.timeout(200)
-
-PATIENCE = 90.0  # seconds for one test in its process; none takes a tenth of it
 
 BUGS = [pytest.param(bug, id=f"{bug.number}") for bug in zoo().values()]
 
@@ -29,23 +26,23 @@ BUGS = [pytest.param(bug, id=f"{bug.number}") for bug in zoo().values()]
 class TestCatching:
     @pytest.mark.parametrize("bug", BUGS)
     def test_the_test_that_a_page_names_catches_its_bug(
-        self, bug: Bug, copy: Path, tmp_path: Path
+        self, bug: Bug, copy: Path, runs: Runs, tmp_path: Path
     ) -> None:
         bug.plant(copy)
-        run = run_tests(copy, tmp_path, 2, bug.caught_by)  # a bug that hangs is cut off soon
+        run = run_tests(runs, copy, tmp_path, 2, bug.caught_by)  # what hangs is cut off soon
         for place in bug.places:
             shutil.copy2(ROOT / place.file, copy / place.file)
-        hung = "+++ Timeout +++" in run.stdout + run.stderr
-        caught = run.returncode == 1 and (hung or "1 failed" in run.stdout)
-        assert caught, (
-            f"{bug.caught_by} did not catch {bug}:\n{run.stdout[-2000:]}{run.stderr[-2000:]}"
-        )
+        hung = "+++ Timeout +++" in run.output
+        caught = run.code == 1 and (hung or "1 failed" in run.output)
+        assert caught, f"{bug.caught_by} did not catch {bug}:\n{run.output[-4000:]}"
 
-    def test_the_same_tests_pass_without_a_bug(self, copy: Path, tmp_path: Path) -> None:
+    def test_the_same_tests_pass_without_a_bug(
+        self, copy: Path, runs: Runs, tmp_path: Path
+    ) -> None:
         tests = sorted({bug.caught_by for bug in zoo().values()})
-        run = run_tests(copy, tmp_path, 20, *tests)
-        assert run.returncode == 0, run.stdout[-4000:]
-        assert f"{len(tests)} passed" in run.stdout  # none was left out
+        run = run_tests(runs, copy, tmp_path, 20, *tests)
+        assert run.code == 0, run.output[-4000:]
+        assert f"{len(tests)} passed" in run.output  # none was left out
 
 
 @pytest.fixture(scope="module")
@@ -56,26 +53,23 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copy
 
 
-def run_tests(
-    root: Path, scratch: Path, timeout: int, *tests: str
-) -> subprocess.CompletedProcess[str]:
-    """``timeout``: seconds for each test, after which it counts as failed.
-
-    Without the plugins and the rewriting of asserts, which cost most of a second each time. And
-    nothing is compiled to a file: a bug that is planted within a second of another, and is as
+@pytest.fixture(scope="module")
+def runs() -> Iterator[Runs]:
+    """Nothing is compiled to a file: a bug that is planted within a second of another, and is as
     long, would be taken for that one.
     """
-    options = ("-q", "--tb=line", "--assert=plain", "-p", "pytest_timeout", f"--timeout={timeout}")
-    return subprocess.run(
-        pytest_command(*options, f"--basetemp={scratch / 'pytest'}", *tests),
-        cwd=root,
-        env=os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONDONTWRITEBYTECODE": "1"},
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        errors="replace",
-        timeout=PATIENCE,
-    )
+    with Runs(PYTHONDONTWRITEBYTECODE="1") as runs:
+        yield runs
+
+
+def run_tests(runs: Runs, root: Path, scratch: Path, timeout: int, *tests: str) -> Run:
+    """Without the rewriting of asserts, which takes long.
+
+    timeout: seconds for each test, after which it counts as failed.
+    """
+    options = ("-q", "-x", "--tb=line", "--assert=plain", "-p", "no:cacheprovider")
+    limits = ("-p", "pytest_timeout", f"--timeout={timeout}", f"--basetemp={scratch / 'pytest'}")
+    return runs.run(root, scratch / "output", *options, *limits, *tests)
 
 
 class TestPages:
