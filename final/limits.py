@@ -16,13 +16,15 @@ from typing import Protocol
 
 from final.options import require_int, require_number
 
+LARGEST_BURST = 1_000_000_000  # as good as no limit; and some integers are too large for a float
+
 
 @dataclass(frozen=True, slots=True)
 class TokenBucket:
     """``rate`` starts a second on average, and up to ``burst`` at once after a pause.
 
     In any t seconds at most ``rate * t + burst`` jobs start. Raises TypeError or ValueError
-    for a rate that is not above 0 or a burst below 1.
+    for a rate that is not above 0, or a burst that is not from 1 to a billion.
     """
 
     rate: float
@@ -30,7 +32,7 @@ class TokenBucket:
 
     def __post_init__(self) -> None:
         require_number("TokenBucket.rate", self.rate, above=0)
-        require_int("TokenBucket.burst", self.burst, 1)
+        require_int("TokenBucket.burst", self.burst, 1, LARGEST_BURST)
 
     def meter(self, now: float) -> Meter:
         return _Tokens(self.rate, self.burst, now)

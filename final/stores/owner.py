@@ -208,7 +208,8 @@ class Owner:
         owner += " (this one)" if pid == str(os.getpid()) else ""
         return InUse(
             f"{self._path} is in use by {owner}: one process owns a file. Close it there "
-            "first, or choose another path."
+            "first, or choose another path. Where several processes have jobs for it, let "
+            "one serve the others: python -m final serve (docs/service.md)."
         )
 
 

@@ -112,7 +112,9 @@ MIGRATIONS = {
 
 RECORD_COLUMNS = (
     "id, payload, priority, kind, status, attempts, "
-    "enqueued_at, started_at, ended_at, due_at, result, error, timeout"
+    "enqueued_at, started_at, ended_at, "
+    "CASE WHEN status IN ('scheduled', 'retrying') THEN due_at END AS due_at, "
+    "result, error, timeout"
 )
 TASK_COLUMNS = (
     "id, payload, priority, kind, timeout, seq, coalesce(place, seq) AS line, "
@@ -604,9 +606,6 @@ def _task(job_id: str, payload: Stored, priority: str, *rest: Any) -> Task:
     return Task(job_id, payload, Priority(priority), *rest)
 
 
-_WAITING = (Status.SCHEDULED, Status.RETRYING)
-
-
 def _record(
     job_id: str,
     payload: Any,
@@ -632,7 +631,7 @@ def _record(
         enqueued_at,
         started_at,
         ended_at,
-        due_at if status in _WAITING else None,
+        due_at,
         None if result is None else decode(result),
         error,
         timeout,

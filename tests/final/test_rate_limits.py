@@ -209,7 +209,9 @@ class TestBadValues:
         with pytest.raises(TypeError, match=r"Bucket.rate must be a number, not "):
             bucket(rate)
 
-    @pytest.mark.parametrize(("burst", "error"), [(0, ValueError), (1.5, TypeError)])
+    @pytest.mark.parametrize(
+        ("burst", "error"), [(0, ValueError), (10**400, ValueError), (1.5, TypeError)]
+    )
     def test_a_burst_must_be_a_whole_number(self, burst: int, error: type[Exception]) -> None:
         with pytest.raises(error, match=r"TokenBucket.burst must be "):
             TokenBucket(10, burst)

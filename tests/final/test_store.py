@@ -72,7 +72,8 @@ class TestOpening:
             open_queue(nothing, path=path)
         assert str(refused.value) == (
             f"{path} is in use by another process: one process owns a file. Close it there "
-            "first, or choose another path."
+            "first, or choose another path. Where several processes have jobs for it, let "
+            "one serve the others: python -m final serve (docs/service.md)."
         )
 
 
