@@ -22,6 +22,7 @@ import contextlib
 import functools
 import itertools
 import json
+import logging
 import os
 import sqlite3
 import threading
@@ -34,6 +35,8 @@ from final.job import AttemptRecord, JobRecord, Outcome, Priority, Status, Task
 from final.payload import Stored, decode
 from final.stores.base import Changes, DuplicateIds, Recovered, Unfinished
 from final.stores.owner import WAL_LIMIT, Owner
+
+log = logging.getLogger("final")
 
 APPLICATION_ID = 0x4A4F4251  # "JOBQ": tells our files from other SQLite databases
 SCHEMA_VERSION = 2
@@ -120,7 +123,23 @@ TASK_COLUMNS = (
     "id, payload, priority, kind, timeout, seq, coalesce(place, seq) AS line, "
     "attempts, token, alone, interrupted, enqueued_at"
 )
+PRIORITIES = ", ".join(f"'{priority}'" for priority in Priority)
+STATUSES = ", ".join(f"'{status}'" for status in Status)
 UNFINISHED = ", ".join(f"'{status}'" for status in Status if not status.ended)
+# What this package has written. Another program may have put anything into a row: that one then
+# is as good as not there, and the others are what they are.
+SOUND = (
+    f"priority IN ({PRIORITIES}) AND status IN ({STATUSES}) AND typeof(payload) IN ('text', 'blob')"
+    " AND typeof(coalesce(result, '')) IN ('text', 'blob')"
+    " AND typeof(id) = 'text' AND typeof(kind) = 'text' AND typeof(enqueued_at) = 'real'"
+    " AND typeof(coalesce(due_at, 0.0)) = 'real' AND typeof(coalesce(started_at, 0.0)) = 'real'"
+    " AND typeof(coalesce(timeout, 0.0)) = 'real'"
+    " AND typeof(attempts) = 'integer' AND typeof(token) = 'integer'"
+    " AND typeof(interrupted) = 'integer' AND typeof(coalesce(place, 0)) = 'integer'"
+)
+
+
+LOOK_UP = f"SELECT {RECORD_COLUMNS} FROM job WHERE {SOUND}"
 
 
 class SqliteStore:
@@ -159,19 +178,23 @@ class SqliteStore:
     def recover(self) -> Recovered:
         with _translated(f"Cannot read {self._path}"):
             rows = self._writer.execute(
-                f"SELECT {TASK_COLUMNS}, status, due_at, started_at"
+                f"SELECT {TASK_COLUMNS}, status, due_at, started_at, seq, {SOUND}"
                 f" FROM job WHERE status IN ({UNFINISHED}) ORDER BY line"
             )
-            unfinished = [
-                Unfinished(_task(*columns), Status(status), due_at, started_at)
-                for *columns, status, due_at, started_at in rows
-            ]
+            unfinished, broken = [], []
+            for *columns, status, due_at, started_at, seq, sound in rows:
+                if sound:
+                    task = _task(*columns)
+                    unfinished.append(Unfinished(task, Status(status), due_at, started_at))
+                else:
+                    broken.append(seq)
             counts = {
                 (Priority(priority), Status(status)): count
                 for priority, status, count in self._writer.execute(
                     "SELECT priority, status, sum(count) FROM ("
                     "SELECT priority, status, count(*) AS count FROM job GROUP BY priority, status"
                     " UNION ALL SELECT * FROM forgotten) GROUP BY priority, status"
+                    f" HAVING priority IN ({PRIORITIES}) AND status IN ({STATUSES})"
                 )
             }
             ended = [
@@ -181,9 +204,12 @@ class SqliteStore:
                 )
             ]
             last_number, last_token = self._writer.execute(
-                "SELECT coalesce(max(max(seq, coalesce(place, 0))), 0),"
-                " max(coalesce(max(token), 0), coalesce((SELECT token FROM fence), 0)) FROM job"
+                "SELECT coalesce(max(max(seq, CAST(coalesce(place, 0) AS INTEGER))), 0),"
+                " max(coalesce(max(CAST(token AS INTEGER)), 0),"
+                " coalesce((SELECT token FROM fence), 0)) FROM job"
             ).fetchone()
+        if broken:
+            log.warning("%s: rows that make no sense are left alone: %s.", self._path, broken)
         return Recovered(unfinished, ended, counts, last_number, last_token)
 
     def commit(self, changes: Changes) -> None:
@@ -398,14 +424,14 @@ class SqliteStore:
     def dead_letters(self, job_id: str | None, kind: str | None) -> list[Task]:
         with _translated(f"Cannot read {self._path}"):
             rows = self._writer.execute(
-                f"SELECT {TASK_COLUMNS} FROM job WHERE status = 'failed'"
+                f"SELECT {TASK_COLUMNS} FROM job WHERE status = 'failed' AND {SOUND}"
                 " AND id = coalesce(?, id) AND kind = coalesce(?, kind) ORDER BY seq",
                 (job_id, kind),
             )
             return [_task(*row) for row in rows]
 
     def get(self, job_id: str) -> JobRecord | None:
-        records = self._look_up("WHERE id = ?", (job_id,))
+        records = self._look_up("id = ?", (job_id,))
         return records[0] if records else None
 
     def jobs(
@@ -420,8 +446,8 @@ class SqliteStore:
         wanted["seq < (SELECT seq FROM job WHERE id = ?)"] = before
         conditions = [condition for condition, value in wanted.items() if value is not None]
         values = [value for value in wanted.values() if value is not None]
-        where = f"WHERE {' AND '.join(conditions)} " if conditions else ""
-        return self._look_up(f"{where}ORDER BY seq DESC LIMIT ?", (*values, limit))
+        wanted_all = " AND ".join(conditions) or "true"
+        return self._look_up(f"{wanted_all} ORDER BY seq DESC LIMIT ?", (*values, limit))
 
     def attempts(self, job_id: str) -> list[AttemptRecord]:
         with self._mutex, _translated(f"Cannot read {self._path}"), self._reading() as reader:
@@ -434,7 +460,7 @@ class SqliteStore:
 
     def _look_up(self, clause: str, values: Sequence[object]) -> list[JobRecord]:
         with self._mutex, _translated(f"Cannot read {self._path}"), self._reading() as reader:
-            rows = reader.execute(f"SELECT {RECORD_COLUMNS} FROM job {clause}", values).fetchall()
+            rows = reader.execute(f"{LOOK_UP} AND {clause}", values).fetchall()
         return [_record(*row) for row in rows]
 
     @contextlib.contextmanager
@@ -623,7 +649,7 @@ def _record(
 ) -> JobRecord:
     return JobRecord(
         job_id,
-        decode(payload),
+        _as_seen(payload),
         Priority(priority),
         kind,
         Status(status),
@@ -632,7 +658,15 @@ def _record(
         started_at,
         ended_at,
         due_at,
-        None if result is None else decode(result),
+        None if result is None else _as_seen(result),
         error,
         timeout,
     )
+
+
+def _as_seen(stored: Stored) -> object:
+    """The value; where that is no JSON, what is stored: the others of a list can be shown."""
+    try:
+        return decode(stored)
+    except ValueError:
+        return stored

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from final import Job, Status, StorageError
+from final import Job, Status, StorageError, UnknownJob
 from tests.final.helpers import (
     POSIX,
     OpenQueue,
@@ -227,6 +227,72 @@ class TestDamage:
         ):
             open_queue(nothing, path=path)
         assert Path(path).read_bytes() == before
+
+
+class TestRowsOfAnotherProgram:
+    """One that makes no sense is that one's trouble: the file opens, and the others run."""
+
+    @pytest.fixture
+    def file(self, open_queue: OpenQueue, path: str) -> Callable[[str, str], None]:
+        """Makes a file with three jobs at ``path``, one completed, one dead, one that waits.
+
+        Then another program changes one of them.
+        """
+
+        def handler(job: Job) -> None:
+            if job.id == "dead":
+                raise ValueError("no")
+
+        def make(job_id: str, change: str) -> None:
+            with open_queue(handler, path=path, max_retries=0) as queue:
+                queue.enqueue_many([Job("done"), Job("dead")])
+                queue.join(DEADLINE)
+                queue.enqueue(Job("waits", run_at=3600))
+            with contextlib.closing(sqlite3.connect(path)) as connection:
+                connection.execute(f"UPDATE job SET {change} WHERE id = ?", (job_id,))
+                connection.commit()
+
+        return make
+
+    CHANGES = (
+        *("priority = 'urgent'", "status = 'lost'", "payload = 5", "kind = x'ff'", "result = 7"),
+        *("timeout = 'long'", "attempts = 'two'", "enqueued_at = 'now'", "due_at = 'soon'"),
+        *("token = 'x'", "place = 'first'", "interrupted = 'once'"),
+    )
+
+    @pytest.mark.parametrize("change", CHANGES)
+    @pytest.mark.parametrize("job_id", ["waits", "dead"])
+    def test_is_left_alone(
+        self,
+        open_queue: OpenQueue,
+        path: str,
+        file: Callable[[str, str], None],
+        job_id: str,
+        change: str,
+    ) -> None:
+        file(job_id, change)
+        queue = open_queue(nothing, path=path)
+        assert completes(queue)
+        with pytest.raises(UnknownJob):
+            queue.get(job_id)
+        assert job_id not in [job.id for job in queue.jobs()]
+        assert queue.status("done") is Status.COMPLETED
+        assert queue.retry_all() == (job_id != "dead")
+        assert completes(queue)
+        assert Background(queue.close).result() is True
+
+    @pytest.mark.parametrize("change", ["payload = '{'", "result = '{'"])
+    def test_is_shown_as_it_is_stored_where_that_is_no_json(
+        self, open_queue: OpenQueue, path: str, file: Callable[[str, str], None], change: str
+    ) -> None:
+        file("dead", change)
+        queue = open_queue(nothing, path=path)
+        shown = queue.get("dead")
+        assert "{" in (shown.payload, shown.result)
+        assert [job.id for job in queue.jobs()] == ["waits", "dead", "done"]
+        queue.retry("dead")
+        queue.join(DEADLINE)
+        assert queue.status("dead") in (Status.COMPLETED, Status.FAILED)
 
 
 def take_away(path: str, by: str) -> None:
