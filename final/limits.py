@@ -32,11 +32,7 @@ class TokenBucket:
 
     def __post_init__(self) -> None:
         require_number("TokenBucket.rate", self.rate, above=0)
-<<<<<<< HEAD
         require_int("TokenBucket.burst", self.burst, 1, LARGEST_BURST)
-=======
-        require_int("TokenBucket.burst", self.burst, 1, 2**53)  # beyond it, floats do not count
->>>>>>> e1c737e (final: decisions on code of others, odd values and a queue that has failed; a burst that no float counts is refused)
 
     def meter(self, now: float) -> Meter:
         return _Tokens(self.rate, self.burst, now)
