@@ -56,11 +56,12 @@ class EventLoops:
 
     def wait_for(self, awaitable: object) -> object:
         """Wait for its end, and return or raise what it does. For a worker, inside an attempt."""
-        batch, task = enter_coroutine()
+        batch, task, told = enter_coroutine()
         run = _Run(awaitable)
 
         def stop() -> None:
             if batch.told is task:  # and not another job of this batch
+                told.set()
                 run.cancel()
 
         batch.stop, batch.on_loop = stop, True

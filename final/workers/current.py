@@ -35,6 +35,7 @@ class CurrentJob:
         self.deadline = deadline
         self._task = task
         self._batch = batch
+        self._told: threading.Event | None = None  # of a coroutine: set when it is told to stop
 
     @property
     def cancelled(self) -> bool:
@@ -51,8 +52,8 @@ class CurrentJob:
         until = time.monotonic() + seconds
         if self.deadline is not None:
             until = min(until, self.deadline)
-        wake = threading.Event()
-        if self._batch is not None:
+        wake = self._told or threading.Event()
+        if self._told is None and self._batch is not None:
             self._batch.stop = wake.set  # first this, then the look at `cancelled`
         while not self.cancelled and (remaining := until - time.monotonic()) > 0:
             wake.wait(remaining)
@@ -103,12 +104,14 @@ def enter_job(job: CurrentJob) -> None:
     _running.set(job)
 
 
-def enter_coroutine() -> tuple[Batch, Task]:
-    """This context is that of a coroutine now, which may outlast its batch: see the finally of one.
+def enter_coroutine() -> tuple[Batch, Task, threading.Event]:
+    """This context is that of a coroutine now, which may outlast its batch: see its `finally`.
 
-    Returns the batch and the job that it belongs to.
+    Returns the batch and the job that it belongs to, and what to set when it is told to stop:
+    ``sleep`` waits on that, in whatever thread the coroutine lets it.
     """
     job = current_job()
     assert job._batch is not None, "in a process nothing is awaited"
+    job._told = threading.Event()
     _running.set(job)
-    return job._batch, job._task
+    return job._batch, job._task, job._told

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from final import Job, JobQueue, QueueFull, Status, StorageError, current_job
+from final import CurrentJob, Job, JobQueue, QueueFull, Status, StorageError, current_job
 from tests.final.helpers import AT_ONCE, OpenQueue, completes, nothing
 from tests.helpers import DEADLINE, Background, Gate, Journal
 
@@ -406,6 +406,29 @@ class TestCleaningUp:
         assert closing.result() is True
         assert seen.entries == ["started", "cleaning up", "cleaned up"]
         assert queue.status("x") is Status.CANCELLED
+
+    def test_one_that_sleeps_by_its_job_in_a_thread_is_told_all_the_same(
+        self, open_queue: OpenQueue
+    ) -> None:
+        slept = Journal()
+
+        def sleep(job: CurrentJob, seconds: float) -> None:
+            slept.write("sleeps")
+            slept.write(job.sleep(seconds))
+
+        async def handler(job: Job) -> None:
+            await asyncio.to_thread(sleep, current_job(), 0)
+            await asyncio.to_thread(sleep, current_job(), EVER if job.payload == "long" else 0)
+            await asyncio.sleep(EVER)
+
+        queue = open_queue(handler, workers=2)
+        for payload, count in (("long", 3), ("short", 8)):
+            queue.enqueue(Job(payload, payload))
+            slept.wait_for_count(count)
+            assert queue.cancel(payload)
+            assert queue.wait(payload, DEADLINE).status is Status.CANCELLED
+            slept.wait_for_count(4)
+        assert slept.entries[:4] == ["sleeps", True, "sleeps", False]
 
     def test_one_that_returns_all_the_same_has_completed(self, open_queue: OpenQueue) -> None:
         """As ``cancel`` says, and as it is with a thread."""
