@@ -30,6 +30,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
+from queue import SimpleQueue
 from types import TracebackType
 from typing import Literal, TypeVar
 
@@ -59,6 +60,7 @@ from final.payload import IMMUTABLE, encode
 from final.retry import Backoff
 from final.stores import SqliteStore
 from final.transitions import Events, Subscriber
+from final.uninterrupted import uninterrupted
 from final.workers.attempts import Handler
 from final.workers.current import current_batch
 from final.workers.handlers import Handlers
@@ -145,47 +147,57 @@ class JobQueue:
             raise TypeError(f"path must be text or a Path, not {path!r}.")
         if shutdown_timeout is not None:
             require_number("shutdown_timeout", shutdown_timeout)
-        now = time.monotonic()
-        self._handlers = Handlers(handler, executor, max_payload)
-        self._workers = workers
         self._overflow = overflow
         self._max_payload = max_payload
         self._shutdown_timeout = shutdown_timeout
         self._process = os.getpid()
-
-        try:
-            gate = Gate(rate_limit, now, self._handlers.handles)
-            self._store = SqliteStore(path, durability)
-        except BaseException:
-            self._handlers.close()
-            raise
-        try:
-            self._events = Events()
-            rules = Rules(max_retries, backoff, overflow, history)
-            delay = functools.partial(rules.delay, say=self._events.say)
-            self._pool = WorkerPool(workers, self._handlers, self._report, timeout, delay)
-            self._dispatcher = Dispatcher(
-                self._store,
-                Lanes(capacity, fairness),
-                gate,
-                Batches(workers, gate, timeout, self._handlers.share_batches),
-                Recorder(workers, now),
-                self._events,
-                rules=rules,
-                handles=self._handlers.handles,
-                workers=self._pool,
-            )
-            # Both clocks at once: the file may have taken a while to open.
-            self._dispatcher.recover(time.monotonic(), time.time())
-        except BaseException:
-            self._store.close()
-            self._handlers.close()
-            raise
+        # Waited on by the dispatcher's thread: whether all the rest is there.
+        self._complete: SimpleQueue[bool] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="final-dispatcher", daemon=True)
-        self._events.start()
-        self._thread.start()
-        self._pool.start()
-        _open.add(self)
+
+        # Whatever fails or interrupts this, nothing stays behind: no thread, lock, or open file.
+        undo = contextlib.ExitStack()
+        try:
+            with uninterrupted(), _explained():
+                now = time.monotonic()
+                self._handlers = Handlers(handler, executor, max_payload)
+                undo.callback(self._handlers.close)
+                gate = Gate(rate_limit, now, self._handlers.handles)
+                self._store = SqliteStore(path, durability)
+                undo.callback(self._store.close)
+                self._events = Events()
+                self._events.start()
+                undo.callback(self._events.close)
+                self._thread.start()  # before the workers, which may do with fewer threads
+                undo.callback(self._thread.join)
+                undo.callback(self._complete.put, False)
+                rules = Rules(max_retries, backoff, overflow, history)
+                say = self._events.say
+                delay = functools.partial(rules.delay, say=say)
+                self._pool = WorkerPool(self._handlers, self._report, timeout, delay, say)
+                undo.callback(self._pool.join)
+                undo.callback(self._pool.stop)
+                self._workers = self._pool.start(workers)
+                self._dispatcher = Dispatcher(
+                    self._store,
+                    Lanes(capacity, fairness),
+                    gate,
+                    Batches(self._workers, gate, timeout, self._handlers.share_batches),
+                    Recorder(self._workers, now),
+                    self._events,
+                    rules=rules,
+                    handles=self._handlers.handles,
+                    workers=self._pool,
+                )
+                # Both clocks at once: the file may have taken a while to open.
+                self._dispatcher.recover(time.monotonic(), time.time())
+                _open.add(self)
+                self._complete.put(True)
+                undo.pop_all()  # from here on the dispatcher owns it all
+                undo.callback(self.close, drain=False, timeout=0)
+        except BaseException:
+            undo.close()
+            raise
 
     # ---- jobs in ---------------------------------------------------------------------------
 
@@ -585,10 +597,25 @@ class JobQueue:
 
     def _run(self) -> None:
         """The dispatcher's thread; whichever way it ends, the workers go home."""
-        try:
-            self._dispatcher.run()
-        finally:
-            self._pool.stop()
+        if self._complete.get():
+            try:
+                self._dispatcher.run()
+            finally:
+                self._pool.stop()
+
+
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
+    """Say what to do where Python only says that it "can't start new thread"."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "can't start new thread" not in str(error):
+            raise
+        raise RuntimeError(
+            "The system has no threads left for this queue: end some of those that there are, or "
+            "raise its limit (ulimit -u, or pids of the container)."
+        ) from error
 
 
 def _require_fairness(fairness: int | None) -> None:

@@ -277,5 +277,8 @@ class Workers(Protocol):
     def obeys(self, batch: Batch, task: Task) -> bool:
         """Whether ``tell`` frees the worker in any case."""
 
-    def replace(self, batch: Batch) -> None:
-        """Put a fresh worker in the place of the one that has this batch."""
+    def replace(self, batch: Batch) -> bool:
+        """Seize the batch, and put a fresh worker in the place of the one that has it.
+
+        False: it cannot be had, or the worker is through with it; its report is on the way.
+        """

@@ -60,15 +60,14 @@ class Returns:
         """End attempts whose time is up; what they still send is behind the fence."""
         for batch, task, timeout in self._batches.out_of_time(now):
             obeys = self._workers.obeys(batch, task)
-            if not obeys and not batch.seize():
-                continue  # it ended at this very moment: its report is on the way
+            self._workers.tell(batch, task)
+            if not obeys and not self._workers.replace(batch):
+                continue  # until the report comes, or the next look at it
             waited = batch.started - task.queued_at
             error = too_late(timeout)
             self.outcomes.append(Outcome(task, now - batch.started, error=error, waited=waited))
             task.token += 1
-            self._workers.tell(batch, task)
             if not obeys:
-                self._workers.replace(batch)
                 outcomes, unstarted = self._batches.abandon(batch)
                 self.outcomes += outcomes
                 self._take_back(unstarted)

@@ -9,6 +9,7 @@ takes its place, and what it returns in the end is dropped.
 from __future__ import annotations
 
 import itertools
+import logging
 import queue
 import threading
 import time
@@ -22,37 +23,58 @@ from final.workers.handlers import Handlers
 
 
 class WorkerPool:
-    """``count`` threads that run jobs; ``report`` takes what came of them.
+    """Threads that run jobs; ``report`` takes what came of them.
 
     timeout: seconds for an attempt of a job that names none itself; None for no limit.
     delay: in how many seconds a job is tried again whose attempt of this number has failed.
+    say: writes a line into the log, like ``Events.say``.
     """
 
     def __init__(
         self,
-        count: int,
         handlers: Handlers,
         report: Callable[[Report], None],
         timeout: float | None,
         delay: Callable[[Outcome, int], float | None],
+        say: Callable[..., None],
     ) -> None:
         self._handlers = handlers
         self._report = report
         self._timeout = timeout
         self._delay = delay
+        self._say = say
         # Waited on by idle workers: a batch, or None to leave.
         self._batches: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
         self._numbers = itertools.count()
         # An abandoned worker is taken out: nobody waits for it any more.
-        self._threads = [self._new_thread() for _ in range(count)]
+        self._threads: list[threading.Thread] = []
+        self._is_short = False  # there was no thread when one was wanted last
 
-    def _new_thread(self) -> threading.Thread:
+    def start(self, count: int) -> int:
+        """Start that many workers, or as many as there are threads for; returns how many.
+
+        Raises RuntimeError if there is not one.
+        """
+        self._hire()
+        try:
+            while len(self._threads) < count:
+                self._hire()
+        except RuntimeError as error:
+            self._tell_of_few(len(self._threads), error)
+        return len(self._threads)
+
+    def _hire(self) -> None:
+        """Start another worker; raises RuntimeError if there is no thread for it."""
         name = f"final-worker-{next(self._numbers)}"
-        return threading.Thread(target=self._work, name=name, daemon=True)
+        thread = threading.Thread(target=self._work, name=name, daemon=True)
+        thread.start()
+        self._threads.append(thread)
+        self._is_short = False
 
-    def start(self) -> None:
-        for thread in self._threads:
-            thread.start()
+    def _tell_of_few(self, workers: int, error: RuntimeError) -> None:
+        if not self._is_short:  # tell it once, however often it is tried
+            self._say(logging.WARNING, "The queue goes on with %d workers: %s.", workers, error)
+        self._is_short = True
 
     # ---- for the dispatcher ----------------------------------------------------------------
 
@@ -72,11 +94,21 @@ class WorkerPool:
         """Whether ``tell`` frees the worker in any case: a coroutine, or a process."""
         return batch.on_loop or self._handlers.of(task.kind).can_stop
 
-    def replace(self, batch: Batch) -> None:
-        """Put a fresh worker in the place of the one that has this batch."""
-        fresh = self._new_thread()
-        self._threads = [t for t in self._threads if t is not batch.worker] + [fresh]
-        fresh.start()
+    def replace(self, batch: Batch) -> bool:
+        """Put a fresh worker in the place of the one that has this batch, and seize the batch.
+
+        False: there is no thread for it, or that one is through with it at this very moment.
+        """
+        try:
+            self._hire()
+        except RuntimeError as error:
+            self._tell_of_few(len(self._threads) - 1, error)
+            return False
+        if not batch.seize():
+            self._batches.put(None)  # the fresh one, or another idle one, leaves again
+            return False
+        self._threads = [thread for thread in self._threads if thread is not batch.worker]
+        return True
 
     # ---- for the queue ---------------------------------------------------------------------
 

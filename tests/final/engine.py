@@ -100,7 +100,7 @@ class Engine:
     def obeys(self, batch: Batch, task: Task) -> bool:
         raise AssertionError("No job of these tests has a time-out.")
 
-    def replace(self, batch: Batch) -> None:
+    def replace(self, batch: Batch) -> bool:
         raise AssertionError("No worker of these tests is given up.")
 
     # What the test does.

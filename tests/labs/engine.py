@@ -378,13 +378,16 @@ class Engine:
     def obeys(self, batch: Batch, task: Task) -> bool:
         return task.kind == "obedient"
 
-    def replace(self, batch: Batch) -> None:
+    def replace(self, batch: Batch) -> bool:
+        if not batch.seize():
+            return False
         for n, worker in enumerate(self.workers):
             if worker.batch is batch:
                 self._note(f"worker {worker.name}", f"is given up, and replaced by {worker.name}'")
                 self.ghosts.append(worker)
                 self.workers[n] = Worker(worker.name + "'")
                 self.tally["abandoned workers"] += 1
+        return True
 
     # ---- workers: what they do ---------------------------------------------------------------
 
