@@ -11,6 +11,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +20,7 @@ import pytest
 from final import Job, JobQueue, Status
 from final.cli.app import main
 from tests.final.helpers import eventually, nothing, reaches
-from tests.helpers import DEADLINE
+from tests.helpers import DEADLINE, Background
 from tests.processes import ROOT, Program, needs_signals
 from tests.service.conftest import OpenService
 from tests.service.helpers import Live
@@ -228,13 +229,21 @@ class TestService:
     def test_what_is_no_address(self, run: Run, url: str) -> None:
         assert run("jobs", "--url", url).code in (2, 3)
 
-    def test_somebody_else_answers(self, run: Run, tmp_path: Path) -> None:
-        with Program(tmp_path, "http.server", "0") as other:
-            other.read_until("Serving HTTP on")
-            [port] = re.findall(r"port (\d+)", other.output)
-            ended = run("jobs", "--url", f"http://127.0.0.1:{port}")
+    def test_somebody_else_answers(self, run: Run) -> None:
+        with HTTPServer(("127.0.0.1", 0), SomebodyElse) as other:
+            serving = Background(other.serve_forever)
+            ended = run("jobs", "--url", f"http://127.0.0.1:{other.server_port}")
+            other.shutdown()
+            serving.result()
         assert ended.code == 3
         assert "is not this service" in ended.error
+
+
+class SomebodyElse(BaseHTTPRequestHandler):
+    """Knows no method at all."""
+
+    def log_message(self, *_: object) -> None:
+        pass
 
 
 class TestWhichPlace:
