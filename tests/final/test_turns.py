@@ -108,13 +108,13 @@ class TestUnreadableJobs:
         engine = Engine(path)
         engine.turn(jobs("x"))
         with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
-            connection.execute("UPDATE job SET payload = '{'")
+            connection.execute("UPDATE job SET payload = ?", ("[" * 100_000 + "]" * 100_000,))
         return engine
 
     def test_who_waits_for_one_gets_the_error_and_the_turns_go_on(self, unreadable: Engine) -> None:
         watch = Watch("x")
         unreadable.turn(watch)  # which does not raise
-        with pytest.raises(ValueError, match="Expecting property name"):
+        with pytest.raises(RecursionError):
             watch.result()
         unreadable.turn(report(unreadable.batches[0]))
         assert unreadable.metrics().completed == 1
