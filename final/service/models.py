@@ -194,7 +194,7 @@ class Spread(BaseModel):
 
 
 class LaneStats(BaseModel):
-    """``oldest_queued``: seconds that the longest waiting job has been ready to run."""
+    """``oldest_queued``: seconds that the first in line has been ready to run."""
 
     model_config = ConfigDict(from_attributes=True)
 

@@ -251,6 +251,17 @@ class TestFailedCommit:
             second.result()
         assert not engine.dispatcher._again
 
+    def test_an_attempt_ended_when_it_did_however_late_that_could_be_written(
+        self, engine: Engine
+    ) -> None:
+        engine.turn(jobs("a"))
+        engine.store.failures = 1
+        engine.turn(report(engine.batches[0], failed=True, seconds=2.0), later=2.0)
+        ended_at = engine.wall
+        engine.turn(later=600.0)
+        [attempt] = engine.store.attempts("a")
+        assert (attempt.started_at, attempt.ended_at) == (ended_at - 2.0, ended_at)
+
     def test_a_failed_job_is_not_tried_again_if_it_is_cancelled_meanwhile(
         self, engine: Engine
     ) -> None:

@@ -54,6 +54,11 @@ class Entry:
     interrupted: int = 0
     told: bool = False
 
+    @property
+    def latest(self) -> float:
+        """When it is due at the latest: between two clocks lies a sum."""
+        return self.due + A_MOMENT if self.by_clock else self.due
+
 
 class Model:
     """Every job that was accepted, by its id.
@@ -261,13 +266,13 @@ class Model:
         """Jobs that wait for a time that has come."""
         waiting = ("retrying", "scheduled")
         jobs = self.jobs.items()
-        return [i for i, entry in jobs if entry.status in waiting and entry.due + A_MOMENT <= now]
+        return [i for i, entry in jobs if entry.status in waiting and entry.latest <= now]
 
     def until_due(self, now: float) -> float:
         """Seconds until the next job comes back by itself; 0 when none will."""
         waiting = ("retrying", "scheduled")
-        dues = [entry.due for entry in self.jobs.values() if entry.status in waiting]
-        return max(0.0, min(dues) + A_MOMENT - now) if dues else 0.0
+        dues = [entry.latest for entry in self.jobs.values() if entry.status in waiting]
+        return max(0.0, min(dues, default=now) - now)
 
     def counts(self) -> Counter[tuple[str, str]]:
         """How many jobs of each lane are in each status."""
