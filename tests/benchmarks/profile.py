@@ -57,7 +57,6 @@ DOORS: list[tuple[type, str, str, str]] = [
     (Dispatcher, "_apply", "dispatcher", "apply: answers, hand over batches"),
     (Dispatcher, "_announce", "dispatcher", "apply: history, events"),
     (Recorder, "accepted", "dispatcher", "metrics.py"),
-    (Recorder, "started", "dispatcher", "metrics.py"),
     (Recorder, "ended", "dispatcher", "metrics.py"),
     (WorkerPool, "_work", "workers", "run handlers, wait for batches"),
 ]

@@ -338,7 +338,7 @@ FAULTS: dict[str, Callable[[], contextlib.AbstractContextManager[object]]] = {
     "memory": lambda: hoard(lambda: os.urandom(1_000_000), a_second=5),
     "threads": lambda: hoard(waiting_thread, a_second=2),
     "handles": lambda: hoard(lambda: os.open(os.devnull, os.O_RDONLY), a_second=2),
-    "miscount": lambda: every_hundredth(Recorder, "started"),
+    "miscount": lambda: every_hundredth(Recorder, "ended"),
     "lost": lambda: every_hundredth(Lanes, "append"),
 }
 
