@@ -37,9 +37,9 @@ class Process:
 
     Its worker alone talks to it and waits for its end. Others may kill it, or end an attempt.
 
-    Invariant, kept by ``_lock``: it is killed at most once, and before its worker waits for its
-    end, so its number is not a stranger's by then; by what ``enter_attempt`` returns, only while
-    that attempt is under way. A process that was killed serves nobody else.
+    Invariants, kept by ``_lock``: it is killed at most once, and before its worker waits for its
+    end, so that its number is not a stranger's by then. What ``enter_attempt`` returns kills it
+    only while that attempt is under way. A process that was killed serves nobody else.
     """
 
     def __init__(self, max_result: int) -> None:
@@ -123,13 +123,16 @@ class Process:
             self.send(LEAVE)
             self.receive(GRACE_SECONDS)  # until the pipe ends
 
-    def end(self) -> int:
-        """Kill it, if it still lives, and wait for its end; returns its exit code."""
+    def end(self) -> int | None:
+        """Kill it, if it still lives, and wait for its end; returns its exit code.
+
+        Negative for a signal; None if the program has taken it from multiprocessing.
+        """
         self.kill()
         self._process.join()
         self._pipe.close()
         self._last_resort.cancel()
-        return self._process.exitcode or 0
+        return self._process.exitcode
 
     # ---- for everybody ---------------------------------------------------------------------
 

@@ -109,15 +109,20 @@ class Processes:
                 self._all.add(process)
             cannot = process.meet(pickle.dumps(self._handlers))
         except ProcessEnded:
-            code = self.discard()
-            if code == NO_GUARD:
-                self._never = _without_guard()
-            return self._never or (_ended_at_import(code) if code > 0 else self._count())
+            return self._ended_early(self.discard())
         except Exception as error:
             cannot = failure(error)
         if cannot is not None:
             self.discard()
         return cannot
+
+    def _ended_early(self, exit_code: int | None) -> Ending | None:
+        if exit_code == NO_GUARD:
+            self._never = _without_guard()
+            return self._never
+        if exit_code is None or exit_code < 0:  # a signal: the next one may be luckier
+            return self._count()
+        return _ended_at_import(exit_code)
 
     def mine(self) -> Process:
         """The caller's process, after ``prepare``."""
@@ -143,11 +148,11 @@ class Processes:
             "(out of memory, or killed)."
         )
 
-    def discard(self) -> int:
-        """Kill the caller's process, if it lives; returns its exit code."""
+    def discard(self) -> int | None:
+        """Kill the caller's process, if it lives; returns its exit code, if there was one."""
         process, self._mine.process = self._mine.process, None
         if process is None:
-            return 0
+            return None
         code = process.end()
         with self._changed:
             self._all.discard(process)
