@@ -8,10 +8,11 @@ make that part themselves.)
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from final import JobQueue
+from final.messages import Revive
 from final.stores.base import Changes
 
 
@@ -51,6 +52,12 @@ def dispatcher(queue: JobQueue) -> threading.Thread:
 def workers(queue: JobQueue) -> list[threading.Thread]:
     """Without those that were abandoned."""
     return list(queue._pool._threads)
+
+
+def ask_at_once(queue: JobQueue, orders: Sequence[Revive]) -> None:
+    """Let the dispatcher find all ``orders`` in one and the same turn."""
+    queue._dispatcher._new_orders += orders
+    queue.metrics()
 
 
 def before_each_turn(queue: JobQueue, act: Callable[[], None]) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from final import Handler, Job, JobQueue, PermanentFailure, Status, UnknownJob, current_job
 from final.messages import Revive
+from tests.final import inside
 from tests.final.helpers import (
     AT_ONCE,
     OpenQueue,
@@ -261,8 +262,7 @@ class TestRetry:
     def test_of_two_who_retry_at_once_one_does(self, queue: JobQueue) -> None:
         """The status is looked at first, but the dispatcher decides."""
         questions = [Revive(job_id="i1") for _ in range(2)]
-        queue._dispatcher._new_orders += questions
-        queue.metrics()
+        inside.ask_at_once(queue, questions)
         assert questions[0].result() == 1
         with pytest.raises(ValueError, match="Job i1 is not a dead letter"):
             questions[1].result()

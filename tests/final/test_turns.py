@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import sqlite3
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -19,12 +20,12 @@ from final.messages import (
     Close,
     Inspect,
     Join,
-    Message,
     Question,
     Revive,
     Watch,
     Withdraw,
 )
+from tests.final import inside
 from tests.final.engine import Engine, ask, jobs, report
 from tests.final.helpers import OpenQueue, eventually, learn_that_jobs_are_quick
 from tests.helpers import DEADLINE, Gate, Journal
@@ -698,16 +699,9 @@ class TestOverdue:
                 gate.wait()
 
         queue = open_queue(handler, workers=1)
-        dispatcher = queue._dispatcher
         learn_that_jobs_are_quick(queue)
         turns: list[float] = []
-        turn = dispatcher.turn
-
-        def counted(messages: list[Message], now: float, wall: float) -> None:
-            turns.append(now)
-            turn(messages, now, wall)
-
-        dispatcher.turn = counted  # type: ignore[method-assign, assignment]
+        inside.before_each_turn(queue, lambda: turns.append(time.monotonic()))
         queue.enqueue_many([Job("slow"), *(Job() for _ in range(20))])
         started.wait_for("slow")
         looks = 0
