@@ -14,6 +14,7 @@ import random
 import time
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import TYPE_CHECKING, Any
 
 from final.options import require_number
 from final.payload import Stored
@@ -92,11 +93,23 @@ class Job:
     """
 
     id: str = field(default_factory=new_id)
-    payload: object = None
+    payload: Any = None
     priority: Priority = Priority.MEDIUM
     kind: str = "default"
     run_at: datetime | float | None = None
     timeout: float | None = None
+
+    if TYPE_CHECKING:  # what goes in as text comes out as a Priority
+
+        def __init__(
+            self,
+            id: str = ...,  # noqa: A002
+            payload: Any = None,
+            priority: Priority | str = Priority.MEDIUM,
+            kind: str = "default",
+            run_at: datetime | float | None = None,
+            timeout: float | None = None,
+        ) -> None: ...
 
     def __post_init__(self) -> None:
         require_text("Job.id", self.id)
@@ -120,7 +133,7 @@ class JobRecord:
     """
 
     id: str
-    payload: object
+    payload: Any
     priority: Priority
     kind: str
     status: Status
@@ -129,7 +142,7 @@ class JobRecord:
     started_at: float | None
     ended_at: float | None
     due_at: float | None
-    result: object
+    result: Any
     error: str | None
     timeout: float | None
 

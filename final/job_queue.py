@@ -250,7 +250,7 @@ class JobQueue:
         payloads: Iterable[object],
         *,
         kind: str = "default",
-        priority: Priority = Priority.MEDIUM,
+        priority: Priority | str = Priority.MEDIUM,
         timeout: float | None = None,
     ) -> Iterator[object]:
         """Run a job for each payload and yield the results in the order of the payloads.

@@ -27,6 +27,23 @@ def test_its_example_runs_as_it_stands(tmp_path: Path) -> None:
     assert (tmp_path / "jobs.db").exists()
 
 
+def test_its_example_has_the_types_that_it_says(tmp_path: Path) -> None:
+    [code] = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    as_text = code.replace("Priority.HIGH", '"high"')
+    (tmp_path / "example.py").write_text(code)
+    (tmp_path / "as_text.py").write_text(as_text)
+    command = [sys.executable, "-m", "mypy", "--strict", "--no-error-summary"]
+    run = subprocess.run(
+        [*command, "--config-file=", *map(str, tmp_path.glob("*.py"))],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=50,
+    )
+    assert run.stdout + run.stderr == ""
+    assert (ROOT / "final" / "py.typed").exists()  # without it mypy would look at no installed one
+
+
 def test_what_it_links_to_is_there() -> None:
     links = [link for link in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in link]
     assert len(links) > 5

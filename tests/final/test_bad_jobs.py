@@ -69,7 +69,7 @@ class TestFields:
             improved.Job(priority=priority)
 
     def test_a_priority_may_be_text(self, queue: JobQueue) -> None:
-        job = Job(priority="high")  # type: ignore[arg-type]
+        job = Job(priority="high")
         assert job.priority is Priority.HIGH
         assert queue.get(queue.enqueue(job)).priority is Priority.HIGH
         assert queue.metrics().by_priority[Priority.HIGH].accepted == 1

@@ -201,7 +201,7 @@ class TestRecorder:
 class TestInAQueue:
     def test_every_snapshot_adds_up_while_jobs_run(self, open_queue: OpenQueue) -> None:
         def handler(job: Job) -> None:
-            if job.payload % 7 == 0:  # type: ignore[operator]
+            if job.payload % 7 == 0:
                 raise Broken
 
         queue = open_queue(handler, workers=4, capacity=50, max_retries=1, backoff=AT_ONCE)
