@@ -12,7 +12,7 @@ that can be due before it.
 
 A job that was picked but may not start yet (its kind has a rate limit) is held: it
 keeps its place at the front of its lane and its share of the capacity, and lets those
-behind it pass.
+behind it pass. Its lane keeps its turn: that pick does not count.
 
 But: a plain data structure. No threads, no I/O, no clock.
 """
@@ -59,6 +59,7 @@ class Lanes:
         self._held: Counter[str] = Counter()
         self._picked: list[Task] = []  # since the latest ``begin``, in this order
         self._passed_over: list[int] = []  # as they were then
+        self._turn: list[int] = []  # and as they were before the latest pick
 
     def __len__(self) -> int:
         """How many jobs wait in all, held ones included."""
@@ -147,6 +148,7 @@ class Lanes:
             chosen = self._first_due(waiting) or chosen
         if suits is not None and not suits(chosen.tasks[0]):
             return None
+        self._turn = [lane.passed_over for lane in self._lanes]
         if len(waiting) > 1:
             # Only a more urgent pick passes a lane over: a due LOW job served before a
             # waiting MEDIUM one does not count against it, or the rhythm would drift.
@@ -166,7 +168,9 @@ class Lanes:
         return None
 
     def hold(self, task: Task) -> None:
-        """A picked job may not start yet; it keeps its place in line."""
+        """The job that was picked last may not start yet; it keeps its place, its lane the turn."""
+        for lane, passed_over in zip(self._lanes, self._turn, strict=True):
+            lane.passed_over = passed_over
         insort(self._by_priority[task.priority].held, task, key=_place)
         self._held[task.kind] += 1
 

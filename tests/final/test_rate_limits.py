@@ -334,6 +334,25 @@ def plan(batches: Batches, lanes: Lanes, now: float) -> Iterable[Task]:
 
 
 class TestInAQueue:
+    def test_a_low_one_has_its_turn_among_high_ones_of_its_kind(
+        self, open_queue: OpenQueue
+    ) -> None:
+        """However many HIGH ones wait for the same limit: a turn is over when a job has started."""
+        door, order = Door(), list[str]()
+
+        def handler(job: Job) -> None:
+            door.wait()
+            order.append(str(job.priority))
+
+        limit = {"limited": TokenBucket(rate=500)}
+        handlers = {"free": handler, "limited": handler}
+        queue = open_queue(handlers, workers=1, fairness=2, rate_limit=limit)
+        queue.enqueue(Job(kind="free"))  # holds the worker until all others wait
+        queue.enqueue_many(Job(kind="limited", priority=p) for p in [LOW] + 20 * [HIGH])
+        door.open()
+        queue.join(DEADLINE)
+        assert order.index("low") <= 1 + 2 + 1
+
     @pytest.mark.parametrize(
         ("limit", "burst"),
         [(TokenBucket(100, burst=10), 10), (LeakyBucket(100), 1)],

@@ -14,11 +14,12 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from final.batches import Batches
+from final.batches import OVERDUE_SECONDS, Batches
 from final.dispatcher import Dispatcher, Rules
 from final.errors import (
     DuplicateJob,
@@ -30,7 +31,7 @@ from final.errors import (
 )
 from final.job import Outcome, Priority, Status, Task
 from final.lanes import Lanes
-from final.limits import Gate
+from final.limits import Gate, TokenBucket
 from final.messages import (
     Batch,
     Cancel,
@@ -52,11 +53,14 @@ from final.stores import SqliteStore
 from final.stores.base import Changes, Store
 from final.transitions import Events
 from tests.labs.memory_store import MemoryStore
-from tests.labs.model import ENDED, LANES, Model, require
+from tests.labs.model import ENDED, LANES, Limit, Model, require
 
 # Turns that follow each other without any message. A few are right: one that admits a producer,
 # one that hands out its job. More than this, and the dispatcher goes round and round.
 MOST_TURNS = 100
+
+# The kinds of jobs. Handlers of an "obedient" job end when they are told to.
+KINDS = ("deaf", "obedient", "other")
 
 
 class Crash(BaseException):
@@ -65,7 +69,10 @@ class Crash(BaseException):
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """As those of ``JobQueue``. A failed job waits 1 s, then 2 s, 4 s, and never more than 4."""
+    """As those of ``JobQueue``. A failed job waits 1 s, then 2 s, 4 s, and never more than 4.
+
+    limits: token buckets of kinds, as in the model; of the kind "", of the queue.
+    """
 
     workers: int = 2
     capacity: int = 2
@@ -74,6 +81,11 @@ class Options:
     overflow: str = "block"
     history: int = 1_000
     timeout: float | None = None
+    limits: Mapping[str, Limit] = field(default_factory=dict)
+
+    def gate(self, now: float) -> Gate:
+        buckets = {kind: TokenBucket(*limit) for kind, limit in self.limits.items()}
+        return Gate(buckets.pop("", buckets), now)
 
 
 BACKOFF = Backoff(base=1, maximum=4, jitter=0)
@@ -169,6 +181,7 @@ class Producer(NamedTuple):
     name: str
     request: Enqueue
     gives_up_at: float | None
+    ids: list[str]
 
 
 class Happened(NamedTuple):
@@ -189,11 +202,16 @@ class Engine:
         self.now = 0.0
         self.wall = 1_000_000.0
         self.model = Model(
-            capacity=options.capacity, max_retries=options.max_retries, fairness=options.fairness
+            capacity=options.capacity,
+            max_retries=options.max_retries,
+            fairness=options.fairness,
+            limits=options.limits,
         )
         self._disk = disk or MemoryDisk()
         self._job_numbers = 0
         self._producer_numbers = 0
+        self.handled: Collection[str] = KINDS  # those that have a handler in this process
+        self.next_handled: Collection[str] = KINDS  # and in the next one
         self.failing_commits = 0  # so many will fail
         self.crash_point = ""  # "before" or "after": the next commit ends the process
         self._another_turn = False  # the latest one has moved something, so more may follow
@@ -208,7 +226,8 @@ class Engine:
         """A new process opens what the last one left; it may end while it does."""
         while True:
             self._forget_the_process()
-            options, gate = self.options, Gate(None, self.now)
+            self.handled = handled = self.next_handled
+            options, gate = self.options, self.options.gate(self.now)
             self.store = WatchedStore(self._disk.open(), self)
             self.dispatcher = Dispatcher(
                 self.store,
@@ -218,10 +237,10 @@ class Engine:
                 Recorder(options.workers, self.now),
                 Events(),
                 rules=Rules(options.max_retries, BACKOFF, options.overflow, options.history),
-                handles=lambda kind: True,
+                handles=handled.__contains__,
                 workers=self,
             )
-            self.model.reopen(self.now, self.wall)
+            self.model.reopen(self.now, self.wall, handled)
             try:
                 self.dispatcher.recover(self.now, self.wall)
             except Crash:
@@ -249,6 +268,7 @@ class Engine:
         self.latest_failed = False  # the latest commit, that is
         self._failed_in_turn = False
         self._cut_off = False  # close was not waited for
+        self._looked_at = self.now  # when the latest turn was
         self._questions: list[Question[Any]] = []
         self._written: dict[Enqueue, int] = {}  # so many of its jobs are in the store
         self._request_of: dict[Task, Enqueue] = {}
@@ -265,6 +285,11 @@ class Engine:
         self._disk.crash()
         self.open()
         return unanswered
+
+    def deploy(self, kinds: Collection[str]) -> None:
+        """The next process has handlers for these kinds."""
+        self._note("process", f"the next one will handle {', '.join(kinds)}")
+        self.next_handled = kinds
 
     # ---- producers and others who ask --------------------------------------------------------
 
@@ -283,16 +308,16 @@ class Engine:
     ) -> Enqueue:
         """Enqueue (id, lane) ...; wait for room for ``patience`` seconds.
 
-        delay: the jobs are scheduled, so far ahead; every other one as a datetime. kind: handlers
-        of the kind "obedient" end when they are told to. worker: the call is made by the handler
-        that it is running.
+        delay: the jobs are scheduled, so far ahead; every other one as a datetime. kind: one that
+        is handled. worker: the call is made by the handler that it is running.
         """
         due_at = None if delay is None else self.wall + delay
         tasks = [
             Task(job_id, "null", Priority(lane), kind, due_at=due_at, by_clock=n % 2 == 1)
             for n, (job_id, lane) in enumerate(jobs)
         ]
-        request = Enqueue(tasks, sender=worker.batch if worker else None)
+        request = Enqueue(list(tasks), sender=worker.batch if worker else None)
+        request.cut_at_a_repeated_id()
         if worker is None:
             self._producer_numbers += 1
             who = f"producer {self._producer_numbers}"
@@ -303,7 +328,8 @@ class Engine:
         elif self.options.overflow != "block":
             patience = None
         gives_up_at = None if patience is None else self.now + patience
-        self.producers.append(Producer(who, request, gives_up_at))
+        ids = [job_id for job_id, _ in jobs]
+        self.producers.append(Producer(who, request, gives_up_at, ids))
         names = ", ".join(f"{job_id} ({lane})" for job_id, lane in jobs)
         when = "" if delay is None else f", due in {delay:g} s"
         until = "" if patience is None else f", gives up after {patience:g} s"
@@ -410,15 +436,25 @@ class Engine:
         else:
             self._report(worker, batch)
 
+    def rush(self, worker: Worker) -> None:
+        """Run all that it has, in no time, and report."""
+        while worker.batch and not (worker.question and not worker.question.answered):
+            self.go_on(worker)
+
     def _start(self, worker: Worker, batch: Batch, task: Task) -> None:
-        entry = self.model.jobs.get(task.id)
-        require(
-            entry and entry.status == "processing" and entry.token == batch.token,
-            f"{task.id} is started without a claim that is in the store.",
-        )
-        self._note(f"worker {worker.name}", f"starts {task.id}")
         batch.started, batch.attempt, batch.running = self.now, task.attempts, task
         worker.task, worker.token = task, batch.token
+        if task.cancelled:
+            self._end_attempt(worker, batch, "is passed over, since it was cancelled:")
+            return
+        self._note(f"worker {worker.name}", f"starts {task.id}")
+        self.model.start(task.id, batch.token)
+        entry = self.model.jobs[task.id]
+        require(
+            entry.alone or self._looked_at < entry.claimed + OVERDUE_SECONDS,
+            f"{task.id} starts {self.now - entry.claimed:g} s after it was claimed: what waits "
+            "behind a slow job has to go back, for a more urgent one may have come.",
+        )
 
     def _end_attempt(self, worker: Worker, batch: Batch, error: str | None) -> None:
         task, question = worker.task, worker.question
@@ -506,6 +542,7 @@ class Engine:
         messages, self.inbox = self.inbox, []
         self._another_turn = self._failed_in_turn = False
         self.tally["turns"] += 1
+        self._looked_at = self.now
         try:
             self.dispatcher.turn(messages, self.now, self.wall)
         except Crash:
@@ -568,6 +605,11 @@ class Engine:
                 model.retry_later(job_id, token, now + delay, due_at)
         for task in changes.interrupted:
             model.interrupt(task.id)
+            charged = model.jobs[task.id].attempts
+            require(
+                task.attempts == charged,
+                f"After the crash {task.id} has {task.attempts} attempts behind it, not {charged}.",
+            )
         for task in changes.returned:
             model.give_back(task.id)
         for task in changes.cancelling:
@@ -577,14 +619,14 @@ class Engine:
         for task in new:
             self._check_line(task)
             if task in changes.turned_away:
-                model.turn_away(task.id, task.priority)
+                model.turn_away(task.id, task.priority, task.kind)
             elif task.due_at is None:
-                model.accept(task.id, task.priority)
+                model.accept(task.id, task.priority, task.kind)
             else:
                 due = now + (task.due_at - changes.now)
-                model.schedule(task.id, task.priority, due, task.due_at, task.by_clock)
+                model.schedule(task.id, task.priority, task.kind, due, task.due_at, task.by_clock)
         for task in changes.claimed:
-            model.claim(task.id, changes.token, task.alone)
+            model.claim(task.id, changes.token, task.alone, now)
         for task in sorted(changes.requeued + changes.revived, key=lambda task: task.place):
             if task in changes.revived:
                 model.revive(task.id)
@@ -669,7 +711,9 @@ class Engine:
             case QueueClosed():
                 just = bool(self.closes) and not self._may_enqueue(request)
             case DuplicateJob():
-                just = set(error.ids) <= self._known_ids
+                # As a loop of calls: the first that is not in is one that is there already.
+                first = producer.ids[len(written)]
+                just = first in error.ids and first in self._known_ids
             case _:
                 just = self._failed_in_turn
         require(just, f"{producer.name} was refused without a reason: {error!r}")
@@ -693,7 +737,7 @@ class Engine:
             case ((Cancel() | Watch()), UnknownJob()):
                 just = question.job_id not in model.jobs
             case Revive(), ValueError():
-                just = question.job_id not in model.having("failed")
+                just = question.job_id not in model.to_run("failed")
             case ((Watch() | Join()), TimeoutError()):
                 just = True  # it was withdrawn
             case _:
@@ -716,11 +760,11 @@ class Engine:
                 self._check_cancel(question.job_id, answer)
             case Join():
                 self._note("client", "is told that nothing is left to run")
-                left = model.having("queued", "processing", "retrying")
+                left = model.to_run("queued", "processing", "retrying")
                 require(not left, f"join returned, and {left} had not run.")
             case Revive(job_id=None) | Purge():
                 self._note("client", f"is told: {answer} jobs")
-                left = model.having("failed")
+                left = (model.having if isinstance(question, Purge) else model.to_run)("failed")
                 require(not left, f"All dead letters were dealt with, except {left}.")
             case Revive():
                 self._note("client", f"is told that {question.job_id} starts over")
@@ -743,7 +787,7 @@ class Engine:
 
     def _check_close(self, close: Close, complete: bool) -> None:
         self._note("client", f"is told that the queue is closed{'' if complete else ', cut short'}")
-        left = self.model.having("queued", "processing", "retrying") if close.drain else []
+        left = self.model.to_run("queued", "processing", "retrying") if close.drain else []
         require(
             complete or self._cut_off or left, "close said that it was cut short, and it was not."
         )
@@ -783,9 +827,7 @@ class Engine:
         waits = [w for w in self.workers if w.question and not w.question.answered]
         require(len(waits) < len(self.workers), "All workers wait for room that they must make.")
         if self.idle_workers() and all(close.drain for close in self.closes):
-            waiting = list(model.heads().values())
-            if not any(model.jobs[suspect].status == "processing" for suspect in model.suspects):
-                waiting += model.suspects
+            waiting = model.could_start(self.now)
             require(not waiting, f"A worker is idle while {waiting} could run.")
 
     # ---- the history -------------------------------------------------------------------------

@@ -118,26 +118,26 @@ class MemoryStore:
         for outcome, due_at in changes.failed:
             self._fail(outcome, due_at, now)
         for task in changes.interrupted:
-            row = self._rows[task.seq]
+            row = self._row(task)
             row.status = Status.QUEUED
             row.attempts, row.interrupted = task.attempts, task.interrupted
         for outcome in changes.crashed:
             self._note(outcome, now)
         for task in changes.returned:
-            row = self._rows[task.seq]
+            row = self._row(task)
             row.status, row.started_at = Status.QUEUED, None
             row.attempts -= 1
         for task in changes.requeued:
-            row = self._rows[task.seq]
+            row = self._row(task)
             row.status, row.due_at, row.place = Status.QUEUED, None, task.place
         for task in changes.revived:
-            row = self._rows[task.seq]
+            row = self._row(task)
             row.status, row.attempts, row.ended_at = Status.QUEUED, 0, None
             row.place = task.place
         for task in new:
             self._insert(task, now)
         for task in changes.claimed:
-            row = self._rows[task.seq]
+            row = self._row(task)
             row.status, row.token, row.started_at = Status.PROCESSING, changes.token, now
             row.attempts += 1
             row.alone = task.alone
@@ -153,6 +153,10 @@ class MemoryStore:
             self._forgotten[row.priority, row.status] += row.status is not Status.FAILED
             self._failures.pop(seq, None)
             self._fence = changes.token
+
+    def _row(self, task: Task) -> Row:
+        assert task.seq in self._rows, f"{task.id} is to be changed, and has no row any more."
+        return self._rows[task.seq]
 
     def _insert(self, task: Task, now: float) -> None:
         status = Status.QUEUED if task.due_at is None else Status.SCHEDULED
@@ -170,7 +174,7 @@ class MemoryStore:
         )
 
     def _fail(self, outcome: Outcome, due_at: float | None, now: float) -> None:
-        row = self._rows[outcome.task.seq]
+        row = self._row(outcome.task)
         row.status = Status.FAILED if due_at is None else Status.RETRYING
         row.ended_at = now if due_at is None else None
         row.due_at, row.interrupted = due_at, 0
@@ -190,7 +194,7 @@ class MemoryStore:
         )
 
     def _end(self, task: Task, status: Status, now: float) -> Row:
-        row = self._rows[task.seq]
+        row = self._row(task)
         row.status, row.ended_at, row.due_at = status, now, None
         return row
 

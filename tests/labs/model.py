@@ -12,12 +12,15 @@ from __future__ import annotations
 
 from bisect import insort
 from collections import Counter
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 LANES = ("high", "medium", "low")  # most urgent first
 ENDED = ("completed", "failed", "cancelled", "dropped")
 PRUNED = ("completed", "cancelled", "dropped")  # what a history may let go of
 A_MOMENT = 1e-6  # sums of floating-point seconds may differ by so much
+ONE = 1.0 - 1e-9  # token, by such sums
 
 
 class ContractBroken(AssertionError):
@@ -34,19 +37,28 @@ class Entry:
     """One accepted job.
 
     place: its number in line, a new one each time that it goes to the back of its lane.
-    token: the fencing token of its latest claim.
+    token: the fencing token of its latest claim. claimed: when that was.
     due: when it may come back, on the clock that never jumps. due_at: the same, Unix seconds.
     by_clock: the wall clock decides, and when that is set, ``due`` is another.
     alone: the latest claim was of this job only, so a crash is charged to it.
+    begun: the handler has begun since then. starts: how often it has begun in all.
+    unbegun: so many crashes met it between a claim and the beginning of its handler.
+    charged_unbegun: and so many of these were charged.
     interrupted: so many times in a row the process ended while it ran.
     told: it was cancelled while it ran, so it is not tried again.
     """
 
     lane: str
+    kind: str
     status: str
     place: int
     attempts: int = 0
     token: int = 0
+    claimed: float = 0.0
+    begun: bool = False
+    starts: int = 0
+    unbegun: int = 0
+    charged_unbegun: int = 0
     due: float = 0.0
     due_at: float | None = None
     by_clock: bool = False
@@ -60,17 +72,54 @@ class Entry:
         return self.due + A_MOMENT if self.by_clock else self.due
 
 
+class Limit(NamedTuple):
+    """``rate`` starts a second, and up to ``burst`` at once after a pause."""
+
+    rate: float
+    burst: int
+
+
+class Tokens:
+    """What a limit allows at this moment: one token for each start, and never more than burst."""
+
+    def __init__(self, limit: Limit, now: float) -> None:
+        self._limit = limit
+        self._count, self._counted_at = float(limit.burst), now
+
+    def count(self, now: float) -> float:
+        earned = (now - self._counted_at) * self._limit.rate
+        return min(self._count + earned, float(self._limit.burst))
+
+    def take(self, now: float) -> None:
+        self._count, self._counted_at = self.count(now) - 1.0, now
+
+    def until_one(self, now: float) -> float:
+        """Seconds until the next start is allowed; 0 when it is."""
+        return max(0.0, (1.0 - self.count(now)) / self._limit.rate)
+
+
 class Model:
     """Every job that was accepted, by its id.
 
     fairness: how often in a row a waiting lane may be passed over; None for strict priority.
+    limits: how fast jobs of a kind may start; of the kind "", all together.
     """
 
-    def __init__(self, *, capacity: int, max_retries: int, fairness: int | None) -> None:
+    def __init__(
+        self,
+        *,
+        capacity: int,
+        max_retries: int,
+        fairness: int | None,
+        limits: Mapping[str, Limit] | None = None,
+    ) -> None:
         self.jobs: dict[str, Entry] = {}
         self._capacity = capacity
         self._max_retries = max_retries
         self._fairness = fairness
+        self._limits = limits or {}
+        self._tokens = {kind: Tokens(limit, 0.0) for kind, limit in self._limits.items()}
+        self._handled: Collection[str] | None = None  # kinds that have a handler; None for all
         self._last_place = 0
         self._last_token = 0
         # The jobs that wait in each lane, as (place, id), first to last.
@@ -85,24 +134,26 @@ class Model:
 
     # ---- what may happen to a job ------------------------------------------------------------
 
-    def accept(self, job_id: str, lane: str) -> None:
+    def accept(self, job_id: str, lane: str, kind: str = "default") -> None:
         """A new job, at the back of its lane; there must be room for it."""
         require(self.has_room(lane), f"{job_id} was let into the {lane} lane, which is full.")
-        self._add(job_id, lane, "queued")
+        self._add(job_id, lane, kind, "queued")
         self._line_up(job_id)
 
-    def schedule(self, job_id: str, lane: str, due: float, due_at: float, by_clock: bool) -> None:
+    def schedule(
+        self, job_id: str, lane: str, kind: str, due: float, due_at: float, by_clock: bool
+    ) -> None:
         """A new job whose time is to come. It is in no lane yet, so it needs no room."""
-        self._add(job_id, lane, "scheduled")
+        self._add(job_id, lane, kind, "scheduled")
         entry = self.jobs[job_id]
         entry.due, entry.due_at, entry.by_clock = due, due_at, by_clock
 
-    def turn_away(self, job_id: str, lane: str) -> None:
+    def turn_away(self, job_id: str, lane: str, kind: str) -> None:
         """A new job that is dropped because its lane is full."""
         require(self.may_be_full(lane), f"{job_id} was dropped, though the {lane} lane has room.")
-        self._add(job_id, lane, "dropped")
+        self._add(job_id, lane, kind, "dropped")
 
-    def claim(self, job_id: str, token: int, alone: bool) -> None:
+    def claim(self, job_id: str, token: int, alone: bool, now: float = 0.0) -> None:
         """A worker gets the job. It must be its turn: in its lane, and by the token rule.
 
         alone: the worker gets no other one with it.
@@ -117,11 +168,15 @@ class Model:
         if job_id in self.suspects:
             running = [s for s in self.suspects if self.jobs[s].status == "processing"]
             require(not running, f"{job_id} was claimed beside {running}: suspects run alone.")
-        self._pick(job_id, entry.lane)
+        require(self.is_handled(job_id), f"{job_id} was claimed, and nobody handles {entry.kind}.")
+        require(self._may_start(job_id, now), f"{job_id} was claimed sooner than its limit allows.")
+        self._pick(job_id, entry.lane, now)
+        for tokens in self._tokens_of(job_id):
+            tokens.take(now)
         entry.status = "processing"
         entry.attempts += 1
         entry.token = self._last_token = max(token, self._last_token)
-        entry.alone = alone
+        entry.claimed, entry.alone, entry.begun = now, alone, False
 
     def deliver(self, job_ids: list[str]) -> None:
         """These were claimed for one worker."""
@@ -133,6 +188,18 @@ class Model:
                 alone or not entry.interrupted,
                 f"{job_id} may have ended the process, and was claimed together with others.",
             )
+
+    def start(self, job_id: str, token: int) -> None:
+        """The handler begins."""
+        entry = self.jobs.get(job_id)
+        require(
+            entry and entry.status == "processing" and entry.token == token,
+            f"{job_id} is started without a claim that is in the store.",
+        )
+        assert entry is not None
+        require(not entry.told, f"{job_id} is started, though it was cancelled before.")
+        entry.begun = True
+        entry.starts += 1
 
     def complete(self, job_id: str, token: int | None) -> None:
         """An attempt has ended well. token: the one that it was claimed with."""
@@ -146,6 +213,23 @@ class Model:
             entry.attempts > self._max_retries,
             f"{job_id} became a dead letter after {entry.attempts} attempts, with max_retries "
             f"{self._max_retries}.",
+        )
+        self._bury(job_id, entry)
+
+    def _bury(self, job_id: str, entry: Entry) -> None:
+        """It is a dead letter, and has had its attempts.
+
+        Nobody can tell whether a job that was alone had begun when the process ended. So such a
+        crash may have been charged; but no single one ends a job that never began.
+        """
+        require(
+            entry.starts + entry.charged_unbegun > self._max_retries,
+            f"{job_id} became a dead letter after {entry.starts} starts and "
+            f"{entry.charged_unbegun} crashes before one, with max_retries {self._max_retries}.",
+        )
+        require(
+            entry.starts or entry.unbegun > 1,
+            f"{job_id} became a dead letter without having started.",
         )
         entry.status = "failed"
 
@@ -193,7 +277,7 @@ class Model:
     def revive(self, job_id: str) -> None:
         """A dead letter starts over, at the back of its lane."""
         entry = self._entry(job_id, "revived", "failed")
-        entry.attempts = 0
+        entry.attempts = entry.starts = entry.unbegun = entry.charged_unbegun = 0
         self._to_the_back(job_id, entry)
 
     def prune(self, job_id: str) -> None:
@@ -205,13 +289,22 @@ class Model:
 
     # ---- the process ends, and another one opens the file ------------------------------------
 
-    def reopen(self, now: float, wall: float) -> None:
-        """Clocks start anew, and so does the counting of picks. Nothing else is forgotten."""
+    def reopen(self, now: float, wall: float, handled: Collection[str] | None = None) -> None:
+        """Clocks start anew, and so does the counting of picks. Nothing else is forgotten.
+
+        handled: the kinds that have a handler now. The others are left aside until they have.
+        """
         self._heads.clear()
-        for entry in self.jobs.values():
+        self._handled = handled
+        self._tokens = {kind: Tokens(limit, now) for kind, limit in self._limits.items()}
+        self._waiting = {lane: [] for lane in LANES}
+        self.suspects = set()
+        for job_id, entry in self.jobs.items():
             if entry.due_at is not None:
                 entry.due = now + (entry.due_at - wall)
                 entry.by_clock = entry.status == "scheduled"
+            if entry.status == "queued":
+                self._come_in(job_id, entry)
 
     def clock_was_set(self, seconds: float) -> None:
         """Somebody has set the wall clock. A time of day comes sooner or later by that."""
@@ -223,6 +316,7 @@ class Model:
         """It was on its last attempt when the process ended, and not for the first time."""
         entry = self._entry(job_id, "given up", "processing")
         require(entry.interrupted, f"{job_id} became a dead letter because of a single crash.")
+        self._note_crash(entry, charged=True)
         self.fail(job_id, None)
 
     def interrupt(self, job_id: str) -> None:
@@ -237,10 +331,23 @@ class Model:
             not (was_last and entry.interrupted),
             f"{job_id} goes on after {entry.attempts} attempts that ended the process.",
         )
+        charged = entry.alone and not was_last
+        self._note_crash(entry, charged)
         entry.status = "queued"
-        entry.attempts -= was_last or not entry.alone
+        entry.attempts -= not charged
         entry.interrupted += 1
-        if entry.interrupted > 1 or entry.attempts >= self._max_retries:
+        self._come_in(job_id, entry)
+
+    def _note_crash(self, entry: Entry, charged: bool) -> None:
+        entry.unbegun += not entry.begun
+        entry.charged_unbegun += charged and not entry.begun
+
+    def _come_in(self, job_id: str, entry: Entry) -> None:
+        """A recovered job: into its lane, to the suspects, or aside."""
+        next_is_last = entry.attempts >= self._max_retries
+        if not self.is_handled(job_id):
+            return
+        if entry.interrupted > 1 or (entry.interrupted and next_is_last):
             self.suspects.add(job_id)
         else:
             self._line_up(job_id)
@@ -255,24 +362,46 @@ class Model:
         suspects = sum(self.jobs[job_id].lane == lane for job_id in self.suspects)
         return len(self._waiting[lane]) + suspects >= self._capacity
 
-    def heads(self) -> dict[str, str]:
-        """The first job in each lane that has one."""
-        return {lane: jobs[0][1] for lane, jobs in self._waiting.items() if jobs}
+    def heads(self, now: float = 0.0) -> dict[str, str]:
+        """The first job in each lane that has one which may start."""
+        heads = {}
+        for lane, jobs in self._waiting.items():
+            free = (job_id for _, job_id in jobs if self._may_start(job_id, now))
+            if head := next(free, None):
+                heads[lane] = head
+        return heads
+
+    def could_start(self, now: float) -> list[str]:
+        """Jobs of which an idle worker takes one."""
+        # The suspect whose turn it is may be running, or be the one that its limit lets wait.
+        free = (
+            self.jobs[job_id].status == "queued" and self._may_start(job_id, now)
+            for job_id in self.suspects
+        )
+        return [*self.heads(now).values(), *(self.suspects if all(free) else ())]
+
+    def is_handled(self, job_id: str) -> bool:
+        return self._handled is None or self.jobs[job_id].kind in self._handled
 
     def having(self, *statuses: str) -> list[str]:
         return [job_id for job_id, entry in self.jobs.items() if entry.status in statuses]
 
+    def to_run(self, *statuses: str) -> list[str]:
+        """Those of them that will run in this process."""
+        return [job_id for job_id in self.having(*statuses) if self.is_handled(job_id)]
+
     def due(self, now: float) -> list[str]:
         """Jobs that wait for a time that has come."""
-        waiting = ("retrying", "scheduled")
-        jobs = self.jobs.items()
-        return [i for i, entry in jobs if entry.status in waiting and entry.latest <= now]
+        return [i for i in self.to_run("retrying", "scheduled") if self.jobs[i].latest <= now]
 
     def until_due(self, now: float) -> float:
-        """Seconds until the next job comes back by itself; 0 when none will."""
-        waiting = ("retrying", "scheduled")
-        dues = [entry.latest for entry in self.jobs.values() if entry.status in waiting]
-        return max(0.0, min(dues, default=now) - now)
+        """Seconds until the next job comes back or may start by itself; 0 when none will."""
+        waits = [self.jobs[i].latest - now for i in self.to_run("retrying", "scheduled")]
+        for job_id in self.to_run("queued"):
+            if not self._may_start(job_id, now):
+                tokens = self._tokens_of(job_id)
+                waits.append(A_MOMENT + max(one.until_one(now) for one in tokens))
+        return max(0.0, min(waits, default=0.0))
 
     def counts(self) -> Counter[tuple[str, str]]:
         """How many jobs of each lane are in each status."""
@@ -288,9 +417,17 @@ class Model:
         require(entry.status in allowed, f"{job_id} was {verb} while it is {entry.status}.")
         return entry
 
-    def _add(self, job_id: str, lane: str, status: str) -> None:
+    def _tokens_of(self, job_id: str) -> list[Tokens]:
+        limits = (self.jobs[job_id].kind, "")
+        return [self._tokens[limit] for limit in limits if limit in self._tokens]
+
+    def _may_start(self, job_id: str, now: float) -> bool:
+        """Whether its limits let it start."""
+        return all(tokens.count(now) >= ONE for tokens in self._tokens_of(job_id))
+
+    def _add(self, job_id: str, lane: str, kind: str, status: str) -> None:
         require(job_id not in self.jobs, f"{job_id} was accepted twice.")
-        self.jobs[job_id] = Entry(lane, status, self._next_place())
+        self.jobs[job_id] = Entry(lane, kind, status, self._next_place())
 
     def _next_place(self) -> int:
         self._last_place += 1
@@ -316,22 +453,27 @@ class Model:
         return entry
 
     def _end(self, job_id: str, entry: Entry, status: str) -> None:
-        if entry.status == "queued" and job_id not in self.suspects:
+        waits_in_lane = self.is_handled(job_id) and job_id not in self.suspects
+        if entry.status == "queued" and waits_in_lane:
             self._waiting[entry.lane].remove((entry.place, job_id))
         self.suspects.discard(job_id)
         entry.status, entry.due_at, entry.by_clock = status, None, False
 
-    def _pick(self, job_id: str, lane: str) -> None:
+    def _pick(self, job_id: str, lane: str, now: float) -> None:
         """One pick: it is the turn of this job in its lane, and no other lane waits too long."""
-        heads = self.heads()
+        heads = self.heads(now)
         if job_id in self.suspects:
             # It was let in at its place, which is in front of what waits there now.
             self._heads.pop(lane, None)
             heads.pop(lane, None)
         else:
-            first = heads[lane]
-            require(first == job_id, f"{job_id} was claimed before {first} of its own lane.")
-            self._waiting[lane].pop(0)
+            place = self.jobs[job_id].place
+            first = heads.setdefault(lane, job_id)
+            require(
+                place <= self.jobs[first].place,
+                f"{job_id} was claimed before {first} of its own lane.",
+            )
+            self._waiting[lane].remove((place, job_id))
         if self._fairness is None:
             passed_over = [other for other in heads if LANES.index(other) < LANES.index(lane)]
             require(not passed_over, f"{job_id} ({lane}) was claimed while {passed_over} wait.")

@@ -35,8 +35,8 @@ from rich.traceback import Traceback
 
 from tests.labs import choices
 from tests.labs.cores import on_all_cores
-from tests.labs.engine import Disk, Engine, Options, Producer
-from tests.labs.model import LANES, ContractBroken
+from tests.labs.engine import KINDS, Disk, Engine, Options, Producer
+from tests.labs.model import LANES, ContractBroken, Limit
 
 STEPS = 25  # random ones in a life; then the faults stop
 MOST_STEPS_TO_THE_END = 500
@@ -44,29 +44,36 @@ AT_A_TIME = 250  # seeds for a process: less than a second of work
 
 
 class Life:
-    """What happens to one queue, drawn from the random numbers of ``seed``."""
+    """What happens to one queue, drawn from the random numbers of ``seed``.
+
+    In a quick one handlers take next to no time at first, so that workers get many jobs each;
+    then they turn slow.
+    """
 
     def __init__(self, seed: int, disk: Disk | None = None) -> None:
         self._random = random.Random(seed)
         self.engine = Engine(self._draw_options(), disk)
         self._ids: list[str] = []
+        self._quick_steps = self._random.choice((0, 0, 8, 16))
 
     def _draw_options(self) -> Options:
         choice = self._random.choice
         return Options(
             workers=choice((1, 2, 3)),
-            capacity=choice((1, 2, 4)),
-            max_retries=choice((0, 1, 2)),
+            capacity=choice((1, 2, 4, 12)),
+            max_retries=choice((0, 0, 1, 2, 3)),
             fairness=choice((1, 2, 3, None)),
             overflow=choice(("block", "block", "block", "reject", "drop-newest", "drop-oldest")),
             history=choice((0, 2, 1_000)),
             timeout=choice((None, 2.0)),
+            limits=choice(LIMITS),
         )
 
     def live(self) -> None:
         """From the first message to the last answer. Raises ContractBroken."""
         events = [event for event, weight in WEIGHTS.items() for _ in range(weight)]
-        for _ in range(STEPS):
+        for step in range(STEPS):
+            self._is_quick = step < self._quick_steps
             self._random.choice(events)(self)
             # Messages meet in one turn, or have one each; a turn has time to follow up, or not.
             if self._random.random() < 0.6:
@@ -77,24 +84,32 @@ class Life:
     # ---- what may happen ---------------------------------------------------------------------
 
     def producer_comes(self) -> None:
-        ids = [self.engine.new_id() for _ in range(self._random.choice((1, 1, 2, 3)))]
-        if self._ids and self._random.random() < 0.1:
-            ids[-1] = self._random.choice(self._ids)  # maybe it is there already
+        count = self._random.choice((3, 6, 12) if self._is_quick else (1, 1, 2, 3))
+        ids = [self.engine.new_id() for _ in range(count)]
         self._ids += ids
+        if self._random.random() < 0.1:
+            ids[-1] = self._random.choice(self._ids)  # it may be there already, or come twice
         lanes = [self._random.choice(LANES)] * len(ids)
         if self._random.random() < 0.3:
             lanes = [self._random.choice(LANES) for _ in ids]
         self.engine.enqueue(
-            list(zip(dict.fromkeys(ids), lanes, strict=False)),
+            list(zip(ids, lanes, strict=True)),
             patience=self._random.choice((None, 0.0, 1.0, 5.0)),
             delay=self._random.choice((None, None, None, 1.5)),
-            kind=self._random.choice(("deaf", "obedient")),
+            kind=self._draw_kind(),
         )
+
+    def _draw_kind(self) -> str:
+        return self._random.choice(list(self.engine.handled))
 
     def worker_goes_on(self) -> None:
         if workers := self.engine.busy_workers():
             ends = (None, None, "fails", "dies in")
             self.engine.go_on(self._random.choice(workers), self._random.choice(ends))
+
+    def worker_rushes(self) -> None:
+        if self._is_quick and (workers := self.engine.busy_workers()):
+            self.engine.rush(self._random.choice(workers))
 
     def handler_enqueues(self) -> None:
         workers = [worker for worker in self.engine.busy_workers() if worker.task]
@@ -102,10 +117,12 @@ class Life:
             job_id = self.engine.new_id()
             self._ids.append(job_id)
             lane = self._random.choice(LANES)
-            self.engine.enqueue([(job_id, lane)], worker=self._random.choice(workers))
+            worker = self._random.choice(workers)
+            self.engine.enqueue([(job_id, lane)], kind=self._draw_kind(), worker=worker)
 
     def time_passes(self) -> None:
-        self.engine.let_pass(self._random.choice((0.0005, 0.02, 0.5, 1.0, 3.0)))
+        moments = (0.0,) if self._is_quick else (0.0005, 0.02, 0.5, 1.0, 3.0)
+        self.engine.let_pass(self._random.choice(moments))
 
     def client_cancels(self) -> None:
         if self._ids:
@@ -143,6 +160,10 @@ class Life:
     def disk_fills(self) -> None:
         self.engine.fail_commits(self._random.choice((1, 2, 5)))
 
+    def handlers_are_changed(self) -> None:
+        """A deployment: the next process does not know all kinds."""
+        self.engine.deploy(self._random.sample(KINDS, self._random.choice((1, 2, 3))))
+
     def process_ends(self) -> None:
         point = self._random.choice(("now", "before", "after"))
         if point == "now":
@@ -157,22 +178,26 @@ class Life:
         for producer in unanswered:
             if producer.request.sender is None and self._random.random() < 0.5:
                 jobs = [(task.id, str(task.priority)) for task in producer.request.tasks]
-                self.engine.enqueue(jobs)
+                self.engine.enqueue(jobs, kind=self._draw_kind())
 
     def _come_to_the_end(self) -> None:
         """No more faults: everything that was accepted ends, and everybody gets an answer."""
-        engine = self.engine
+        engine, model = self.engine, self.engine.model
+        unfinished = ("queued", "processing", "retrying", "scheduled")
         engine.heal()
+        engine.deploy(KINDS)
         for _ in range(MOST_STEPS_TO_THE_END):
             engine.settle()
             if workers := engine.busy_workers():
                 engine.go_on(workers[0])
-            elif engine.model.having("queued", "processing", "retrying", "scheduled"):
-                engine.let_pass(engine.model.until_due(engine.now))
-            else:
+            elif model.to_run(*unfinished):
+                engine.let_pass(model.until_due(engine.now))
+            elif model.having(*unfinished) and not engine.closes:
+                engine.close(drain=True)  # the next process handles these, too
+            elif not engine.closes:
                 break
         else:
-            left = engine.model.having("queued", "processing", "retrying", "scheduled")
+            left = model.having(*unfinished)
             raise ContractBroken(f"{left} never come to their end, though nothing fails any more.")
         engine.inspect()
         engine.close(drain=True)
@@ -181,10 +206,18 @@ class Life:
         engine.settle()
 
 
+LIMITS: tuple[dict[str, Limit], ...] = (
+    *[{}] * 4,
+    {"": Limit(1.0, 2)},
+    {"other": Limit(1.0, 1)},
+    {"other": Limit(2.0, 3), "deaf": Limit(0.5, 1)},
+)
+
 # How often each of them happens, in relation to the others.
 WEIGHTS: dict[Callable[[Life], None], int] = {
     Life.producer_comes: 24,
     Life.worker_goes_on: 36,
+    Life.worker_rushes: 10,
     Life.time_passes: 14,
     Life.handler_enqueues: 3,
     Life.client_cancels: 5,
@@ -197,6 +230,7 @@ WEIGHTS: dict[Callable[[Life], None], int] = {
     Life.closing_takes_too_long: 2,
     Life.clock_jumps: 2,
     Life.disk_fills: 2,
+    Life.handlers_are_changed: 1,
     Life.process_ends: 3,
 }
 

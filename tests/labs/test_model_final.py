@@ -30,10 +30,10 @@ from final.dispatcher import Rules
 from final.stores import SqliteStore
 from final.stores.base import Changes
 from tests.labs import engine as bench
-from tests.labs.engine import Engine, FileDisk, Options
+from tests.labs.engine import KINDS, Engine, FileDisk, Options
 from tests.labs.examples import examples, until_it_fails
 from tests.labs.model import LANES, require
-from tests.labs.simulate import quiet
+from tests.labs.simulate import LIMITS, quiet
 
 # The machine may be busy with other things: a few hundred lives take their time.
 pytestmark = pytest.mark.timeout(200)
@@ -44,11 +44,12 @@ which = st.integers(0, 9)  # one of those that there are
 class FinalMachine(RuleBasedStateMachine):
     @initialize(
         workers=st.integers(1, 3),
-        capacity=st.integers(1, 3),
-        max_retries=st.integers(0, 2),
+        capacity=st.sampled_from([1, 2, 9]),
+        max_retries=st.sampled_from([0, 1, 3]),
         overflow=st.sampled_from(["block", "reject", "drop-newest", "drop-oldest"]),
         history=st.sampled_from([1, 1_000]),
         timeout=st.sampled_from([None, 2.0]),
+        limits=st.sampled_from(LIMITS),
     )
     def open(self, **options: Any) -> None:
         self.folder = Path(tempfile.mkdtemp())
@@ -56,17 +57,23 @@ class FinalMachine(RuleBasedStateMachine):
         self.ids: list[str] = []
 
     @rule(
-        lanes=st.lists(st.sampled_from(LANES), min_size=1, max_size=3),
+        lanes=st.lists(st.sampled_from(LANES), min_size=1, max_size=5),
         patience=st.sampled_from([None, 0.0, 1.0]),
         delay=st.sampled_from([None, None, 1.5]),
-        kind=st.sampled_from(["deaf", "obedient"]),
+        which_kind=which,
+        by_a_handler=st.booleans(),
     )
-    def enqueue(
-        self, lanes: list[str], patience: float | None, delay: float | None, kind: str
-    ) -> None:
+    def enqueue(self, lanes: list[str], which_kind: int, by_a_handler: bool, **how: Any) -> None:
         jobs = [(self.engine.new_id(), lane) for lane in lanes]
         self.ids += [job_id for job_id, _ in jobs]
-        self.engine.enqueue(jobs, patience=patience, delay=delay, kind=kind)
+        kinds = list(self.engine.handled)
+        running = [w for w in self.engine.busy_workers() if w.task and by_a_handler]
+        self.engine.enqueue(
+            jobs,
+            kind=kinds[which_kind % len(kinds)],
+            worker=running[0] if running else None,
+            **how,
+        )
         self.engine.settle()
 
     @rule(error=st.sampled_from([None, "fails"]), steps=st.integers(1, 8))
@@ -109,8 +116,10 @@ class FinalMachine(RuleBasedStateMachine):
     def disk_fills(self, count: int) -> None:
         self.engine.fail_commits(count)
 
-    @rule()
-    def crash(self) -> None:
+    @rule(handled=st.sets(st.sampled_from(KINDS), min_size=1))
+    def crash(self, handled: set[str]) -> None:
+        """From the next process on there are handlers for these kinds."""
+        self.engine.deploy(sorted(handled))
         self.engine.crash()
 
     @rule(point=st.sampled_from(["before", "after"]))
@@ -149,7 +158,7 @@ class FinalMachine(RuleBasedStateMachine):
 
 def test_any_history_keeps_the_contract() -> None:
     with quiet():
-        run_state_machine_as_test(FinalMachine, settings=examples(60, steps=40))
+        run_state_machine_as_test(FinalMachine, settings=examples(50, steps=40))
 
 
 def one_retry_more(max_retries: int, *others: Any) -> Rules:

@@ -115,7 +115,9 @@ class ImprovedMachine(RuleBasedStateMachine):
             left = self.model.having("queued", "processing", "retrying")
             require(self.closed and not left, f"A worker leaves, and {left} have not run.")
         else:
-            self.model.claim(task.job.id, next(self.tokens), alone=True)
+            token = next(self.tokens)
+            self.model.claim(task.job.id, token, alone=True, now=now)
+            self.model.start(task.job.id, token)
             self.running.append(task)
 
     def due_in_order(self, now: float) -> list[str]:

@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from final import dispatcher, recovery
 from final.batches import Batches
-from final.dispatcher import Rules
+from final.dispatcher import Dispatcher, Rules
 from final.job import Status, Task
 from final.lanes import Lanes
+from final.limits import Gate
 from final.lines import Lines
 from final.messages import Batch, Enqueue
 from final.metrics import Recorder
@@ -93,6 +95,40 @@ class ForgetsWorkers(Batches):
             self.idle -= 1
 
 
+class TakesBackForIdleWorkers(Batches):
+    """What waits behind a slow job stays there, unless another worker has nothing to do."""
+
+    def look_after(self, now: float) -> Any:
+        return super().look_after(now) if self.idle else ([], [])
+
+
+class HeldTakesTheTurn(Lanes):
+    """A job that has to wait for its limit uses up the turn of its lane."""
+
+    def hold(self, task: Task) -> None:
+        self._turn = [lane.passed_over for lane in self._lanes]
+        super().hold(task)
+
+
+class NeverLetsGo(Lanes):
+    """What is held for its limit once is held for ever."""
+
+    def release(self, kind: str, at_most: int) -> None:
+        pass
+
+
+class NoLimit(Gate):
+    def admits(self, kind: str, now: float) -> bool:
+        return True
+
+
+class LimitsForgetToUndo(Gate):
+    """Starts whose commit failed count all the same."""
+
+    def restore(self, state: list[tuple[float, float]]) -> None:
+        pass
+
+
 class CountsPurged(Recorder):
     """Dead letters that were purged are still counted."""
 
@@ -119,7 +155,35 @@ def answer_before_commit(lines: Lines, *arguments: Any) -> list[Enqueue]:
     return served
 
 
+def cut_nothing_accepted(request: Enqueue, taken: Any) -> None:
+    """One id is taken, so nothing more of the request is accepted."""
+    request._cut(request.durable, sorted(taken))
+
+
+def closed_to_handlers(dispatcher: Dispatcher, sender: Batch | None) -> bool:
+    return not dispatcher._closes
+
+
 RECOVER = MemoryStore.recover
+
+
+def recover_all_as_causes(store: MemoryStore) -> Recovered:
+    recovered = RECOVER(store)
+    for task, *_ in recovered.unfinished:
+        task.alone = True
+    return recovered
+
+
+def recover_the_last_as_causes(store: MemoryStore) -> Recovered:
+    """The first crash is enough to take the last attempt."""
+    recovered = RECOVER(store)
+    for task, status, *_ in recovered.unfinished:
+        task.interrupted += status is Status.PROCESSING
+    return recovered
+
+
+def recover_all_kinds(*arguments: Any, handles: Any, **others: Any) -> Recovered:
+    return recovery.recover(*arguments, handles=lambda kind: True, **others)
 
 
 def recover_uncharged(store: MemoryStore) -> Recovered:
@@ -143,9 +207,23 @@ FAULTS: dict[str, tuple[Plant, str]] = {
     "retries before their peers": ((engine, "Lanes", RetriesFirst), "of its own lane"),
     "LOW starves": ((engine, "Lanes", NoFairness), "picks at the head of the"),
     "jobs given back are lost": ((engine, "Lanes", NoPuttingBack), "is idle while"),
-    "cancelled jobs run": ((engine, "Lanes", NoRemoving), "while it is (cancelled|dropped)"),
+    "cancelled jobs run": ((engine, "Lanes", NoRemoving), "while it is (cancelled|dropped)|no row"),
     "no fencing": ((engine, "Batches", NoFence), "that was given up|while it is"),
     "abandoned workers are not replaced": ((engine, "Batches", ForgetsWorkers), "is idle while"),
+    "a slow job holds up those behind it": (
+        (engine, "Batches", TakesBackForIdleWorkers),
+        "behind a slow job",
+    ),
+    "a limited job takes the turn of others": (
+        (engine, "Lanes", HeldTakesTheTurn),
+        "picks at the head of the",
+    ),
+    "limited jobs wait for ever": ((engine, "Lanes", NeverLetsGo), "is idle while"),
+    "no limit": ((engine, "Gate", NoLimit), "sooner than its limit"),
+    "starts that were undone count": (
+        (engine, "Gate", LimitsForgetToUndo),
+        "picks at the head of the|is idle while",
+    ),
     "counts that do not add up": ((engine, "Recorder", CountsPurged), "metrics say"),
     "producers last come first served": (
         (Lines, "join", last_come_first_served),
@@ -155,9 +233,29 @@ FAULTS: dict[str, tuple[Plant, str]] = {
         (Lines, "admit", answer_before_commit),
         "was told that all is in, but",
     ),
+    "one id is taken and none is accepted": (
+        (Enqueue, "cut", cut_nothing_accepted),
+        "refused without a reason: DuplicateJob",
+    ),
+    "what handlers enqueue is refused while the queue closes": (
+        (Dispatcher, "_may_enqueue", closed_to_handlers),
+        "refused without a reason: QueueClosed",
+    ),
+    "all that was claimed is charged for a crash": (
+        (MemoryStore, "recover", recover_all_as_causes),
+        "has . attempts behind it",
+    ),
+    "one crash ends a job that never started": (
+        (MemoryStore, "recover", recover_the_last_as_causes),
+        "because of a single crash",
+    ),
+    "jobs without a handler are run": (
+        (dispatcher, "recover", recover_all_kinds),
+        "nobody handles|are due and|let into",
+    ),
     "a crashed attempt is not charged": (
         (MemoryStore, "recover", recover_uncharged),
-        "run alone",
+        "attempts behind it",
     ),
     "scheduled jobs are lost by a restart": (
         (MemoryStore, "recover", recover_without_scheduled),
