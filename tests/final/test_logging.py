@@ -148,7 +148,7 @@ class TestOff:
         caplog.set_level(logging.DEBUG, "final")
         with open_queue(nothing, workers=1) as queue:
             queue.enqueue_many([Job() for _ in range(20)])
-        assert len(made) == 60
+        assert len(set(made)) == 60  # one that was taken back is told of again
 
     def test_at_info_there_is_none_of_what_goes_well(
         self, open_queue: OpenQueue, made: list[str], caplog: pytest.LogCaptureFixture
