@@ -2,7 +2,7 @@
 
 Promised by ``final``: an accepted job is not lost, a completion that was announced stays
 announced, and a job runs at least once. A job that kills its process is a dead letter after
-its attempts. And the file is whole, whatever happens.
+its attempts; one that never began is none. And the file is whole, whatever happens.
 
 How it is shown: a real child process opens a queue, enqueues, runs and completes, and is
 killed (SIGKILL; on Windows TerminateProcess) at any moment, or exactly at a labelled step.
@@ -16,7 +16,8 @@ flight: at least once. There is no third way, other than handlers that may run t
 
 What a planted fault does: FAULT=early-acknowledgement and removed-journal lose jobs,
 completed-before-run has jobs completed that never ran, forgotten-outcome runs jobs again that were
-completed, uncharged-claim lets a job kill its process for ever. The lab names each.
+completed, uncharged-claim lets a job kill its process for ever, charged-in-company makes dead
+letters of jobs that were claimed with it. The lab names each.
 
     python -m tests.labs.crash              60 kills of final, and some of the others
     KILLS=5000 python -m tests.labs.crash   on demand
@@ -78,6 +79,7 @@ RERUN = "run again after an announced completion"
 DAMAGED = "database damaged"
 ENDLESS = "job that kills its process for ever"
 INNOCENT = "innocent job among the dead letters"
+NEVER_BEGAN = "dead letter that never began"
 
 
 @dataclass
@@ -132,6 +134,8 @@ def run(kills: int, fault: str, console: Console, seed: int = 1) -> bool:
             number = len(campaigns)
             path = str(folder / f"{number}.db")
             life = Life(stage, path, "", step, fault=fault if stage == "final" else "")
+            if stage == "final" and step != BY_THE_JOB and number % 2:
+                life = replace(life, max_retries=0, quick=True)
             part = pool.submit(campaign, life, lives, random.Random(f"{seed} {number}"))
             campaigns[part] = stage, step, lives
         total = sum(lives for _, _, lives in campaigns.values())
@@ -262,7 +266,9 @@ class Books:
         self._path = Path(life.path) if life.stage == "final" else None
         self._accepted: set[str] = set()
         self._killers: set[str] = set()
+        self._may_give_up = life.max_retries == 0
         self._started: Counter[str] = Counter()
+        self._met_unbegun: Counter[str] = Counter()  # kills after its claim, before its beginning
         self._ran: set[str] = set()
         self._completed: set[str] = set()  # and the queue has announced it
         self._unfinished: set[str] = set()  # when their process was killed
@@ -271,6 +277,7 @@ class Books:
 
     def enter(self, end: End) -> None:
         """Book a life and look at what it left."""
+        begun = {job_id for word, job_id in end.said if word == "started"}
         for word, job_id in end.said:
             match word:
                 case "accepted":
@@ -288,6 +295,8 @@ class Books:
         if self._path is not None:
             self._compare_with_file(self._path)
         if end.killed:
+            claimed = {i for i, (status, _) in self._found.items() if status == "processing"}
+            self._met_unbegun.update(claimed - begun)
             self._unfinished |= self._accepted - self._done()
 
     def balance(self) -> Tally:
@@ -295,13 +304,18 @@ class Books:
         done = self._done()
         tally = self.tally
         if self._path is not None:
-            for job_id in self._accepted - done:
-                self._break(LOST, job_id)
             for job_id, (status, attempts) in self._found.items():
                 if job_id in self._killers:
                     tally.dead_letters += status == "failed" and attempts == ATTEMPTS
+                elif status == "failed" and self._may_give_up:
+                    done.add(job_id)  # with its only attempt
+                    # Twice is allowed: nobody can tell whether a job that was alone had begun.
+                    if not self._started[job_id] and self._met_unbegun[job_id] < 2:
+                        self._break(NEVER_BEGAN, job_id)
                 elif status == "failed":
                     self._break(INNOCENT, job_id)
+            for job_id in self._accepted - done:
+                self._break(LOST, job_id)
         tally.accepted = len(self._accepted)
         tally.killers = len(self._killers)
         tally.completed = len(self._completed)
@@ -368,6 +382,7 @@ def verdict(tallies: Tallies) -> list[Check]:
         NEVER_RAN: "",
         RERUN: "",
         INNOCENT: "",
+        NEVER_BEGAN: "",
         ENDLESS: f"; {durable.dead_letters} of {durable.killers} ended as dead letters",
         DAMAGED: f"of {durable.looks:,} looks",
     }

@@ -14,7 +14,8 @@ from pathlib import Path
 from unittest import mock
 
 import final.job_queue
-from final.stores import Changes, SqliteStore
+from final.job import Status
+from final.stores import Changes, Recovered, SqliteStore
 
 
 class EarlyAcknowledgement(SqliteStore):
@@ -68,6 +69,18 @@ class RemovedJournal(SqliteStore):
     def __init__(self, path: str | os.PathLike[str], durability: str) -> None:
         Path(f"{os.fspath(path)}-wal").unlink(missing_ok=True)
         super().__init__(path, durability)
+
+
+class ChargedInCompany(SqliteStore):
+    """Takes whatever was claimed when its process ended for the cause, begun or not."""
+
+    def recover(self) -> Recovered:
+        recovered = super().recover()
+        for unfinished in recovered.unfinished:
+            if unfinished.status is Status.PROCESSING:
+                unfinished.task.alone = True
+                unfinished.task.interrupted += 1
+        return recovered
 
 
 class SyncOff(SqliteStore):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,8 +33,8 @@ Kill = Callable[..., Tally]
 def kill(tmp_path: Path) -> Kill:
     """Kill so many processes of a stage at a step."""
 
-    def kill(stage: str, step: str, kills: int, fault: str = "") -> Tally:
-        life = Life(stage, str(tmp_path / "jobs.db"), "", step, fault=fault)
+    def kill(stage: str, step: str, kills: int, fault: str = "", **options: Any) -> Tally:
+        life = Life(stage, str(tmp_path / "jobs.db"), "", step, fault=fault, **options)
         return campaign(life, kills, random.Random(1))
 
     return kill
@@ -72,6 +73,12 @@ def test_a_job_that_kills_its_process_does_so_as_often_as_it_may(kill: Kill) -> 
     assert tally.dead_letters == 1
 
 
+def test_whose_only_attempt_is_taken_has_begun(kill: Kill) -> None:
+    tally = kill("final", IN_HANDLER, 3, max_retries=0, quick=True)
+    assert not tally.broken
+    assert tally.lost == 0
+
+
 @pytest.mark.parametrize(
     ("fault", "step", "kills", "broken"),
     [
@@ -80,12 +87,14 @@ def test_a_job_that_kills_its_process_does_so_as_often_as_it_may(kill: Kill) -> 
         ("forgotten-outcome", AFTER_COMPLETION, 2, {crash.UNDONE, crash.RERUN}),
         ("uncharged-claim", BY_THE_JOB, crash.ATTEMPTS, {crash.ENDLESS}),
         ("removed-journal", IN_HANDLER, 2, {crash.LOST}),
+        ("charged-in-company", IN_HANDLER, 2, {crash.NEVER_BEGAN}),
     ],
 )
 def test_a_planted_fault_is_found(
     kill: Kill, fault: str, step: str, kills: int, broken: set[str]
 ) -> None:
-    assert broken <= set(kill("final", step, kills, fault).broken)
+    options = {"max_retries": 0, "quick": True} if crash.NEVER_BEGAN in broken else {}
+    assert broken <= set(kill("final", step, kills, fault, **options).broken)
 
 
 def test_a_damaged_file_is_found(tmp_path: Path) -> None:
