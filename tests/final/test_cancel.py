@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from final import DuplicateJob, Job, JobQueue, Status, TokenBucket, UnknownJob, current_job
@@ -294,6 +296,22 @@ class TestAfterwards:
         assert [queue.cancel(job_id) for job_id in ("good", "bad", "x")] == [False] * 3
         assert queue.jobs() == before
         assert queue.metrics().cancelled == 1
+
+    def test_nor_can_one_that_still_cleans_up_after_its_last_attempt(
+        self, open_queue: OpenQueue, gate: Gate
+    ) -> None:
+        async def handler(job: Job) -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                await asyncio.to_thread(gate.wait)
+
+        queue = open_queue(handler, max_retries=0, timeout=0.03)
+        assert queue.wait(queue.enqueue(Job("x")), DEADLINE).status is Status.FAILED
+        assert queue.cancel("x") is False
+        gate.open()
+        queue.join(DEADLINE)
+        assert queue.status("x") is Status.FAILED
 
     def test_an_unknown_id_is_an_error(self, open_queue: OpenQueue) -> None:
         with pytest.raises(UnknownJob, match="No job 'nobody' in this queue"):

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import functools
 import threading
+from collections.abc import Awaitable
 from pathlib import Path
 
 import pytest
@@ -248,6 +249,28 @@ class TestStopping:
         assert waiting.wait("x", DEADLINE).status is Status.CANCELLED
         seen.wait_for_count(3)
         assert seen.entries == ["started", "cancelled", ("at the end of", "x", True)]
+
+    def test_one_that_is_told_before_there_is_a_task_never_begins(
+        self, open_queue: OpenQueue, seen: Journal, gate: Gate
+    ) -> None:
+        """A plain function may take its time to make a coroutine."""
+
+        async def work() -> None:
+            seen.write("begun")
+            await asyncio.Event().wait()
+
+        def handler(job: Job) -> Awaitable[None]:
+            seen.write("called")
+            gate.wait()
+            return work()
+
+        queue = open_queue(handler)
+        queue.enqueue(Job("x"))
+        seen.wait_for("called")
+        assert queue.cancel("x") is True
+        gate.open()
+        assert queue.wait("x", DEADLINE).status is Status.CANCELLED
+        assert seen.entries == ["called"]
 
     def test_closing_late_cancels_the_task_and_ends_the_loop(
         self, waiting: JobQueue, seen: Journal

@@ -23,7 +23,7 @@ from final.workers.process import Process
 from tests.final import process_handlers as handlers
 from tests.final.helpers import AT_ONCE, POSIX, ROOT, OpenQueue, child, eventually, next_line
 from tests.final.process_handlers import echo
-from tests.helpers import DEADLINE, Background
+from tests.helpers import DEADLINE, Background, Gate, Journal
 
 LONG = 3 * DEADLINE  # a process takes its time to start on a busy machine
 
@@ -300,6 +300,25 @@ class TestTimeouts:
         assert queue.cancel("x") is True
         assert queue.wait("x", LONG).status is Status.CANCELLED
         eventually(lambda: not psutil.pid_exists(int(note.read_text())), "the process to end")
+
+    def test_one_that_is_told_before_it_could_be_heard_is_killed(
+        self, open_process_queue: OpenQueue, monkeypatch: pytest.MonkeyPatch, gate: Gate
+    ) -> None:
+        """The worker stands still where it has the job, and nothing yet to stop it with."""
+        there, enter = Journal(), Process.enter_attempt
+
+        def enter_slowly(process: Process) -> Callable[[], None]:
+            there.write("there")
+            gate.wait()
+            return enter(process)
+
+        monkeypatch.setattr(Process, "enter_attempt", enter_slowly)
+        queue = open_process_queue(handlers.hang_for_ever)
+        queue.enqueue(Job("x"))
+        there.wait_for("there")
+        assert queue.cancel("x") is True
+        gate.open()
+        assert queue.wait("x", LONG).status is Status.CANCELLED
 
 
 def gone(pid: int) -> bool:

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from final import CurrentJob, Job, JobQueue, Status, current_job
+from final import CurrentJob, Job, JobQueue, Priority, Status, current_job
+from final.job import Task
 from tests.final import inside
 from tests.final.helpers import (
     AT_ONCE,
@@ -42,6 +43,12 @@ class TestWhoListens:
         assert (record.status, record.attempts) == (Status.FAILED, 1)
         slept.wait_for_count(2)
         assert slept.entries == [False, True]
+
+    def test_it_sleeps_no_longer_than_to_its_deadline_though_nobody_wakes_it(self) -> None:
+        """The dispatcher does so, when it comes to it; it may be busy."""
+        task, now = Task("x", "null", Priority.LOW, "default"), time.monotonic()
+        current = CurrentJob(task, attempt=1, token=1, deadline=now + SOON, batch=None)
+        assert Background(current.sleep, LATE).result() is False
 
     def test_to_return_in_time_is_to_complete(self, open_queue: OpenQueue) -> None:
         def handler(job: Job) -> bool:

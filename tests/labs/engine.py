@@ -574,6 +574,11 @@ class Engine:
             self.latest_failed or not self.model.having("processing"),
             "The queue has ended, and jobs are still said to be processing.",
         )
+        for worker in self.workers:
+            if worker.task and worker.task.token == worker.token:
+                require(worker.task.cancelled, f"{worker.task.id} goes on, and was not told.")
+            left = _names(list(worker.batch.tasks)) if worker.batch else ""
+            require(not left, f"The queue has ended, and {left} would still be started.")
         self._note("process", "has closed the file; another one opens it")
         self.tally["closes"] += 1
         self.open()
