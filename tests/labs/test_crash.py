@@ -87,7 +87,7 @@ def test_whose_only_attempt_is_taken_has_begun(kill: Kill) -> None:
         ("forgotten-outcome", AFTER_COMPLETION, 2, {crash.UNDONE, crash.RERUN}),
         ("uncharged-claim", BY_THE_JOB, crash.ATTEMPTS, {crash.ENDLESS}),
         ("removed-journal", IN_HANDLER, 2, {crash.LOST}),
-        ("charged-in-company", IN_HANDLER, 2, {crash.NEVER_BEGAN}),
+        ("charged-in-company", AFTER_CLAIM, 2, {crash.NEVER_BEGAN}),
     ],
 )
 def test_a_planted_fault_is_found(
