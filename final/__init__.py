@@ -1,5 +1,7 @@
 """Stage 3: durable, fair, measured. Read ``final/job_queue.py`` first."""
 
+from final.engine.events import Transition
+from final.engine.metrics import Counts, Histogram, Metrics, Percentiles, Running
 from final.errors import (
     DuplicateJob,
     EnqueueError,
@@ -13,10 +15,7 @@ from final.errors import (
 )
 from final.job import AttemptRecord, Job, JobRecord, Priority, Status
 from final.job_queue import JobQueue
-from final.limits import LeakyBucket, TokenBucket
-from final.metrics import Counts, Histogram, Metrics, Percentiles, Running
-from final.retry import Backoff
-from final.transitions import Transition
+from final.options import Backoff, LeakyBucket, TokenBucket
 from final.workers.attempts import Handler
 from final.workers.current import CurrentJob, current_job
 

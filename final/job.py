@@ -160,40 +160,44 @@ class AttemptRecord:
 
 @dataclass(slots=True, eq=False)
 class Task:
-    """A job inside the engine: owned, read and changed by the dispatcher's thread alone.
+    """A job inside the engine. The ledger makes and changes it; a worker reads it while it runs.
 
-    payload: in stored form (see payload.py) until a worker needs it.
+    payload: in stored form (see payload.py); None while it is in the file only. size: its bytes.
+    due_at: Unix seconds, while it waits for its time. by_clock: it is a time of the wall clock (a
+        datetime), and holds whoever sets that; else it is the end of a delay.
+    job: as it was enqueued, if a handler may see just that: its payload cannot change and it
+        had no ``run_at``. Else the handler's job is made from the above.
     seq: its number in order of acceptance.
-    place: its number in line, a new one each time that it goes to the back.
+    key: what it waits for: its place in line, a new one each time that it goes to the back; or the
+        moment when it is due.
+    status: None for a job that is not in the file (yet).
     token: the fencing token of the latest attempt: it only grows, and an outcome that carries
         an older one is dropped.
-    due_at: Unix seconds, of a scheduled job that waits for its time. by_clock: it is a time of
-        the wall clock (a datetime), and holds whoever sets that; else it is the end of a delay.
     alone: it was claimed with no other job beside it, so a crash is charged to it.
     interrupted: how many times in a row the process has ended while it was claimed.
     queued_at: monotonic; when it last became ready to run.
     cancelled: while it ran; it is not tried again.
-    job: as it was enqueued, if a handler may see just that: its payload cannot change and it
-        had no ``run_at``. Else the handler's job is made from the above.
     """
 
     id: str
-    payload: Stored
+    payload: Stored | None
     priority: Priority
     kind: str
     timeout: float | None = None
+    due_at: float | None = None
+    by_clock: bool = False
+    job: Job | None = None
+    size: int = 0
     seq: int = 0
-    place: int = 0
+    key: float = 0
+    status: Status | None = None
     attempts: int = 0
     token: int = 0
     alone: bool = False
     interrupted: int = 0
     enqueued_at: float = 0.0
-    due_at: float | None = None
     queued_at: float = 0.0
     cancelled: bool = False
-    job: Job | None = None
-    by_clock: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -201,9 +205,9 @@ class Outcome:
     """How one attempt ended. No ``error``: well.
 
     seconds: how long the handler took. waited: how long the job was ready and had not started.
-    ended_at: Unix seconds; None as long as nobody has looked. token: that of the attempt, also if
-    the job has another one by now. result: what it returned, in stored form; None where
-    there is nothing to keep. note: why a result was not kept. error: the failure as one line.
+    ended_at: Unix seconds; None as long as nobody has looked. result: what it returned, in stored
+    form; None where there is nothing to keep. note: why a result was not kept. error: the
+    failure as one line.
     permanent: it is not to be tried again. closed: it ended with QueueClosed.
     delay: seconds until it is tried again, once that is known.
     """
@@ -219,10 +223,6 @@ class Outcome:
     delay: float | None = None
     waited: float = 0.0
     ended_at: float | None = None
-    token: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.token = self.task.token
 
 
 def require_text(name: str, value: object) -> None:

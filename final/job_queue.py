@@ -1,16 +1,17 @@
 """JobQueue, the façade: read this first.
 
-Follow one job through the files:
+Follow one job through the files (docs/inside-final.md has pictures, and in which order to read):
 
 1. ``enqueue`` below checks it, brings its payload into stored form (payload.py) and puts
-   an ``Enqueue`` message (messages.py) into the dispatcher's inbox;
-2. a turn of the dispatcher (dispatcher.py) gives it a place in its lane (lanes.py), writes
-   it to the store (stores/sqlite.py) and answers: only now does ``enqueue`` return;
-3. the same turn, or a later one, picks it for an idle worker (batches.py) and commits that
-   claim;
-4. the worker (workers/pool.py) runs the handler (workers/attempts.py) and reports the outcome;
-5. the next turn takes it in (returns.py) and commits it: completed, or waiting (waiting.py)
-   for its retry (retry.py), or, with no attempts left or none that could help, a dead letter.
+   an ``Enqueue`` (engine/messages.py) into the dispatcher's inbox;
+2. a turn of the dispatcher (engine/dispatcher.py) offers it to the ledger (ledger/base.py);
+3. one exchange (ledger/local.py) gives it a place in its lane (ledger/lanes.py), picks it if a
+   worker is idle, and writes both to the file (ledger/sqlite.py), in one transaction;
+4. the turn goes on with what it was given: ``enqueue`` returns, and what was picked is handed
+   out (engine/flight.py), now or by a later turn;
+5. the worker (workers/pool.py) runs the handler (workers/attempts.py) and reports the outcome;
+6. the next exchange writes it: completed, or waiting for its retry, or, with no attempts left
+   or none that could help, a dead letter.
 
 But: at least once, not exactly once. A process that dies between running a handler and
 committing the outcome runs that job again at the next start: make handlers idempotent.
@@ -34,42 +35,36 @@ from queue import SimpleQueue
 from types import TracebackType
 from typing import Literal, TypeVar
 
-from final.batches import Batches
-from final.dispatcher import Dispatcher, Rules
+from final.engine.dispatcher import Dispatcher
+from final.engine.events import Events, Subscriber
+from final.engine.flight import Flight
+from final.engine.messages import Close, Enqueue, Join, Measure, Order, Request, Wait, Withdraw
+from final.engine.metrics import Metrics, Recorder
+from final.engine.uninterrupted import uninterrupted
 from final.errors import JobFailed, QueueClosed, QueueFull, UnknownJob
 from final.job import AttemptRecord, Job, JobRecord, Priority, Status, Task
-from final.lanes import Lanes
-from final.limits import Gate, Limit
-from final.messages import (
-    Cancel,
-    Close,
-    Enqueue,
-    Inspect,
-    Join,
-    Purge,
-    Question,
-    Report,
-    Revive,
-    SetFairness,
-    Watch,
-    Withdraw,
+from final.ledger import base
+from final.ledger.local import LocalLedger
+from final.ledger.sqlite import SqliteFile
+from final.options import (
+    Backoff,
+    ByOption,
+    Limit,
+    Options,
+    require_fairness,
+    require_int,
+    require_limits,
+    require_timeout,
 )
-from final.metrics import Metrics, Recorder
-from final.options import ByOption, require_choice, require_int, require_number, require_timeout
 from final.payload import IMMUTABLE, encode
-from final.retry import Backoff
-from final.stores import SqliteStore
-from final.transitions import Events, Subscriber
-from final.uninterrupted import uninterrupted
 from final.workers.attempts import Handler
+from final.workers.batch import Report
 from final.workers.current import current_batch
 from final.workers.handlers import Handlers
 from final.workers.pool import WorkerPool
 
 Answer = TypeVar("Answer")
 
-# A row of SQLite takes 1,000,000,000 bytes: a payload, a result and the rest fit in.
-LARGEST_PAYLOAD = 256 * 1024 * 1024
 LARGEST_LIMIT = 2**63 - 1  # the largest number that SQLite knows
 
 
@@ -100,6 +95,8 @@ class JobQueue:
         of the process; a power cut may take the latest ones.
     history: how many completed, cancelled and dropped jobs the file keeps; dead letters are
         kept until they are retried or purged.
+    memory: bytes of waiting payloads that are kept at hand, 64 MiB; the others are read from the
+        file when their jobs start.
     max_payload: the most bytes a payload or a result may take, 16 MiB; at most 256 MiB.
     shutdown_timeout: seconds that ``close`` and the end of a ``with`` block wait by default;
         None for as long as it takes.
@@ -127,29 +124,28 @@ class JobQueue:
         executor: Literal["thread", "process"] = "thread",
         durability: Literal["full", "normal"] = "full",
         history: int = 100_000,
+        memory: int = 64 * 1024 * 1024,
         max_payload: int = 16 * 1024 * 1024,
         shutdown_timeout: float | None = 30.0,
     ) -> None:
-        require_int("workers", workers, 1)
-        require_int("capacity", capacity, 1)
-        require_int("max_retries", max_retries, 0)
-        require_int("history", history, 0)
-        require_int("max_payload", max_payload, 1, LARGEST_PAYLOAD)
-        if not isinstance(backoff, Backoff):
-            raise TypeError(f"backoff must be a Backoff, not {backoff!r}.")
-        _require_fairness(fairness)
-        require_choice("overflow", overflow, ("block", "reject", "drop-newest", "drop-oldest"))
-        require_choice("executor", executor, ("thread", "process"))
-        require_choice("durability", durability, ("full", "normal"))
-        if timeout is not None:
-            require_number("timeout", timeout, above=0)
         if not isinstance(path, (str, os.PathLike)):
             raise TypeError(f"path must be text or a Path, not {path!r}.")
-        if shutdown_timeout is not None:
-            require_number("shutdown_timeout", shutdown_timeout)
-        self._overflow = overflow
-        self._max_payload = max_payload
-        self._shutdown_timeout = shutdown_timeout
+        self._options = options = Options(
+            workers=workers,
+            capacity=capacity,
+            max_retries=max_retries,
+            backoff=backoff,
+            fairness=fairness,
+            overflow=overflow,
+            rate_limit=rate_limit,
+            timeout=timeout,
+            executor=executor,
+            durability=durability,
+            history=history,
+            memory=memory,
+            max_payload=max_payload,
+            shutdown_timeout=shutdown_timeout,
+        )
         self._process = os.getpid()
         # Waited on by the dispatcher's thread: whether all the rest is there.
         self._complete: SimpleQueue[bool] = SimpleQueue()
@@ -162,35 +158,31 @@ class JobQueue:
                 now = time.monotonic()
                 self._handlers = Handlers(handler, executor, max_payload)
                 undo.callback(self._handlers.close)
-                gate = Gate(rate_limit, now, self._handlers.handles)
-                self._store = SqliteStore(path, durability)
-                undo.callback(self._store.close)
+                handles, shares = self._handlers.handles, self._handlers.share_batches
+                require_limits(rate_limit, handles)
+                file = SqliteFile(path, durability)
+                undo.callback(file.close)
+                self._ledger = LocalLedger(file, options, handles, shares, now)
                 self._events = Events()
                 self._events.start()
                 undo.callback(self._events.close)
                 self._thread.start()  # before the workers, which may do with fewer threads
                 undo.callback(self._thread.join)
                 undo.callback(self._complete.put, False)
-                rules = Rules(max_retries, backoff, overflow, history)
                 say = self._events.say
-                delay = functools.partial(rules.delay, say=say)
+                delay = functools.partial(options.retry_delay, say=say)
                 self._pool = WorkerPool(self._handlers, self._report, timeout, delay, say)
                 undo.callback(self._pool.join)
                 undo.callback(self._pool.stop)
                 self._workers = self._pool.start(workers)
                 self._dispatcher = Dispatcher(
-                    self._store,
-                    Lanes(capacity, fairness),
-                    gate,
-                    Batches(self._workers, gate, timeout, self._handlers.share_batches),
+                    self._ledger,
+                    Flight(self._pool, self._workers, timeout, delay),
                     Recorder(self._workers, now),
                     self._events,
-                    rules=rules,
-                    handles=self._handlers.handles,
-                    workers=self._pool,
                 )
                 # Both clocks at once: the file may have taken a while to open.
-                self._dispatcher.recover(time.monotonic(), time.time())
+                self._dispatcher.open(time.monotonic(), time.time())
                 _open.add(self)
                 self._complete.put(True)
                 undo.pop_all()  # from here on the dispatcher owns it all
@@ -229,20 +221,18 @@ class JobQueue:
         return self._enqueue([self._task(job) for job in jobs], timeout)
 
     def _enqueue(
-        self, tasks: list[Task], timeout: float | None, watches: Sequence[Watch] = ()
+        self, tasks: list[Task], timeout: float | None, waits: Sequence[Wait] = ()
     ) -> list[str]:
         if not tasks:
             return []
-        request = Enqueue(tasks, current_batch(), watches)
-        if len(tasks) > 1:
-            request.cut_at_a_repeated_id()
-        if self._overflow == "reject":
+        request = Enqueue(tasks, current_batch(), waits)
+        if self._options.overflow == "reject":
             timeout = 0
-        elif self._overflow != "block":
+        elif self._options.overflow != "block":
             timeout = None  # nobody waits for room, so nobody runs out of time
         elif self._handlers.is_current_thread():
             return self._enqueue_on_the_loop(request)
-        request.waits = timeout != 0
+        request.patient = timeout != 0
         return self._ask(request, timeout)
 
     def map(
@@ -266,17 +256,17 @@ class JobQueue:
         window = 16 * self._workers
         remaining = iter(payloads)
         # They are watched from the start, so that no history, however short, forgets a result.
-        under_way: deque[Watch] = deque()
+        under_way: deque[Wait] = deque()
         try:
             while True:
                 if len(under_way) <= window // 2:  # refill by halves: one transaction each
                     chunk = itertools.islice(remaining, window - len(under_way))
                     jobs = [Job(payload=p, kind=kind, priority=priority) for p in chunk]
                     tasks = [self._task(job) for job in jobs]
-                    watches = [Watch(task.id, current_batch()) for task in tasks]
-                    self._dispatcher.unanswered.update(watches)
-                    under_way.extend(watches)
-                    self._enqueue(tasks, None, watches)
+                    waits = [Wait(task.id, current_batch()) for task in tasks]
+                    self._dispatcher.unanswered.update(waits)
+                    under_way.extend(waits)
+                    self._enqueue(tasks, None, waits)
                 if not under_way:
                     return
                 record = self._await(under_way[0], timeout)
@@ -294,20 +284,20 @@ class JobQueue:
         raises, and completed if it returns; it is not tried again. Returns False for a job
         that has already ended. Raises UnknownJob for an unknown id.
         """
-        return self._ask(Cancel(self.get(job_id).id), None)
+        return self._ask(Order[bool](base.Cancel(self.get(job_id).id)), None)
 
     # ---- dead letters ----------------------------------------------------------------------
 
     def dead_letters(self) -> list[JobRecord]:
         """The jobs that have failed for good, newest first."""
         self._refuse_out_of_place()
-        return self._store.jobs(Status.FAILED, -1)
+        return self._ledger.jobs(Status.FAILED, -1)
 
     def attempts(self, job_id: str) -> list[AttemptRecord]:
         """The failed attempts of a job, with their times and tracebacks."""
         self._refuse_out_of_place()
         try:
-            return self._store.attempts(_text("A job's id", job_id))
+            return self._ledger.attempts(_text("A job's id", job_id))
         except UnicodeEncodeError:  # no stored id has a lone surrogate
             return []
 
@@ -319,15 +309,15 @@ class JobQueue:
         job = self.get(job_id)
         if job.status is not Status.FAILED:
             raise ValueError(f"Job {job.id} is {job.status}: only a failed job can be retried.")
-        self._ask(Revive(job.id, sender=current_batch()), None)
+        self._ask(Order[int](base.Retry(job.id), current_batch()), None)
 
     def retry_all(self, kind: str | None = None) -> int:
         """Put all dead letters, or all of a kind, back into their lanes; returns how many."""
-        return self._ask(Revive(kind=_kind(kind), sender=current_batch()), None)
+        return self._ask(Order[int](base.Retry(kind=_kind(kind)), current_batch()), None)
 
     def purge(self, kind: str | None = None) -> int:
         """Delete all dead letters, or all of a kind; returns how many."""
-        return self._ask(Purge(_kind(kind)), None)
+        return self._ask(Order[int](base.Purge(_kind(kind))), None)
 
     # ---- looking at jobs -------------------------------------------------------------------
 
@@ -340,7 +330,7 @@ class JobQueue:
         self._refuse_out_of_place()
         job_id = _text("A job's id", job_id)
         try:
-            record = self._store.get(job_id)
+            record = self._ledger.get(job_id)
         except UnicodeEncodeError:  # no stored id has a lone surrogate
             record = None
         if record is None:
@@ -355,11 +345,13 @@ class JobQueue:
         kind: str | None = None,
         priority: Priority | str | None = None,
         before: str | None = None,
+        payloads: bool = True,
     ) -> list[JobRecord]:
         """The newest jobs first, at most ``limit``; of one status, kind and priority, if given.
 
         before: only jobs that were accepted before this one. So the last id of one page leads
         to the next, whatever comes in between. Raises UnknownJob for an unknown id.
+        payloads: False for a list that reads neither payloads nor results; they are None in it.
         """
         self._refuse_out_of_place()
         require_int("limit", limit, 1, LARGEST_LIMIT)
@@ -368,7 +360,7 @@ class JobQueue:
         status = None if status is None else Status(status)
         priority = None if priority is None else Priority(priority)
         try:
-            records = self._store.jobs(status, limit, kind, priority, before)
+            records = self._ledger.jobs(status, limit, kind, priority, before, bool(payloads))
         except UnicodeEncodeError:  # no stored text has a lone surrogate
             records = []
         if not records and before is not None:
@@ -391,7 +383,7 @@ class JobQueue:
         record = self.get(job_id)
         if not record.status.ended:
             sender = None if timeout == 0 else current_batch()  # 0: it only looks
-            record = self._ask(Watch(record.id, sender), timeout)
+            record = self._ask(Wait(record.id, sender), timeout)
         return record
 
     def join(self, timeout: float | None = None) -> None:
@@ -415,16 +407,18 @@ class JobQueue:
         Raises QueueClosed, with the cause, where an internal error has ended the queue.
         """
         try:
-            return self._ask(Inspect(), None)
+            return self._ask(Measure(), None).metrics()
         except QueueClosed:
             if self._dispatcher.failed:
                 raise
-            return self._dispatcher.last_metrics
+            assert self._dispatcher.last_figures is not None
+            return self._dispatcher.last_figures.metrics()
 
     def set_fairness(self, fairness: int | None) -> None:
         """Choose by another ``fairness`` from the next pick on; None for strict priority."""
-        _require_fairness(fairness)
-        self._ask(SetFairness(None if fairness is None else int(fairness)), None)
+        require_fairness(fairness)
+        rule = base.SetFairness(None if fairness is None else int(fairness))
+        self._ask(Order[None](rule), None)
 
     def subscribe(self, subscriber: Subscriber) -> Callable[[], None]:
         """Call ``subscriber(transition)`` for every change of a job's status.
@@ -464,7 +458,7 @@ class JobQueue:
         would wait for the very job that called it.
         """
         if timeout is ByOption.SHUTDOWN_TIMEOUT:
-            timeout = self._shutdown_timeout
+            timeout = self._options.shutdown_timeout
         require_timeout(timeout)
         close = Close(bool(drain))
         if self._pool.is_calling():
@@ -502,9 +496,9 @@ class JobQueue:
         if not self._handlers.handles(job.kind):
             known = ", ".join(self._handlers.kinds())
             raise ValueError(f"Job.kind {job.kind!r} has no handler here; there are: {known}.")
-        payload = encode("Job.payload", job.payload, self._max_payload)
+        payload = encode("Job.payload", job.payload, self._options.max_payload)
         timeout = None if job.timeout is None else float(job.timeout)
-        task = Task(job.id, payload, job.priority, job.kind, timeout)
+        task = Task(job.id, payload, job.priority, job.kind, timeout, size=len(payload))
         if job.run_at is not None:
             task.due_at = _due_at(job.run_at)
             task.by_clock = isinstance(job.run_at, datetime)
@@ -514,7 +508,7 @@ class JobQueue:
 
     def _enqueue_on_the_loop(self, request: Enqueue) -> list[str]:
         """From a coroutine handler: while it waited, no other coroutine could make room."""
-        request.waits = False
+        request.patient = False
         try:
             return self._ask(request, timeout=0)
         except QueueFull as error:
@@ -530,45 +524,45 @@ class JobQueue:
                 f"To wait here would block the event loop of all coroutines: await {instead}."
             )
 
-    def _ask(self, question: Question[Answer], timeout: float | None) -> Answer:
-        """Send a question to the dispatcher and wait for the answer.
+    def _ask(self, request: Request[Answer], timeout: float | None) -> Answer:
+        """Send a request to the dispatcher and wait for the answer.
 
         The dispatcher owns the state, so it also decides a tie: whoever runs out of time asks
-        it to withdraw the question, and takes whatever answer comes of that.
+        it to withdraw the request, and takes whatever answer comes of that.
         """
         self._refuse_out_of_place()
-        self._dispatcher.ask(question)
-        return self._await(question, timeout)
+        self._dispatcher.ask(request)
+        return self._await(request, timeout)
 
-    def _await(self, question: Question[Answer], timeout: float | None) -> Answer:
+    def _await(self, request: Request[Answer], timeout: float | None) -> Answer:
         dispatcher = self._dispatcher
         try:
             if dispatcher.finished:
                 self._thread.join()  # it answers what it can before it ends
-                if not question.answered:
-                    question.refuse(QueueClosed(dispatcher.why_closed))
-            if not question.wait(timeout):
-                dispatcher.inbox.put(Withdraw(question))
-                question.wait(None)
+                if not request.answered:
+                    request.refuse(QueueClosed(dispatcher.why_closed))
+            if not request.wait(timeout):
+                dispatcher.inbox.put(Withdraw(request))
+                request.wait(None)
         except BaseException:  # Ctrl-C in the waiting thread
-            if not isinstance(question, Close):  # a shutdown goes on; ask again to wait for it
-                dispatcher.inbox.put(Withdraw(question))
+            if not isinstance(request, Close):  # a shutdown goes on; ask again to wait for it
+                dispatcher.inbox.put(Withdraw(request))
             raise
         finally:
-            dispatcher.unanswered.discard(question)
-        return question.result()
+            dispatcher.unanswered.discard(request)
+        return request.result()
 
-    def _give_up(self, watches: Iterable[Watch]) -> None:
+    def _give_up(self, waits: Iterable[Wait]) -> None:
         """Cancel jobs whose results nobody wants any more, if the queue and they still exist.
 
         It may be the garbage collector that calls this, at any moment in any thread: in the one
         that answers, or in one that holds what that needs. So it waits a moment at most; what is
         sent is done all the same.
         """
-        self._dispatcher.unanswered.difference_update(watches)
-        for watch in watches:
-            watch.sender = None  # no handler waits for it any more
-        cancels = [Cancel(watch.job_id) for watch in watches]
+        self._dispatcher.unanswered.difference_update(waits)
+        for wait in waits:
+            wait.sender = None  # no handler waits for it any more
+        cancels = [Order[bool](base.Cancel(wait.job_id)) for wait in waits]
         for cancel in cancels:
             self._dispatcher.inbox.put(cancel)
         with contextlib.suppress(RuntimeError):
@@ -616,11 +610,6 @@ def _explained() -> Iterator[None]:
             "The system has no threads left for this queue: end some of those that there are, or "
             "raise its limit (ulimit -u, or pids of the container)."
         ) from error
-
-
-def _require_fairness(fairness: int | None) -> None:
-    if fairness is not None:
-        require_int("fairness", fairness, 1)
 
 
 def _text(name: str, value: object) -> str:

@@ -1,6 +1,6 @@
 """Mutation testing: change a line of final/, and see whether a test notices. ``make mutants``
 
-    python -m tests.mutants                  lanes, retry and limits: some five minutes
+    python -m tests.mutants                  lanes, options and limits: some five minutes
     python -m tests.mutants sqlite job_queue these: about an hour on two cores
     python -m tests.mutants all
 
@@ -32,48 +32,49 @@ FOLDER = ROOT / "build" / "mutants"
 # Which tests look at a file: of tests/final, or where it says so.
 LIVES = ("turns", "labs/simulate")  # of the dispatcher, step by step and by lot
 TESTS = {
-    "lanes": ("lanes", "holding", "rate_limits", "turns"),
-    "retry": ("backoff", "bad_options", "foreign_code"),
-    "limits": ("rate_limits", "holding"),
-    "stores/sqlite": (
-        *("turns", "bad_files", "dead_letters", "history", "looking", "overflow"),
-        *("recovery", "results", "schedule", "cancel", "store"),
-    ),
     "job_queue": (
         *("bad_options", "bad_jobs", "closing", "dead_letters", "looking", "overflow"),
         *("results", "schedule", "cancel", "fairness", "events", "coroutines"),
         *("timeouts", "store", "ctrl_c", "bad_questions", "waiting_inside", "scarcity"),
     ),
-    # Who decides.
-    "batches": ("batches", "timeouts", "rate_limits", *LIVES),
-    "dispatcher": ("closing", "overflow", "full_disk", "failed", "schedule", *LIVES),
-    "history": ("history", *LIVES),
-    "lines": ("overflow", "ids", "closing", *LIVES),
-    "orders": ("cancel", "dead_letters", "overflow", *LIVES),
-    "plan": ("full_disk", "rate_limits", *LIVES),
-    "questions": ("results", "looking", "bad_questions", *LIVES),
-    "recovery": ("recovery", "turns", "labs/simulate"),
-    "returns": ("timeouts", "cancel", "closing", "metrics", *LIVES),
-    "waiting": ("schedule", "recovery", "cancel", *LIVES),
-    # What is handed around, and told.
-    "courier": ("events", "logging", "foreign_code"),
     "errors": ("bad_jobs", "bad_files", "results", "dead_letters"),
     "job": ("bad_jobs", "schedule", "results", "looking"),
-    "messages": ("ids", "closing", "timeouts", *LIVES),
-    "metrics": ("metrics", "turns", "labs/simulate"),
-    "options": ("bad_options", "bad_questions"),
+    "options": ("backoff", "bad_options", "bad_questions", "foreign_code"),
     "payload": ("bad_jobs", "results", "labs/properties"),
-    "transitions": ("events", "logging", "foreign_code"),
-    "uninterrupted": ("ctrl_c",),
-    "stores/owner": ("owner", "bad_files", "fork_and_exit"),
+    "engine/uninterrupted": ("ctrl_c", "scarcity"),
+    # What is accepted, and who is next.
+    "ledger/lanes": ("lanes", "holding", "rate_limits", "turns"),
+    "ledger/limits": ("rate_limits", "holding"),
+    "ledger/local": (
+        *("exchange", "recovery", "dead_letters", "history", "overflow", "schedule", "cancel"),
+        *("full_disk", "rate_limits", *LIVES),
+    ),
+    "ledger/owner": ("owner", "bad_files", "fork_and_exit"),
+    "ledger/schema": ("bad_files", "store"),
+    "ledger/trouble": ("bad_files", "full_disk"),
+    "ledger/rows": ("looking", "results", "bad_files", "store"),
+    "ledger/sqlite": (
+        *("turns", "bad_files", "dead_letters", "history", "looking", "overflow"),
+        *("recovery", "results", "schedule", "cancel", "store", "exchange"),
+    ),
+    # What is alive.
+    "engine/courier": ("events", "logging", "foreign_code"),
+    "engine/dispatcher": ("closing", "overflow", "full_disk", "failed", "schedule", *LIVES),
+    "engine/events": ("events", "logging", "foreign_code"),
+    "engine/flight": ("batches", "timeouts", "cancel", "closing", *LIVES),
+    "engine/messages": ("ids", "closing", "timeouts", *LIVES),
+    "engine/metrics": ("metrics", "turns", "labs/simulate"),
+    "engine/producers": ("overflow", "ids", "closing", *LIVES),
+    "engine/waits": ("results", "looking", "bad_questions", *LIVES),
     # Who runs the jobs.
+    "workers/batch": ("timeouts", "batches", "closing"),
     "workers/attempts": ("bad_handlers", "results", "foreign_code", "closing"),
     "workers/child": ("processes",),
     "workers/coroutines": ("coroutines", "undone", "context", "cancel"),
     "workers/current": ("timeouts", "context", "waiting_inside", "coroutines"),
     "workers/handlers": ("bad_handlers", "bad_options", "coroutines", "processes"),
     "workers/pool": ("batches", "timeouts", "closing", "scarcity", "cancel"),
-    "workers/process": ("processes",),
+    "workers/child_process": ("processes",),
     "workers/processes": ("processes",),
     "workers/undone": ("undone", "bad_handlers"),
 }
@@ -83,7 +84,7 @@ LEFT_OUT = (
     *("may_not_be_written", "times_out", "suspect", "comes_out_as_it_went_in", "deep"),
     *("test_a_planted_fault", "test_a_broken_seed"),  # these show that the labs see
 )
-QUICK = ("lanes", "retry", "limits")
+QUICK = ("lanes", "options", "limits")
 NAMES = {file.rpartition("/")[2]: file for file in TESTS}
 
 CONFIG = """\

@@ -111,13 +111,13 @@ def test_the_sync_in_the_table_is_the_sync_of_the_file(peer: Peer, tmp_path: Pat
         peer.stop()
 
 
-@pytest.mark.parametrize("make", [floor.StoreAlone, floor.Statements])
-def test_the_floor_does_what_a_queue_would(make: type[floor.StoreAlone], tmp_path: Path) -> None:
+@pytest.mark.parametrize("make", [floor.FileAlone, floor.Statements])
+def test_the_floor_does_what_a_queue_would(make: type[floor.FileAlone], tmp_path: Path) -> None:
     jobs = floor.FLOOR_BATCH + 5
     contender = make()
     contender.start(tmp_path, jobs)
     contender.wait()
-    counts = contender._store._writer.execute(
+    counts = contender._file._writer.execute(
         "SELECT status, attempts, count(*) FROM job GROUP BY status, attempts"
     ).fetchall()
     contender.stop()

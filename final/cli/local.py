@@ -1,9 +1,8 @@
 """A file without a service: read as it is, changed without running anything.
 
 To look, the file is opened for reading only, so that goes on beside a process that owns it. To
-change it, it is owned for that moment, by its store alone (``SqliteStore``): a ``JobQueue`` would
-start to run what waits there. What was interrupted stays as it is until a process with handlers
-opens the file.
+change it, it is owned for that moment, but no ledger is opened: a ``JobQueue`` would start to run
+what waits there. What was interrupted stays as it is until a process with handlers opens the file.
 
 But: ``capacity`` is not looked at, because it is no property of the file but of whoever opens it.
 """
@@ -22,13 +21,20 @@ from pydantic import ValidationError
 
 from final.cli.places import Document, Misuse, Refused, Unreachable
 from final.errors import UnknownJob
-from final.job import AttemptRecord, JobRecord, Priority, Status, Task
-from final.payload import decode, encode
+from final.job import JobRecord, Priority, Status, Task
+from final.ledger.base import Move
+from final.ledger.owner import InUse
+from final.ledger.rows import (
+    ATTEMPT_COLUMNS,
+    RECORD_COLUMNS,
+    SUMMARY_COLUMNS,
+    attempt_of,
+    record_of,
+)
+from final.ledger.schema import APPLICATION_ID
+from final.ledger.sqlite import SqliteFile
+from final.payload import encode
 from final.service.models import JobDetails, JobSummary, JobView, NewJob, moment
-from final.stores import SqliteStore
-from final.stores.base import Changes, DuplicateIds, Recovered
-from final.stores.owner import InUse
-from final.stores.sqlite import APPLICATION_ID, RECORD_COLUMNS
 
 LARGEST_PAYLOAD = 1024 * 1024  # bytes; as much as the service takes
 
@@ -56,21 +62,17 @@ class File:
         given = {name: str(value) for name, value in wanted.items() if value is not None}
         where = " AND ".join(["true", *(f"{name} = :{name}" for name in given)])
         clause = f"WHERE {where} ORDER BY seq DESC LIMIT :limit"
-        for record in self._records(clause, {**given, "limit": limit}):
+        for record in self._records(clause, {**given, "limit": limit}, SUMMARY_COLUMNS):
             yield JobSummary.of(record).model_dump(mode="json")
 
     def job(self, job_id: str) -> Document:
-        details = JobDetails.of(self._record(job_id)).with_failures(
-            [
-                AttemptRecord(*row)
-                for row in self._rows(
-                    "SELECT number, failure.started_at, failure.ended_at, failure.error, traceback"
-                    " FROM failure JOIN job USING (seq) WHERE job.id = :id ORDER BY failure.token",
-                    {"id": job_id},
-                )
-            ]
+        failures = self._rows(
+            f"SELECT {ATTEMPT_COLUMNS} FROM failure JOIN job USING (seq)"
+            " WHERE job.id = :id ORDER BY failure.token",
+            {"id": job_id},
         )
-        return details.model_dump(mode="json")
+        details = JobDetails.of(self._record(job_id))
+        return details.with_failures(list(map(attempt_of, failures))).model_dump(mode="json")
 
     def stats(self) -> Document:
         counted = self._rows("SELECT priority, status, count(*) FROM job GROUP BY 1, 2", {})
@@ -98,16 +100,17 @@ class File:
             raise Refused(str(UnknownJob(job_id)))
         return records[0]
 
-    def _records(self, clause: str, values: dict[str, Any]) -> list[JobRecord]:
-        rows = self._rows(f"SELECT {RECORD_COLUMNS} FROM job {clause}", values)
-        return [_to_record(dict(row)) for row in rows]
+    def _records(
+        self, clause: str, values: dict[str, Any], columns: str = RECORD_COLUMNS
+    ) -> list[JobRecord]:
+        query = f"SELECT {columns} FROM job JOIN payload USING (seq) {clause}"
+        return [record_of(row) for row in self._rows(query, values)]
 
-    def _rows(self, query: str, values: dict[str, Any]) -> list[sqlite3.Row]:
+    def _rows(self, query: str, values: dict[str, Any]) -> list[tuple[Any, ...]]:
         """Read-only for SQLite too: it would else tidy up after the owner when it leaves."""
         try:
             address = f"{Path(self.name).absolute().as_uri()}?mode=ro"
             with contextlib.closing(sqlite3.connect(address, uri=True)) as connection:
-                connection.row_factory = sqlite3.Row
                 (application_id,) = connection.execute("PRAGMA application_id").fetchone()
                 if application_id != APPLICATION_ID:
                     raise Unreachable(f"{self.name} is not a file of this queue: check --db.")
@@ -119,48 +122,48 @@ class File:
 
     def create(self, wishes: Document) -> Document:
         task = _new_task(wishes)
-        with self._owned() as (store, found):
-            task.seq = found.last_number + 1
-            try:
-                store.commit(_changes(found, inserted=[task]))
-            except DuplicateIds:
-                raise Refused(f"Already in the queue: {task.id}. Nothing was stored.") from None
+        with self._owned() as file:
+            if file.taken([task.id]):
+                raise Refused(f"Already in the queue: {task.id}. Nothing was stored.")
+            task.seq = file.last_number() + 1
+            file.write([Move([task], None, task.status)], task.enqueued_at)
         return self._view(task.id)
 
     def retry(self, job_id: str) -> Document:
-        with self._owned() as (store, found):
-            tasks = store.dead_letters(job_id, None)
-            if not tasks:
+        with self._owned() as file:
+            task = file.find(job_id)
+            if task is None or task.status is not Status.FAILED:
                 status = self._record(job_id).status
                 raise Refused(f"Job {job_id} is {status}: only a failed job can be retried.")
-            tasks[0].place = found.last_number + 1
-            store.commit(_changes(found, revived=tasks))
+            task.key = file.last_number() + 1
+            file.write([Move([task], Status.FAILED, Status.QUEUED)], time.time())
         return self._view(job_id)
 
     def cancel(self, job_id: str) -> Document:
         """Also one that was running when the last process was killed: it does not run again."""
-        with self._owned() as (store, found):
-            tasks = [each.task for each in found.unfinished if each.task.id == job_id]
+        with self._owned() as file:
+            task = file.find(job_id)
             status = self._record(job_id).status
-            if not tasks and status is not Status.CANCELLED:
+            if task is None or (status.ended and status is not Status.CANCELLED):
                 raise Refused(
                     f"Job {job_id} is {status}: only one that has not ended can be cancelled."
                 )
-            if tasks:
-                store.commit(_changes(found, cancelled=tasks))
+            if not status.ended:
+                file.write([Move([task], status, Status.CANCELLED, task.token)], time.time())
         return self._view(job_id)
 
     @contextlib.contextmanager
-    def _owned(self) -> Iterator[tuple[SqliteStore, Recovered]]:
-        """The file as ours, and what is in it."""
+    def _owned(self) -> Iterator[SqliteFile]:
+        """The file as ours, in one transaction."""
         try:
-            store = SqliteStore(self.name, "full")
+            file = SqliteFile(self.name, "full")
         except InUse as error:
             raise Unreachable(f"{error} If that is a service, give its --url.") from None
         try:
-            yield store, store.recover()
+            with file.transaction():
+                yield file
         finally:
-            store.close()
+            file.close()
 
     def _view(self, job_id: str) -> Document:
         return JobView.of(self._record(job_id)).model_dump(mode="json")
@@ -176,24 +179,14 @@ def _new_task(wishes: Document) -> Task:
         raise Misuse("; ".join(problems)) from None
     except (TypeError, ValueError) as error:
         raise Misuse(str(error)) from None
-    task = Task(job.id, payload, job.priority, job.kind, job.timeout)
+    now = time.time()
+    task = Task(job.id, payload, job.priority, job.kind, job.timeout, size=len(payload))
+    task.enqueued_at, task.status = now, Status.QUEUED
     if job.run_at is not None:
-        now = time.time()
         due = job.run_at.timestamp() if isinstance(job.run_at, datetime) else now + job.run_at
-        task.due_at = due if due > now else None
+        if due > now:
+            task.due_at, task.status = due, Status.SCHEDULED
     return task
-
-
-def _changes(found: Recovered, **lists: list[Task]) -> Changes:
-    return Changes(found.last_token, time.time(), **lists)  # type: ignore[arg-type]
-
-
-def _to_record(values: dict[str, Any]) -> JobRecord:
-    values["payload"] = decode(values["payload"])
-    values["result"] = None if values["result"] is None else decode(values["result"])
-    values["priority"] = Priority(values["priority"])
-    values["status"] = Status(values["status"])
-    return JobRecord(**values)
 
 
 def _lane_stats(counts: dict[str, int]) -> Document:

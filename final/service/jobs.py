@@ -128,7 +128,9 @@ def job_routes(queue: JobQueue) -> APIRouter:
         before: str | None,
     ) -> JobPage:
         # One more than asked for says whether there is a next page.
-        records = queue.jobs(status, limit + 1, kind=kind, priority=priority, before=before)
+        records = queue.jobs(
+            status, limit + 1, kind=kind, priority=priority, before=before, payloads=False
+        )
         shown = records[:limit]
         following = None
         if len(records) > limit:

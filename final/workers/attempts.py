@@ -16,8 +16,8 @@ from typing import NamedTuple
 
 from final.errors import PermanentFailure, QueueClosed
 from final.job import Job, Task
-from final.messages import Batch
 from final.payload import Stored, decode, encode
+from final.workers.batch import Batch
 from final.workers.undone import PLAIN, WaitFor, finish, refuse_members
 
 Handler = Callable[[Job], object]
@@ -104,9 +104,10 @@ NOTHING_TO_KEEP = Ending()
 
 def _job(task: Task) -> Job:
     """What the handler gets: the very Job that was enqueued, if nobody can have changed it."""
-    return task.job or Job(
-        task.id, decode(task.payload), task.priority, task.kind, None, task.timeout
-    )
+    if task.job is not None:
+        return task.job
+    assert task.payload is not None, "a claim reads it"
+    return Job(task.id, decode(task.payload), task.priority, task.kind, None, task.timeout)
 
 
 def failure(error: BaseException) -> Ending:

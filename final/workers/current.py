@@ -14,7 +14,7 @@ import time
 from contextvars import ContextVar
 
 from final.job import Task
-from final.messages import Batch
+from final.workers.batch import Batch
 
 
 class CurrentJob:

@@ -49,6 +49,7 @@ class Handlers:
             else:
                 self._runners[kind] = Runner(one, max_result, self._loops.wait_for)
         self._for_all = self._runners.get(FOR_ALL)
+        self._stoppable = {kind for kind, runner in self._runners.items() if runner.can_stop}
 
     def is_current_thread(self) -> bool:
         """Whether the caller is a coroutine of these."""
@@ -62,7 +63,7 @@ class Handlers:
 
         A batch is told to stop as a whole, so where that ends a handler it holds one job.
         """
-        return not self.of(kind).can_stop
+        return not self._stoppable or self._stoppable.isdisjoint((kind, FOR_ALL))
 
     def of(self, kind: str) -> Runner:
         return self._for_all or self._runners[kind]

@@ -16,8 +16,8 @@ import time
 from collections.abc import Callable
 
 from final.job import Outcome, Task
-from final.messages import Batch, Report
 from final.workers.attempts import NOTHING_TO_KEEP
+from final.workers.batch import Batch, Report
 from final.workers.current import current_batch, enter_batch
 from final.workers.handlers import Handlers
 
@@ -26,7 +26,8 @@ class WorkerPool:
     """Threads that run jobs; ``report`` takes what came of them.
 
     timeout: seconds for an attempt of a job that names none itself; None for no limit.
-    delay: in how many seconds a job is tried again whose attempt of this number has failed.
+    delay: seconds until a job is tried again, by the number of its attempt that has failed and
+        whether no other would help; None for never.
     say: writes a line into the log, like ``Events.say``.
     """
 
@@ -35,7 +36,7 @@ class WorkerPool:
         handlers: Handlers,
         report: Callable[[Report], None],
         timeout: float | None,
-        delay: Callable[[Outcome, int], float | None],
+        delay: Callable[[int, bool], float | None],
         say: Callable[..., None],
     ) -> None:
         self._handlers = handlers
@@ -164,5 +165,5 @@ class WorkerPool:
         outcome = Outcome(task, seconds, *ending, waited=waited)
         if outcome.error is not None:
             # Asked here, since a Backoff of the user's own may take its time.
-            outcome.delay = self._delay(outcome, batch.attempt)
+            outcome.delay = self._delay(batch.attempt, outcome.permanent)
         return outcome

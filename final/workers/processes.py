@@ -1,7 +1,7 @@
 """Handlers that compute: a process for each worker, so that they do not share one GIL.
 
 A worker starts its process for its first job, and a fresh one after a crash or a time-out.
-It alone talks to it, and it sees its end before it leaves. ``process.py`` is one of them as
+It alone talks to it, and it sees its end before it leaves. ``child_process.py`` is one of them as
 its worker sees it, ``child.py`` what runs there.
 
 But: processes are started with ``spawn``, since a fork of a program with threads may
@@ -16,11 +16,11 @@ import threading
 from collections.abc import Mapping
 
 from final.job import Task
-from final.messages import Batch
 from final.workers.attempts import Ending, Handler, Runner, failure
+from final.workers.batch import Batch
 from final.workers.child import NO_GUARD
+from final.workers.child_process import GRACE_SECONDS, Process, ProcessEnded
 from final.workers.current import CurrentJob, current_job
-from final.workers.process import GRACE_SECONDS, Process, ProcessEnded
 
 TRIES = 3  # so many processes in a row may end before a handler has begun
 

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from tests.benchmarks import ours, plots
-from tests.benchmarks.floor import Statements, StoreAlone
+from tests.benchmarks.floor import FileAlone, Statements
 from tests.benchmarks.machine import Machine
 from tests.benchmarks.measure import (
     Contender,
@@ -55,7 +55,7 @@ class Measures:
     def bulk(self) -> Findings:
         """No-op jobs end to end: one producer, batches of 500, four workers."""
         all_peers = peers()
-        contenders = [Final(), StoreAlone(), Statements(), *all_peers, PlainQueue(), ThreadPool()]
+        contenders = [Final(), FileAlone(), Statements(), *all_peers, PlainQueue(), ThreadPool()]
         results = compare(contenders, self.size)
         full = results["final, full"].median
         table = comparison("Durable jobs in bulk", _note(self.bulk), contenders, results)
@@ -66,7 +66,7 @@ class Measures:
             [
                 _best_peer("in bulk", 25, full, all_peers, results, sync="full"),
                 _best_peer("in bulk, any sync", None, full, all_peers, results),
-                at_least("in bulk, against raw SQLite (its store alone)", against_floor, 0.7),
+                at_least("in bulk, against raw SQLite (its file alone)", against_floor, 0.7),
                 Goal(
                     f"in bulk, where a sync takes under 0.5 ms (here {ms(sync)})",
                     ">= 80,000 jobs/s",

@@ -19,9 +19,9 @@ import psutil
 import final
 import improved
 from final import Priority
-from final.job import Outcome, Task, new_id
-from final.stores.base import Changes
-from final.stores.sqlite import SqliteStore
+from final.job import Outcome, Status, Task, new_id
+from final.ledger.base import Move
+from final.ledger.sqlite import SqliteFile
 from tests.benchmarks import measure
 from tests.benchmarks.measure import (
     BATCH,
@@ -246,25 +246,31 @@ class FinalWithShortHistory(Final):
 def fill(path: Path, finished: int = 0, unfinished: int = 0, first: int = 1) -> None:
     """Write jobs with final's own statements, in batches, without running any."""
     measure.announce(f"writing {finished + unfinished:,} rows")
-    store = SqliteStore(path, "normal")
+    file = SqliteFile(path, "normal")
     last = first + finished + unfinished
     for start in range(first, last, BATCH):
         tasks = [task(number) for number in range(start, min(last, start + BATCH))]
-        store.commit(Changes(1, time.time(), inserted=tasks))
         ended = [Outcome(each, 0.0) for each in tasks if each.seq < first + finished]
-        store.commit(Changes(1, time.time(), completed=ended))
-    store.close()
+        new = Move(tasks, None, Status.QUEUED)
+        through = Move((), Status.PROCESSING, Status.COMPLETED, outcomes=ended)
+        for move in (new, through):  # the second after the first: new jobs are written once
+            with file.transaction():
+                file.write([move], time.time())
+    file.close()
 
 
 def task(number: int) -> Task:
-    """A job as the dispatcher hands it to the store."""
+    """A new job as the ledger hands it to the file."""
+    payload = f'"{number:016d}"'
     return Task(
         new_id(),
-        f'"{number:016d}"',
+        payload,
         PRIORITIES[number % 3],
         "default",
+        size=len(payload),
         seq=number,
-        place=number,
+        key=number,
+        status=Status.QUEUED,
         enqueued_at=time.time(),
     )
 

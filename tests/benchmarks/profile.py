@@ -3,8 +3,8 @@
     python -m tests.benchmarks.profile           full durability
     python -m tests.benchmarks.profile normal    or normal, or memory
 
-Stopwatches stand at the doors between the rooms of final: around a turn and each part of its
-plan, around every SQL statement, around a batch of a worker. Each passes once for hundreds
+Stopwatches stand at the doors between the rooms of final: around a turn and each step of its
+exchange, around every SQL statement, around a batch of a worker. Each passes once for hundreds
 of jobs, so they cost next to nothing (the first line says how much), which a profiler
 that counts every call cannot say.
 
@@ -31,11 +31,12 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from final.batches import Batches
-from final.dispatcher import Dispatcher
+from final.engine.dispatcher import Dispatcher
+from final.engine.flight import Flight
+from final.engine.metrics import Recorder
 from final.job_queue import JobQueue
-from final.metrics import Recorder
-from final.stores.sqlite import SqliteStore
+from final.ledger.local import LocalLedger
+from final.ledger.sqlite import SqliteFile
 from final.workers.pool import WorkerPool
 from tests.benchmarks.measure import BATCH, throughput
 from tests.benchmarks.ours import Final
@@ -49,21 +50,24 @@ DOORS: list[tuple[type, str, str, str]] = [
     (JobQueue, "_ask", "producer", "wait until they are durable"),
     (JobQueue, "_run", "dispatcher", "dispatcher.py, the rest of a turn"),
     (Dispatcher, "_receive", "dispatcher", "wait for messages"),
-    (Batches, "hand_in", "dispatcher", "batches.py, take in outcomes"),
-    (Dispatcher, "_plan", "dispatcher", "plan: outcomes"),
-    (Dispatcher, "_plan_admissions", "dispatcher", "plan: admissions, lanes.append"),
-    (Batches, "plan", "dispatcher", "plan: claims, lanes.pick"),
-    (SqliteStore, "commit", "dispatcher", "stores/sqlite.py, build the values"),
-    (Dispatcher, "_apply", "dispatcher", "apply: answers, hand over batches"),
-    (Dispatcher, "_announce", "dispatcher", "apply: history, events"),
-    (Recorder, "accepted", "dispatcher", "metrics.py"),
-    (Recorder, "ended", "dispatcher", "metrics.py"),
+    (Flight, "hand_in", "dispatcher", "flight.py, take in outcomes"),
+    (LocalLedger, "exchange", "dispatcher", "local.py, the rest of an exchange"),
+    (LocalLedger, "_end_attempts", "dispatcher", "exchange: outcomes"),
+    (LocalLedger, "_admit", "dispatcher", "exchange: new jobs, lanes.add"),
+    (LocalLedger, "_claim", "dispatcher", "exchange: claims, lanes.pick"),
+    (LocalLedger, "_remember_ended", "dispatcher", "exchange: history"),
+    (SqliteFile, "write", "dispatcher", "sqlite.py, build the values"),
+    (Dispatcher, "_answer_producers", "dispatcher", "act: answers"),
+    (Flight, "hand_out", "dispatcher", "act: hand over batches"),
+    (Dispatcher, "_announce", "dispatcher", "act: events, who waits"),
+    (Recorder, "moved", "dispatcher", "metrics.py"),
     (WorkerPool, "_work", "workers", "run handlers, wait for batches"),
 ]
 
 # The first words of a statement, and its name in the table.
 STATEMENTS = {
     "BEGIN": "SQLite: begin",
+    "SELECT": "SQLite: look for the owner, and for taken ids",
     "INSERT": "SQLite: insert",
     "UPDATE job SET status = 'processing'": "SQLite: claim",
     "UPDATE job SET status = 'completed'": "SQLite: complete",
@@ -122,21 +126,21 @@ class TimedConnection:
 
 @contextmanager
 def doors_watched(watch: Stopwatch) -> Iterator[None]:
-    """Every door has a stopwatch, and every store that is opened meanwhile, too."""
+    """Every door has a stopwatch, and every file that is opened meanwhile, too."""
     methods = [(owner, name, getattr(owner, name)) for owner, name, _, _ in DOORS]
     for owner, name, thread, place in DOORS:
         setattr(owner, name, watch.around(getattr(owner, name), thread, place))
-    prepare = SqliteStore._prepare
+    take_over = SqliteFile._take_over
 
-    def prepare_and_watch(store: SqliteStore) -> None:
-        prepare(store)
-        store._writer = cast(sqlite3.Connection, TimedConnection(store._writer, watch))
+    def take_over_and_watch(file: SqliteFile) -> None:
+        take_over(file)
+        file._writer = cast(sqlite3.Connection, TimedConnection(file._writer, watch))
 
-    SqliteStore._prepare = prepare_and_watch  # type: ignore[assignment, method-assign]
+    SqliteFile._take_over = take_over_and_watch  # type: ignore[assignment, method-assign]
     try:
         yield
     finally:
-        SqliteStore._prepare = prepare  # type: ignore[method-assign]
+        SqliteFile._take_over = take_over  # type: ignore[method-assign]
         for owner, name, method in methods:
             setattr(owner, name, method)
 

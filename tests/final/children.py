@@ -24,7 +24,7 @@ from typing import Any
 
 import psutil
 
-import final.dispatcher
+import final.engine.dispatcher
 from final import Job, JobQueue, StorageError
 from tests.final import inside
 from tests.final.helpers import AT_ONCE, NOT_TODAY, eventually, nothing, run_child
@@ -169,7 +169,7 @@ def fill_the_disk(path: str) -> Callable[[], None]:
 
 def idle_full_disk(path: str) -> None:
     """Has nothing to write, but looks again and again whether it could."""
-    final.dispatcher.STORAGE_RETRY_SECONDS = 0.01
+    final.engine.dispatcher.STORAGE_RETRY_SECONDS = 0.01
     queue = JobQueue(nothing, path=path)
     queue.wait(queue.enqueue(Job()), DEADLINE)
     free = fill_the_disk(path)

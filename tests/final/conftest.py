@@ -9,7 +9,7 @@ import hypothesis
 import pytest
 
 from final import Job, JobQueue
-from final.transitions import Events
+from final.engine.events import Events
 from tests.final.helpers import HeldUp, OpenQueue
 from tests.helpers import Background, Gate, Journal
 

@@ -1,6 +1,6 @@
 """The engine without its threads: a test is the dispatcher's thread, the workers and the clocks.
 
-What takes luck to see in a running queue (a commit that fails in the middle of things, two
+What takes luck to see in a running queue (a write that fails in the middle of things, two
 messages in one turn, a clock that is set back) is a line of a test here.
 
 But: everything else is real, the file too.
@@ -9,80 +9,85 @@ But: everything else is real, the file too.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from final import Backoff, Priority, StorageError
-from final.batches import Batches
-from final.dispatcher import Dispatcher, Rules
+from final import Backoff, Metrics, Priority, Status, StorageError
+from final.engine.dispatcher import Dispatcher
+from final.engine.events import Events
+from final.engine.flight import Flight
+from final.engine.messages import Enqueue, Measure, Message, Request
+from final.engine.metrics import Recorder
 from final.job import Outcome, Task
-from final.lanes import Lanes
-from final.limits import Gate
-from final.messages import Batch, Enqueue, Inspect, Message, Question, Report
-from final.metrics import Metrics, Recorder
-from final.stores import Changes, SqliteStore
-from final.transitions import Events
+from final.ledger.base import Move
+from final.ledger.local import LocalLedger
+from final.ledger.sqlite import SqliteFile
+from final.workers.batch import Batch, Report
+from tests.final.helpers import options
 
 IN_A_SECOND = Backoff(base=1, jitter=0)
 START = 1_000_000.0  # the wall clock when the monotonic one says 0
 
 
-class WatchedStore(SqliteStore):
-    """The real store; notes each commit, and fails when it is told to."""
+class WatchedFile(SqliteFile):
+    """The real file; notes what each exchange writes, and fails when it is told to."""
 
-    def __init__(self, path: str = ":memory:") -> None:
+    def __init__(self, path: str) -> None:
         super().__init__(path, "full")
-        self.commits: list[Changes] = []
-        self.failures = 0  # so many commits fail
-        self.on_commit: Callable[[], None] = lambda: None
+        # For each transaction: which jobs went from which status to which.
+        self.commits: list[dict[tuple[Status | None, Status | None], list[str]]] = []
+        self.failures = 0  # so many fail
+        self.on_write: Callable[[], None] = lambda: None
 
-    def commit(self, changes: Changes) -> None:
-        self.on_commit()
-        self._fail_if_told()
-        super().commit(changes)
-        self.commits.append(changes)
-
-    def probe(self) -> None:
-        self._fail_if_told()
-        super().probe()
-
-    def _fail_if_told(self) -> None:
+    def write(self, moves: Sequence[Move], wall: float) -> None:
+        super().write(moves, wall)
+        self.on_write()
         if self.failures:
             self.failures -= 1
             raise StorageError("The disk is full.")
+        ways: dict[tuple[Status | None, Status | None], list[str]] = {}
+        for move in moves:
+            ids = [task.id for task in move.tasks]
+            ways.setdefault((move.source, move.target), []).extend(ids)
+        self.commits.append(ways)
 
 
 class Engine:
-    """A dispatcher whose thread and workers are the test."""
+    """A dispatcher whose thread and workers are the test.
 
-    def __init__(self, path: str = ":memory:", *, workers: int = 1, **options: Any) -> None:
+    handles and shares: as of ``LocalLedger``. options: those of a JobQueue.
+    """
+
+    def __init__(
+        self,
+        path: str = ":memory:",
+        *,
+        handles: Callable[[str], bool] = lambda kind: True,
+        shares: Callable[[str], bool] = lambda kind: True,
+        **chosen: Any,
+    ) -> None:
         self.now = 0.0  # the monotonic clock
         self.ahead = START  # by how much the wall clock is
         self._path = path
-        self._workers = workers
-        self._options = options
+        self._kinds = handles, shares
+        self._options = options(**{"workers": 1, "backoff": IN_A_SECOND, **chosen})
         self.open()
 
     def open(self) -> None:
         """Open the file, as the first process or as another one after it."""
-        options = self._options
-        self.store = WatchedStore(self._path)
+        workers = self._options.workers
+        self.file = WatchedFile(self._path)
+        self.ledger = LocalLedger(self.file, self._options, *self._kinds, self.now)
         self.batches: list[Batch] = []  # delivered, oldest first
         self.handed_out: list[list[str]] = []  # the jobs in each of them
-        self.lanes = Lanes(options.get("capacity", 1_000), fairness=10)
-        gate = Gate(options.get("rate_limit"), self.now)
         self.dispatcher = Dispatcher(
-            self.store,
-            self.lanes,
-            gate,
-            Batches(self._workers, gate, timeout=None),
-            Recorder(self._workers, self.now),
+            self.ledger,
+            Flight(self, workers, self._options.timeout, self._delay),
+            Recorder(workers, self.now),
             Events(),
-            rules=Rules(options.get("max_retries", 3), IN_A_SECOND, "block", history=1_000),
-            handles=options.get("handles", lambda kind: True),
-            workers=self,
         )
-        self.dispatcher.recover(self.now, self.wall)
+        self.dispatcher.open(self.now, self.wall)
+        self.file.commits.clear()
 
     @property
     def wall(self) -> float:
@@ -108,11 +113,29 @@ class Engine:
     def turn(self, *messages: Message, later: float = 0.0) -> None:
         """One turn, ``later`` seconds after the one before."""
         self.now += later
+        for message in messages:
+            if isinstance(message, Report):
+                self._decide_on_retries(message.batch)
         self.dispatcher.turn(messages, self.now, self.wall)
+
+    def settle(self, *messages: Message) -> None:
+        """A turn, and those that follow it by themselves."""
+        self.turn(*messages)
+        while self.dispatcher._again:
+            self.turn()
+
+    def _decide_on_retries(self, batch: Batch) -> None:
+        """As a worker does, before it reports."""
+        for outcome in batch.outcomes:
+            if outcome.error is not None:
+                outcome.delay = self._delay(outcome.task.attempts, outcome.permanent)
+
+    def _delay(self, attempt: int, permanent: bool) -> float | None:
+        return self._options.retry_delay(attempt, permanent, self.dispatcher._events.say)
 
     def sleeps(self) -> float | None:
         """For how long the dispatcher's thread would sleep now; None for as long as it takes."""
-        return self.dispatcher._until_due(self.now, self.wall)
+        return self.dispatcher._until_due(self.now)
 
     def work_off(self, reported: int = 0, seconds: float = 0.1) -> list[str]:
         """Be the workers until nothing is left to do; the jobs in the order they were claimed.
@@ -120,50 +143,53 @@ class Engine:
         reported: so many batches have been reported already. seconds: what a job takes.
         """
         for batch in itertools.islice(self.batches, reported, None):  # grows meanwhile
-            self.turn(report(batch, seconds=seconds))
-            while self.dispatcher._again:
-                self.turn()
+            if batch in self.dispatcher._flight.batches:
+                self.settle(report(batch, seconds=seconds))
         return [job_id for ids in self.handed_out[reported:] for job_id in ids]
 
     def waiting(self, priority: Priority = Priority.MEDIUM) -> list[str]:
         """The ids in a lane, first to last."""
-        return [task.id for task in self.lanes._by_priority[priority].tasks]
+        tasks = [t for part in self.ledger._lanes._by_priority[priority].parts() for t in part]
+        return [task.id for task in sorted(tasks, key=lambda task: task.key)]
 
     def status(self, job_id: str) -> tuple[str, int]:
-        """Status and attempts in the store."""
-        record = self.store.get(job_id)
+        """Status and attempts in the file."""
+        record = self.file.get(job_id)
         assert record is not None
         return record.status, record.attempts
 
     def metrics(self) -> Metrics:
-        metrics: Metrics = ask(self, Inspect())
+        metrics: Metrics = ask(self, Measure()).metrics()
         return metrics
 
     def state(self) -> object:
         """What a turn may change and a failed one must not."""
-        dispatcher = self.dispatcher
+        ledger, producers = self.ledger, self.dispatcher._producers
+        if ledger._unread:
+            ledger._read_again()
+        timers = [*ledger._timers, *ledger._clock]
         return (
-            [[(task.id, task.attempts) for task in lane.tasks] for lane in self.lanes._lanes],
-            [lane.passed_over for lane in self.lanes._lanes],
-            [[request.tasks for request in line] for line in dispatcher._lines._lines.values()],
-            sorted((due, task.id, task.attempts) for due, _, task in dispatcher._waiting._later),
-            dispatcher._token,
+            [self.waiting(priority) for priority in Priority],
+            [lane.passed_over for lane in ledger._lanes._lanes],
+            sorted((task.id, task.status, task.attempts) for task in ledger._live.values()),
+            sorted((task.key, task.id) for task in timers),
+            [[request.tasks for request in line] for line in producers._lines.values()],
         )
 
     def crash(self) -> None:
         """End without recording what is in flight."""
-        self.store.close()
+        self.file.close()
 
 
-def ask(engine: Engine, question: Question[Any]) -> Any:
-    """The answer to a question, or its error, after one turn."""
-    engine.turn(question)
-    assert question.answered
-    return question.result()
+def ask(engine: Engine, request: Request[Any]) -> Any:
+    """The answer to a request, or its error, after one turn."""
+    engine.turn(request)
+    assert request.answered
+    return request.result()
 
 
 def jobs(*ids: str, priority: Priority = Priority.MEDIUM, sender: Batch | None = None) -> Enqueue:
-    return Enqueue([Task(job_id, "null", priority, "default") for job_id in ids], sender)
+    return Enqueue([Task(job_id, "null", priority, "default", size=4) for job_id in ids], sender)
 
 
 def report(batch: Batch, *, failed: bool = False, seconds: float = 0.1) -> Report:

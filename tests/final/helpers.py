@@ -6,6 +6,8 @@ But: gates, journals and calls in the background are in ``tests/helpers.py``.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import inspect
 import os
 import sqlite3
 import subprocess
@@ -17,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from final import Backoff, Job, JobQueue, QueueClosed, Status
+from final.options import Options
 from tests.final import inside
 from tests.helpers import DEADLINE, Background, Journal
 
@@ -137,3 +140,11 @@ def run_child(scenario: str, *arguments: object) -> tuple[int, list[str], str]:
     with child(scenario, *arguments, stderr=subprocess.PIPE) as process:
         output, errors = process.communicate(timeout=3 * DEADLINE)
     return process.returncode, output.splitlines(), errors
+
+
+def options(**chosen: Any) -> Options:
+    """The options of a JobQueue: what is chosen, and the defaults."""
+    signature = inspect.signature(JobQueue.__init__)
+    known = {field.name for field in dataclasses.fields(Options)}
+    defaults = {n: p.default for n, p in signature.parameters.items() if n in known}
+    return Options(**{**defaults, **chosen})

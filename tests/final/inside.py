@@ -12,18 +12,20 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from final import JobQueue
-from final.messages import Revive
-from final.stores.base import Changes
+from final.engine.messages import Order
+from final.ledger.base import Move
+from final.ledger.sqlite import SqliteFile
+from tests.helpers import DEADLINE
 
 
 def cost(queue: JobQueue, kind: str = "default") -> float:
     """How many seconds a job of this kind takes, as far as ``queue`` knows."""
-    return queue._dispatcher._batches._cost[kind]
+    return queue._dispatcher._flight.cost[kind]
 
 
 def watched(queue: JobQueue) -> Collection[str]:
     """The jobs that somebody waits for, with ``wait`` or ``map``."""
-    return queue._dispatcher._questions._watches
+    return queue._dispatcher._waits._by_id
 
 
 def nobody_waits(queue: JobQueue) -> bool:
@@ -32,7 +34,7 @@ def nobody_waits(queue: JobQueue) -> bool:
 
 def producers_in_line(queue: JobQueue) -> int:
     """How many wait for room."""
-    return len(queue._dispatcher._lines)
+    return len(list(queue._dispatcher._producers))
 
 
 def is_told_of_changes(queue: JobQueue) -> bool:
@@ -54,10 +56,11 @@ def workers(queue: JobQueue) -> list[threading.Thread]:
     return list(queue._pool._threads)
 
 
-def ask_at_once(queue: JobQueue, orders: Sequence[Revive]) -> None:
-    """Let the dispatcher find all ``orders`` in one and the same turn."""
-    queue._dispatcher._new_orders += orders
+def ask_at_once(queue: JobQueue, orders: Sequence[Order[Any]]) -> None:
+    """Let the dispatcher find all ``orders`` in one and the same turn; wait for the answers."""
+    queue._dispatcher._orders += orders
     queue.metrics()
+    assert all(order.wait(DEADLINE) for order in orders)
 
 
 def before_each_turn(queue: JobQueue, act: Callable[[], None]) -> None:
@@ -71,18 +74,23 @@ def before_each_turn(queue: JobQueue, act: Callable[[], None]) -> None:
     queue._dispatcher.turn = observed  # type: ignore[assignment, method-assign]
 
 
-def before_each_commit(queue: JobQueue, act: Callable[[Changes], None]) -> None:
+def file(queue: JobQueue) -> SqliteFile:
+    return queue._ledger._file
+
+
+def before_each_commit(queue: JobQueue, act: Callable[[Sequence[Move]], None]) -> None:
     """Call ``act`` with what is to be written; what it raises is why that cannot be."""
-    commit = queue._store.commit
+    write = file(queue).write
 
-    def observed(changes: Changes) -> None:
-        act(changes)
-        commit(changes)
+    def observed(moves: Sequence[Move], wall: float) -> None:
+        if moves:
+            act(moves)
+        write(moves, wall)
 
-    queue._store.commit = observed  # type: ignore[method-assign]
+    file(queue).write = observed  # type: ignore[method-assign]
 
 
 def pragma(queue: JobQueue, statement: str) -> Any:
     """Let SQLite's connection that writes obey ``PRAGMA statement``; its answer."""
-    answer = queue._store._writer.execute(f"PRAGMA {statement}").fetchone()
+    answer = file(queue)._writer.execute(f"PRAGMA {statement}").fetchone()
     return answer and answer[0]

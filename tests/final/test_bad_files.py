@@ -249,7 +249,11 @@ class TestRowsOfAnotherProgram:
                 queue.join(DEADLINE)
                 queue.enqueue(Job("waits", run_at=3600))
             with contextlib.closing(sqlite3.connect(path)) as connection:
-                connection.execute(f"UPDATE job SET {change} WHERE id = ?", (job_id,))
+                table = "payload" if change.startswith("payload") else "job"
+                connection.execute(
+                    f"UPDATE {table} SET {change} WHERE seq = (SELECT seq FROM job WHERE id = ?)",
+                    (job_id,),
+                )
                 connection.commit()
 
         return make

@@ -50,6 +50,7 @@ def test_the_defaults_are_those_of_the_documents() -> None:
         "executor": "thread",
         "durability": "full",
         "history": 100_000,
+        "memory": 64 * 1024 * 1024,
         "max_payload": 16 * 1024 * 1024,
         "shutdown_timeout": 30.0,
     }

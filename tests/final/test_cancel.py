@@ -88,7 +88,7 @@ class TestWaiting:
 
     def test_of_a_kind_that_nobody_handles(self, open_queue: OpenQueue, path: str) -> None:
         with open_queue({"old": nothing}, path=path) as queue:
-            queue.enqueue(Job("x", kind="old", run_at=0.001))
+            queue.enqueue(Job("x", kind="old", run_at=3_600))
             queue.close(drain=False)
         queue = open_queue({"new": nothing}, path=path)
         assert queue.cancel("x") is True

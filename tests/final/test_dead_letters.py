@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from final import Handler, Job, JobQueue, PermanentFailure, Status, UnknownJob, current_job
-from final.messages import Revive
+from final.engine.messages import Order
+from final.ledger.base import Retry
 from tests.final import inside
 from tests.final.helpers import (
     AT_ONCE,
@@ -261,11 +262,11 @@ class TestRetry:
 
     def test_of_two_who_retry_at_once_one_does(self, queue: JobQueue) -> None:
         """The status is looked at first, but the dispatcher decides."""
-        questions = [Revive(job_id="i1") for _ in range(2)]
-        inside.ask_at_once(queue, questions)
-        assert questions[0].result() == 1
+        first, second = orders = [Order[int](Retry("i1")) for _ in range(2)]
+        inside.ask_at_once(queue, orders)
+        assert first.result() == 1
         with pytest.raises(ValueError, match="Job i1 is not a dead letter"):
-            questions[1].result()
+            second.result()
 
 
 class TestPurge:

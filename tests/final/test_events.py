@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from final import Job, JobQueue, Priority, Status, Transition, courier, current_job
+from final import Job, JobQueue, Priority, Status, Transition, current_job
+from final.engine import courier
 from tests.final.helpers import AT_ONCE, OpenQueue, completes, nothing
 from tests.helpers import DEADLINE, Background, Gate, Journal
 

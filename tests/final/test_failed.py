@@ -11,7 +11,7 @@ from collections.abc import Callable
 import pytest
 
 from final import Job, JobQueue, QueueClosed, Status
-from final.stores import SqliteStore
+from final.ledger.sqlite import SqliteFile
 from tests.final.helpers import OpenQueue, completes, nothing
 from tests.helpers import DEADLINE, Background, Gate, Journal
 
@@ -31,13 +31,13 @@ CALLS: dict[str, Callable[[JobQueue], object]] = {
 
 
 @pytest.fixture
-def break_store(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """From then on the store has a bug: no commit comes through, and not for lack of a disk."""
+def break_file(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """From then on the file has a bug: nothing can be written, and not for lack of a disk."""
 
     def broken(*_: object) -> None:
         raise RuntimeError("a bug")
 
-    return lambda: monkeypatch.setattr(SqliteStore, "commit", broken)
+    return lambda: monkeypatch.setattr(SqliteFile, "write", broken)
 
 
 @pytest.fixture
@@ -56,10 +56,10 @@ def queue(open_queue: OpenQueue, path: str, gate: Gate) -> JobQueue:
 
 
 def test_whoever_waits_and_whoever_comes_later_is_told_the_cause(
-    queue: JobQueue, break_store: Callable[[], None], caplog: pytest.LogCaptureFixture
+    queue: JobQueue, break_file: Callable[[], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     waiting = [Background(queue.wait, "running"), Background(queue.join)]
-    break_store()
+    break_file()
     with pytest.raises(QueueClosed, match=CAUSE):
         queue.enqueue(Job())
     for call in waiting:
@@ -78,12 +78,12 @@ def test_whoever_waits_and_whoever_comes_later_is_told_the_cause(
 
 def test_the_file_is_free_and_what_was_accepted_is_in_it(
     queue: JobQueue,
-    break_store: Callable[[], None],
+    break_file: Callable[[], None],
     open_queue: OpenQueue,
     path: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    break_store()
+    break_file()
     with pytest.raises(QueueClosed, match=CAUSE):
         queue.enqueue(Job("refused"))
     assert Background(queue.close).result() is False

@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from final import Backoff, Job, JobQueue, Status, courier, current_job
+from final import Backoff, Job, JobQueue, Status, current_job
+from final.engine import courier
 from tests.final.helpers import HeldUp, OpenQueue, completes, nothing
 from tests.helpers import DEADLINE, Background, Gate, Journal
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import itertools
 import os
+from collections.abc import Sequence
 from unittest import mock
 
 import pytest
 
 from final import Job, JobQueue, Status, StorageError
-from final.stores import Changes
+from final.ledger.base import Move
 from tests.final import inside
 from tests.final.helpers import (
     OpenQueue,
@@ -42,7 +43,7 @@ class Disk:
     def free(self) -> None:
         self.full = False
 
-    def _fill(self, changes: Changes) -> None:
+    def _fill(self, moves: Sequence[Move]) -> None:
         # Less than what there is means: what there is.
         limit = 1 if self.full else 1_000_000
         inside.pragma(self._queue, f"max_page_count = {limit}")
@@ -69,7 +70,7 @@ class TestNoRoomInTheFile:
         assert queue.metrics().storage_error is None
         disk = Disk(queue)
         with (
-            mock.patch("final.dispatcher.STORAGE_RETRY_SECONDS", DEADLINE),
+            mock.patch("final.engine.dispatcher.STORAGE_RETRY_SECONDS", DEADLINE),
             pytest.raises(StorageError) as refused,
         ):
             queue.enqueue(Job(payload=LARGE))

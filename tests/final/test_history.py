@@ -6,12 +6,13 @@ import contextlib
 import itertools
 import sqlite3
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 
-from final import Job, JobQueue, Priority, Status, UnknownJob, current_job, history
-from final.stores import Changes, SqliteStore
+from final import Job, JobQueue, Priority, Status, UnknownJob, current_job
+from final.ledger import local
+from final.ledger.sqlite import SqliteFile
 from tests.final import inside
 from tests.final.helpers import AT_ONCE, OpenQueue, eventually, in_file, nothing
 from tests.helpers import DEADLINE, Background, Gate, Journal
@@ -135,7 +136,7 @@ class TestWhatIsKept:
         queue = open_queue(handler, history=0)
         queue.enqueue(Job("x"))
         waiting = Background(queue.wait, "x", DEADLINE)
-        eventually(lambda: "x" in inside.watched(queue), "the watch to arrive")
+        eventually(lambda: "x" in inside.watched(queue), "the wait to arrive")
         gate.open()
         assert waiting.result().result == "kept for whoever waits"
         eventually(lambda: queue.jobs() == [], "the job to be forgotten")
@@ -162,7 +163,7 @@ class TestWhatIsKept:
         maps = [Background(lambda: list(queue.map(range(500)))) for _ in range(3)]
         assert [each.result() for each in maps] == [list(range(500))] * 3
 
-    def test_a_map_leaves_no_watch_behind(self, open_queue: OpenQueue) -> None:
+    def test_a_map_leaves_no_wait_behind(self, open_queue: OpenQueue) -> None:
         queue = open_queue(lambda job: job.payload, history=0)
         for result in queue.map(itertools.count(), timeout=DEADLINE):
             if result == 100:
@@ -199,25 +200,24 @@ class TestBitByBit:
     def test_no_commit_forgets_more_than_a_few(
         self, open_queue: OpenQueue, path: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(history, "FORGET_AT_ONCE", 7)
+        monkeypatch.setattr(local, "AT_ONCE", 7)
         with open_queue(nothing, path=path) as queue:
             run_many(queue, 100)
         sizes: list[int] = []
-        monkeypatch.setattr(SqliteStore, "commit", counting(sizes, SqliteStore.commit))
+        monkeypatch.setattr(SqliteFile, "forget", counting(sizes, SqliteFile.forget))
         queue = open_queue(nothing, path=path, history=10)
         eventually(lambda: len(kept(queue)) == 10, "the rest to be forgotten")
-        forgotten = [size for size in sizes if size]
-        assert sum(forgotten) == 90
-        assert max(forgotten) <= 7
+        assert sum(sizes) == 90
+        assert max(sizes) <= 7
 
     def test_jobs_run_meanwhile(
         self, open_queue: OpenQueue, path: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         with open_queue(nothing, path=path) as queue:
             run_many(queue, 200)
-        monkeypatch.setattr(history, "FORGET_AT_ONCE", 1)
+        monkeypatch.setattr(local, "AT_ONCE", 1)
         sizes: list[int] = []
-        monkeypatch.setattr(SqliteStore, "commit", counting(sizes, SqliteStore.commit))
+        monkeypatch.setattr(SqliteFile, "forget", counting(sizes, SqliteFile.forget))
         queue = open_queue(nothing, path=path, history=0)
         assert queue.enqueue(Job("x")) == "x"
         queue.join(DEADLINE)
@@ -294,14 +294,14 @@ def run_many(queue: JobQueue, count: int) -> None:
     queue.join(DEADLINE)
 
 
-Commit = Callable[..., None]
+Forget = Callable[[SqliteFile, Sequence[int]], None]
 
 
-def counting(sizes: list[int], commit: Commit) -> Commit:
-    """``commit``, but it leaves in ``sizes`` how many jobs each call forgets."""
+def counting(sizes: list[int], forget: Forget) -> Forget:
+    """``forget``, but it leaves in ``sizes`` how many jobs each call is about."""
 
-    def counted(store: object, changes: Changes) -> None:
-        commit(store, changes)
-        sizes.append(len(changes.forgotten))
+    def counted(file: SqliteFile, seqs: Sequence[int]) -> None:
+        forget(file, seqs)
+        sizes.append(len(seqs))
 
     return counted

@@ -1,108 +1,164 @@
-"""Jobs that were picked and may not start yet, and what else happens to jobs inside a lane.
+"""Kinds with a rate limit: their jobs keep their places, and let the others pass meanwhile.
 
-Found by mutants: lines of ``lanes.py`` and ``limits.py`` that could be changed unnoticed.
+``Lanes`` here, alone; in a whole engine they are in ``test_rate_limits.py``.
 """
 
 from __future__ import annotations
 
+import itertools
+from random import Random
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from final import LeakyBucket, Priority
 from final.job import Task
-from final.lanes import Lanes
+from final.ledger.lanes import Lanes
+from final.ledger.limits import meter_of
 
 HIGH, MEDIUM, LOW = Priority
+LIMITED = ("mail", "sms")
 
 
-def filled(count: int) -> Lanes:
-    """Jobs 0, 1, 2 ... in the MEDIUM lane."""
-    lanes = Lanes(1000, fairness=10)
-    for n in range(count):
-        lanes.append(Task(str(n), "null", MEDIUM, "limited", place=n))
+def filled(*kinds: str) -> Lanes:
+    """Jobs 0, 1, 2 ... of these kinds in the MEDIUM lane."""
+    lanes = Lanes(1000, 10, LIMITED)
+    for n, kind in enumerate(kinds):
+        lanes.add(Task(str(n), "null", MEDIUM, kind, seq=n, key=n))
     return lanes
 
 
-def hold(lanes: Lanes, count: int) -> list[Task]:
-    """Pick so many jobs and hold them."""
-    held = [task for _ in range(count) if (task := lanes.pick())]
-    for task in held:
-        lanes.hold(task)
-    return held
+def picks(lanes: Lanes, *open_kinds: str) -> list[str]:
+    """The jobs that can be picked while these kinds may start, in this order."""
+    return [task.id for _ in range(len(lanes)) if (task := lanes.pick(open_kinds))]
 
 
-def places(lanes: Lanes) -> list[int]:
-    """The jobs that can be picked, in this order."""
-    return [task.place for _ in range(lanes.ready()) if (task := lanes.pick())]
+class TestPlaces:
+    def test_others_pass_those_that_may_not_start(self) -> None:
+        lanes = filled("mail", "free", "sms", "mail", "free")
+        assert lanes.ready(["sms"]) == 3
+        assert picks(lanes, "sms") == ["1", "2", "4"]
+        assert picks(lanes, *LIMITED) == ["0", "3"]
 
+    def test_and_they_are_first_when_they_may(self) -> None:
+        lanes = filled("mail", "free", "sms", "mail", "free")
+        assert picks(lanes, *LIMITED) == ["0", "1", "2", "3", "4"]
 
-class TestRemoving:
-    def test_one_in_the_middle_of_its_lane(self) -> None:
-        lanes = filled(3)
-        [_, middle, _] = lanes
-        lanes.remove(middle)
-        assert places(lanes) == [0, 2]
+    def test_they_count_for_the_capacity(self) -> None:
+        lanes = filled("mail", "mail", "free")
+        assert (len(lanes), lanes.room(MEDIUM)) == (3, 997)
+        assert lanes.limited == {"mail": 2}
 
-    def test_one_that_is_held(self) -> None:
-        lanes = filled(3)
-        [first, second] = hold(lanes, 2)
-        lanes.remove(first)
-        assert next(iter(lanes)) is second
-        lanes.release("limited", at_most=5)
-        assert places(lanes) == [1, 2]
+    def test_the_one_that_has_waited_for_longest_is_the_head_all_the_same(self) -> None:
+        head = filled("mail", "free").head(MEDIUM)
+        assert head
+        assert head.id == "0"
 
-    def test_one_behind_those_that_are_held(self) -> None:
-        lanes = filled(3)
-        hold(lanes, 2)
-        lanes.remove(list(lanes)[2])
-        assert lanes.ready() == 0
-        assert len(lanes) == 2
-
-
-class TestUndo:
-    def test_a_job_that_was_picked_and_held_waits_again(self) -> None:
-        lanes = filled(4)
-        lanes.begin()
-        hold(lanes, 2)
-        lanes.undo([])
-        assert lanes.ready() == len(lanes) == 4
-        assert list(lanes.held_kinds()) == []
-        assert places(lanes) == [0, 1, 2, 3]
-
-
-class TestPuttingBack:
-    @pytest.mark.parametrize("order", [[0, 1, 2], [2, 1, 0], [1, 2, 0], [2, 0, 1]])
-    def test_in_whatever_order_jobs_come_back_they_stand_in_order(self, order: list[int]) -> None:
-        lanes = filled(4)
-        picked = [task for _ in range(3) if (task := lanes.pick())]
+    @pytest.mark.parametrize("order", [*itertools.permutations(range(3))])
+    def test_in_whatever_order_jobs_come_back_they_stand_in_order(
+        self, order: tuple[int, ...]
+    ) -> None:
+        lanes = filled("mail", "mail", "mail", "mail")
+        picked = [task for _ in range(3) if (task := lanes.pick(LIMITED))]
         for n in order:  # one by one, as from three workers
-            lanes.put_back([picked[n]])
-        assert places(lanes) == [0, 1, 2, 3]
+            lanes.add(picked[n])
+        assert picks(lanes, *LIMITED) == ["0", "1", "2", "3"]
 
-    def test_two_alone_in_their_lane_too(self) -> None:
-        lanes = filled(2)
-        [first, second] = [task for _ in range(2) if (task := lanes.pick())]
-        lanes.put_back([first])
-        lanes.put_back([second])
-        assert places(lanes) == [0, 1]
+    def test_a_lane_of_which_none_may_start_is_not_passed_over(self) -> None:
+        """It is not its turn that is taken from it: its own limit holds it."""
+        lanes = Lanes(1000, 1, LIMITED)
+        for n, (priority, kind) in enumerate(
+            [(HIGH, "free"), (HIGH, "free"), (HIGH, "free"), (MEDIUM, "mail"), (LOW, "free")]
+        ):
+            lanes.add(Task(str(n), "null", priority, kind, seq=n, key=n))
+        assert [picks_one(lanes) for _ in range(3)] == ["0", "4", "1"]
+        assert lanes.tokens() == [0, 0, 0]
+
+    def test_one_that_is_removed_is_not_picked(self) -> None:
+        lanes = filled("mail", "mail", "free")
+        head = lanes.head(MEDIUM)
+        assert head
+        lanes.remove(head)
+        assert lanes.limited == {"mail": 1}
+        assert picks(lanes, *LIMITED) == ["1", "2"]
+        assert lanes.limited == {}
 
 
-class TestReleasing:
-    def test_nothing_may_start_and_nothing_is_released(self) -> None:
-        lanes = filled(3)
-        hold(lanes, 3)
-        lanes.release("limited", at_most=0)
-        assert lanes.ready() == 0
+def picks_one(lanes: Lanes) -> str | None:
+    task = lanes.pick()
+    return None if task is None else task.id
 
-    def test_another_kind_stays_held(self) -> None:
-        lanes = filled(2)
-        hold(lanes, 2)
-        lanes.release("other", at_most=2)
-        assert lanes.ready() == 0
+
+class TestAgainstLists:
+    @given(
+        st.lists(st.sampled_from(["arrive", "arrive", "pick", "pick", "remove", "come back"])),
+        st.sampled_from([1, 2, 10]),
+        st.randoms(use_true_random=False),
+    )
+    def test_lanes_pick_what_lists_would(
+        self, history: list[str], fairness: int, random: Random
+    ) -> None:
+        lanes, model = Lanes(1000, fairness, LIMITED), InLists(fairness)
+        out: list[Task] = []
+        for n, what in enumerate(history):
+            open_kinds = [kind for kind in LIMITED if random.random() < 0.5]
+            if what == "arrive":
+                kind = random.choice(["free", *LIMITED])
+                out.append(Task(str(n), "null", random.choice([*Priority]), kind, seq=n, key=n))
+            if what == "arrive" or (what == "come back" and out):
+                task = out.pop()
+                lanes.add(task)
+                model.waiting.append(task)
+            elif what == "remove" and model.waiting:
+                task = random.choice(model.waiting)
+                lanes.remove(task)
+                model.remove(task)
+            elif what == "pick":
+                assert lanes.ready(open_kinds) == len(model.ready(open_kinds))
+                picked = lanes.pick(open_kinds)
+                assert picked is model.pick(open_kinds)
+                out += [picked] if picked else []
+            kinds = [task.kind for task in model.waiting]
+            assert lanes.limited == {kind: kinds.count(kind) for kind in LIMITED if kind in kinds}
+            assert lanes.tokens() == list(model.passed_over.values())
+
+
+class InLists:
+    """The same rule, with a look at every job."""
+
+    def __init__(self, fairness: int) -> None:
+        self.waiting: list[Task] = []
+        self.passed_over = dict.fromkeys(Priority, 0)
+        self._fairness = fairness
+
+    def ready(self, open_kinds: list[str]) -> list[Task]:
+        ready = [t for t in self.waiting if t.kind not in LIMITED or t.kind in open_kinds]
+        return sorted(ready, key=lambda task: task.key)
+
+    def pick(self, open_kinds: list[str]) -> Task | None:
+        ready = self.ready(open_kinds)
+        lanes = [p for p in Priority if any(task.priority is p for task in ready)]
+        if not lanes:
+            return None
+        due = [p for p in lanes if self.passed_over[p] >= self._fairness]
+        chosen = (due or lanes)[0]
+        for priority in lanes[lanes.index(chosen) + 1 :]:
+            self.passed_over[priority] += 1
+        self.passed_over[chosen] = 0
+        picked = next(task for task in ready if task.priority is chosen)
+        self.waiting.remove(picked)
+        return picked
+
+    def remove(self, task: Task) -> None:
+        self.waiting.remove(task)
+        if all(other.priority is not task.priority for other in self.waiting):
+            self.passed_over[task.priority] = 0
 
 
 def test_a_leaky_bucket_allows_a_start_at_the_very_moment_that_it_named() -> None:
-    meter = LeakyBucket(2).meter(0.0)
+    meter = meter_of(LeakyBucket(2), 0.0)
     meter.take(0.0)
     due = meter.next_at(0.0)
-    assert meter.allowance(due) == 1
-    assert meter.allowance(due - 0.001) == 0
+    assert meter.next_at(due) <= due
+    assert meter.next_at(due - 0.001) > due - 0.001

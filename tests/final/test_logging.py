@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from final import Job
-from final.stores import Changes
-from final.transitions import log_transitions
+from final import Job, Status
+from final.engine.events import lines_of
+from final.ledger.base import Move
 from tests.final.helpers import AT_ONCE, OpenQueue, in_file, nothing
 from tests.helpers import DEADLINE, Background, Gate, Journal
 
@@ -164,12 +164,12 @@ class TestOff:
             def __iter__(self) -> Iterator[Any]:
                 raise AssertionError("Somebody has looked.")
 
-        batches = Untouchable()
+        move = Move(Untouchable(), Status.QUEUED, Status.PROCESSING)
         caplog.set_level(logging.INFO, "final")
-        log_transitions(Changes(token=1, now=0.0), batches)
+        assert list(lines_of([move], 0.0)) == []
         caplog.set_level(logging.DEBUG, "final")
         with pytest.raises(AssertionError, match="Somebody has looked"):
-            log_transitions(Changes(token=1, now=0.0), batches)
+            list(lines_of([move], 0.0))
 
     def test_at_critical_there_is_none_of_a_failure_either(
         self, open_queue: OpenQueue, made: list[str], caplog: pytest.LogCaptureFixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,11 @@ class TestLists:
 
     def test_there_may_be_none(self, queue: JobQueue) -> None:
         assert queue.jobs(Status.RETRYING) == []
+
+    def test_without_payloads_and_results_if_nobody_wants_them(self, queue: JobQueue) -> None:
+        whole, short = queue.jobs(), queue.jobs(payloads=False)
+        assert [job.payload for job in whole].count("fails") == 2
+        assert short == [replace(job, payload=None, result=None) for job in whole]
 
     @pytest.mark.parametrize("limit", [1, 2, 5, 100])
     def test_at_most_so_many(self, queue: JobQueue, limit: int) -> None:

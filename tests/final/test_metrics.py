@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from final import Counts, Histogram, Job, Metrics, Percentiles, Priority, Status
+from final.engine.metrics import RATE_WINDOW, SAMPLES, SECONDS, Recorder
 from final.job import Outcome, Task
-from final.metrics import RATE_WINDOW, SAMPLES, SECONDS, Recorder
-from final.stores import Changes
+from final.ledger.base import Move
 from tests.final.helpers import AT_ONCE, NOT_TODAY, OpenQueue, comes_true, eventually, nothing
 from tests.helpers import DEADLINE, Background, Broken, Gate, Journal
 
@@ -65,6 +65,17 @@ def task(priority: Priority) -> Task:
     return Task("x", "null", priority, "default")
 
 
+def accept(recorder: Recorder, tasks: list[Task], status: Status) -> None:
+    recorder.moved([Move(tasks, None, status)], now=0.0)
+
+
+def end(
+    recorder: Recorder, outcomes: list[Outcome], status: Status = Status.COMPLETED, now: float = 0.0
+) -> None:
+    tasks = [outcome.task for outcome in outcomes]
+    recorder.moved([Move(tasks, Status.PROCESSING, status, outcomes=outcomes)], now)
+
+
 class TestRecorder:
     """The arithmetic, with a clock of its own."""
 
@@ -74,7 +85,7 @@ class TestRecorder:
 
     @staticmethod
     def look(recorder: Recorder, now: float = 1.0) -> Metrics:
-        metrics = recorder.snapshot(now, {}, [], None, 0)
+        metrics = recorder.snapshot(now, {}, [], None, 0).metrics()
         assert adds_up(metrics)
         assert all(adds_up(lane) for lane in metrics.by_priority.values())
         return metrics
@@ -87,22 +98,22 @@ class TestRecorder:
         assert (metrics.accepted, metrics.throughput, metrics.utilisation) == (0, 0, 0)
 
     def test_a_job_is_counted_in_its_lane_and_in_the_total(self, recorder: Recorder) -> None:
-        recorder.accepted([task(LOW), task(LOW), task(HIGH)], Status.QUEUED)
+        accept(recorder, [task(LOW), task(LOW), task(HIGH)], Status.QUEUED)
         metrics = self.look(recorder)
         assert (metrics.accepted, metrics.queued) == (3, 3)
         assert [metrics.by_priority[p].queued for p in Priority] == [1, 0, 2]
 
     def test_a_job_moves_from_one_status_to_the_next(self, recorder: Recorder) -> None:
-        recorder.accepted([task(LOW)], Status.QUEUED)
-        recorder.moved([task(LOW)], Status.QUEUED, Status.PROCESSING)
-        assert self.look(recorder).processing == 1
-        recorder.ended([Outcome(task(LOW), 0.5, error="no")], Status.RETRYING)
-        assert self.look(recorder).retrying == 1
-        recorder.moved([task(LOW)], Status.RETRYING, Status.QUEUED)
-        assert self.look(recorder).queued == 1
-        recorder.moved([task(LOW)], Status.QUEUED, Status.PROCESSING)
-        recorder.ended([Outcome(task(LOW), 0.5)], Status.COMPLETED)
-        metrics = self.look(recorder)
+        accept(recorder, [task(LOW)], Status.QUEUED)
+        recorder.moved([Move([task(LOW)], Status.QUEUED, Status.PROCESSING)], now=1.0)
+        assert self.look(recorder, 1.0).processing == 1
+        end(recorder, [Outcome(task(LOW), 0.5, error="no")], Status.RETRYING, now=2.0)
+        assert self.look(recorder, 2.0).retrying == 1
+        recorder.moved([Move([task(LOW)], Status.RETRYING, Status.QUEUED)], now=3.0)
+        assert self.look(recorder, 3.0).queued == 1
+        recorder.moved([Move([task(LOW)], Status.QUEUED, Status.PROCESSING)], now=4.0)
+        end(recorder, [Outcome(task(LOW), 0.5)], now=5.0)
+        metrics = self.look(recorder, 5.0)
         assert (metrics.accepted, metrics.completed, metrics.queued) == (1, 1, 0)
         assert metrics.by_priority[LOW].completed == 1
 
@@ -114,9 +125,9 @@ class TestRecorder:
         assert metrics.throughput == 0  # they did not end now
 
     def test_waits_and_runs_are_kept_by_lane(self, recorder: Recorder) -> None:
-        recorder.accepted([task(HIGH), task(LOW)], Status.PROCESSING)
+        accept(recorder, [task(HIGH), task(LOW)], Status.PROCESSING)
         quick, slow = Outcome(task(HIGH), 0.25, waited=1.0), Outcome(task(LOW), 0.75, waited=5.0)
-        recorder.ended([quick, slow], Status.COMPLETED)
+        end(recorder, [quick, slow])
         metrics = self.look(recorder)
         assert metrics.by_priority[HIGH].wait == Percentiles(1, 1, 1)
         assert metrics.by_priority[LOW].wait == Percentiles(5, 5, 5)
@@ -128,13 +139,13 @@ class TestRecorder:
     def test_percentiles_are_of_the_latest_jobs(self, recorder: Recorder) -> None:
         recorder.found(LOW, Status.PROCESSING, 2 * SAMPLES)
         for seconds in [9.0] * SAMPLES + [1.0] * SAMPLES:
-            recorder.ended([Outcome(task(LOW), seconds)], Status.COMPLETED)
+            end(recorder, [Outcome(task(LOW), seconds)])
         assert self.look(recorder).run == Percentiles(1, 1, 1)
 
     def test_of_many_jobs_that_end_at_once_some_are_samples(self, recorder: Recorder) -> None:
         """From the first to the last of them, so that none of the turn's times is missed out."""
         recorder.found(LOW, Status.PROCESSING, 500)
-        recorder.ended([Outcome(task(LOW), float(n)) for n in range(500)], Status.COMPLETED)
+        end(recorder, [Outcome(task(LOW), float(n)) for n in range(500)])
         metrics = self.look(recorder)
         assert metrics.completed == 500
         assert metrics.run.p50 == pytest.approx(250, abs=500 / 16)
@@ -144,8 +155,8 @@ class TestRecorder:
         """Also when a thousand of each end in one turn, of which only some are looked at."""
         for priority, waited in ((HIGH, 0.002), (LOW, 20.0)):
             outcomes = [Outcome(task(priority), 0.0, waited=waited)] * 1_000
-            recorder.accepted([outcome.task for outcome in outcomes], Status.PROCESSING)
-            recorder.ended(outcomes, Status.COMPLETED)
+            accept(recorder, [outcome.task for outcome in outcomes], Status.PROCESSING)
+            end(recorder, outcomes)
         by_priority = self.look(recorder).by_priority
         for priority, bound in ((HIGH, 0.005), (LOW, 30)):
             waits = by_priority[priority].waits
@@ -160,14 +171,14 @@ class TestRecorder:
         self, recorder: Recorder, seconds: float, place: int
     ) -> None:
         recorder.found(LOW, Status.PROCESSING, 1)
-        recorder.ended([Outcome(task(LOW), seconds)], Status.COMPLETED)
+        end(recorder, [Outcome(task(LOW), seconds)])
         assert self.look(recorder).runs.counts[place] == 1
 
     def test_throughput_is_what_ended_per_second(self, recorder: Recorder) -> None:
         recorder.found(LOW, Status.PROCESSING, 6)
-        recorder.ended([Outcome(task(LOW), 0.1)] * 4, Status.COMPLETED)
-        recorder.ended([Outcome(task(LOW), 0.1)], Status.FAILED)
-        recorder.ended([Outcome(task(LOW), 0.1)], Status.RETRYING)  # this one has not ended
+        end(recorder, [Outcome(task(LOW), 0.1)] * 4)
+        end(recorder, [Outcome(task(LOW), 0.1)], Status.FAILED)
+        end(recorder, [Outcome(task(LOW), 0.1)], Status.RETRYING)  # this one has not ended
         assert self.look(recorder, now=2.0).throughput == 2.5
 
     def test_utilisation_is_the_busy_share_of_the_workers_time(self, recorder: Recorder) -> None:
@@ -178,7 +189,7 @@ class TestRecorder:
 
     def test_rates_are_of_the_last_ten_seconds(self, recorder: Recorder) -> None:
         recorder.found(LOW, Status.PROCESSING, 100)
-        recorder.ended([Outcome(task(LOW), 0.1)] * 100, Status.COMPLETED)
+        end(recorder, [Outcome(task(LOW), 0.1)] * 100)
         for second in range(1, 41):  # a quiet time
             recorder.busy(2 if second <= 20 else 0, float(second))
         metrics = self.look(recorder, now=40.0)
@@ -188,11 +199,11 @@ class TestRecorder:
     def test_they_are_so_too_where_nothing_happened_for_long(self, recorder: Recorder) -> None:
         recorder.found(LOW, Status.PROCESSING, 2)
         recorder.busy(1, 1.0)
-        recorder.ended([Outcome(task(LOW), 0.1)], Status.COMPLETED)
+        end(recorder, [Outcome(task(LOW), 0.1)], now=1.0)
         recorder.busy(2, 1.0)  # for an hour
         assert self.look(recorder, now=3_590.0).throughput == 0.0
         assert self.look(recorder, now=3_600.0).utilisation == 1.0
-        recorder.committed(Changes(0, 0.0, completed=[Outcome(task(LOW), 3_599.0)]), 3_600.0)
+        end(recorder, [Outcome(task(LOW), 3_599.0)], now=3_600.0)
         recorder.busy(1, 3_600.0)
         assert self.look(recorder, now=3_605.0).throughput == pytest.approx(0.1)
         assert self.look(recorder, now=3_605.0).utilisation == pytest.approx(0.75)

@@ -17,9 +17,9 @@ from typing import Any
 import psutil
 import pytest
 
-import final.workers.process
+import final.workers.child_process
 from final import Job, JobQueue, Status
-from final.workers.process import Process
+from final.workers.child_process import Process
 from tests.final import process_handlers as handlers
 from tests.final.helpers import AT_ONCE, POSIX, ROOT, OpenQueue, child, eventually, next_line
 from tests.final.process_handlers import echo
@@ -139,7 +139,7 @@ class TestBeforeTheHandlerBegins:
         pid: Any = queue.wait(queue.enqueue(Job()), LONG).result
         idle = psutil.Process(pid)
         if how == "stopped":
-            monkeypatch.setattr(final.workers.process, "ANSWER_SECONDS", 0.1)
+            monkeypatch.setattr(final.workers.child_process, "ANSWER_SECONDS", 0.1)
             idle.suspend()
         else:
             idle.kill()
@@ -181,7 +181,7 @@ class TestBeforeTheHandlerBegins:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         before = children()
-        monkeypatch.setattr(final.workers.process, "START_SECONDS", 0.5)
+        monkeypatch.setattr(final.workers.child_process, "START_SECONDS", 0.5)
         handler = module_that("threading.Event().wait()").handler
         queue = open_process_queue(handler, timeout=0.01, max_retries=0)
         record = queue.wait(queue.enqueue(Job()), LONG)
@@ -449,7 +449,7 @@ class TestTheEnd:
         self, open_process_queue: OpenQueue, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         before = children()
-        monkeypatch.setattr(final.workers.process, "GRACE_SECONDS", 0.1)
+        monkeypatch.setattr(final.workers.child_process, "GRACE_SECONDS", 0.1)
         queue = open_process_queue(handlers.leave_a_thread)
         queue.enqueue(Job())
         assert Background(queue.close).result(LONG) is True

@@ -5,17 +5,16 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from final import Job, JobQueue, LeakyBucket, Priority, QueueFull, Status, TokenBucket
-from final.batches import Batches
-from final.job import Task
-from final.lanes import Lanes
-from final.limits import Gate, Limit
+from final.engine.messages import Enqueue
+from final.ledger.limits import Gate, meter_of
+from final.options import Limit
 from tests.final import inside
 from tests.final.engine import Engine, jobs, report
 from tests.final.helpers import AT_ONCE, OpenQueue, nothing
@@ -29,7 +28,7 @@ EVER = 86_400.0  # virtual seconds
 
 def starts(limit: Limit, until: float, late: Callable[[int], float] = lambda n: 0.0) -> list[float]:
     """When jobs start if there are always some waiting; look n comes ``late(n)`` seconds late."""
-    meter = limit.meter(0.0)
+    meter = meter_of(limit, 0.0)
     times: list[float] = []
     now = 0.0
     while (now := max(now, meter.next_at(now))) <= until:
@@ -62,7 +61,7 @@ class TestTokenBucket:
         assert most_beyond_rate(times, 100) <= 10 + 1e-6
 
     def test_after_a_pause_there_is_one_burst_and_no_more(self) -> None:
-        meter = TokenBucket(rate=2, burst=3).meter(0.0)
+        meter = meter_of(TokenBucket(rate=2, burst=3), 0.0)
         for pause_ends in (0.0, 1000.0, 2000.0):
             for _ in range(3):
                 assert meter.next_at(pause_ends) <= pause_ends
@@ -96,7 +95,7 @@ class TestLeakyBucket:
             assert -1e-9 <= at - n / 100 < 0.01
 
     def test_after_a_pause_there_is_no_burst(self) -> None:
-        meter = LeakyBucket(rate=10).meter(0.0)
+        meter = meter_of(LeakyBucket(rate=10), 0.0)
         meter.take(0.0)
         meter.take(1000.0)
         assert meter.next_at(1000.0) == pytest.approx(1000.1)
@@ -106,7 +105,7 @@ class TestLeakyBucket:
         self, rate: float, pauses: list[float]
     ) -> None:
         """A job starts when it comes, or if it may not yet, at the very moment when it may."""
-        meter, now, times = LeakyBucket(rate).meter(0.0), 0.0, []
+        meter, now, times = meter_of(LeakyBucket(rate), 0.0), 0.0, []
         for pause in pauses:
             now = max(now + pause / rate, meter.next_at(now + pause / rate))
             meter.take(now)
@@ -114,7 +113,7 @@ class TestLeakyBucket:
         assert all(b - a >= 1 / rate - 1e-6 for a, b in itertools.pairwise(times))
 
     def test_only_a_start_that_was_waited_for_may_be_made_up_for(self) -> None:
-        waited, paused = LeakyBucket(rate=1).meter(0.0), LeakyBucket(rate=1).meter(0.0)
+        waited, paused = meter_of(LeakyBucket(rate=1), 0.0), meter_of(LeakyBucket(rate=1), 0.0)
         for meter in (waited, paused):
             meter.take(0.0)
         assert waited.next_at(0.1) == 1.0
@@ -125,7 +124,7 @@ class TestLeakyBucket:
 
     @pytest.mark.parametrize("late", [0.25, 0.5, 0.75, 1.0, 1.5])
     def test_two_never_start_at_once(self, late: float) -> None:
-        meter = LeakyBucket(rate=1).meter(0.0)
+        meter = meter_of(LeakyBucket(rate=1), 0.0)
         meter.take(late)
         assert meter.next_at(late) > late
 
@@ -137,7 +136,7 @@ class TestLeakyBucket:
 
 def greedy(limit: Limit, pauses: list[float]) -> list[float]:
     """Start as many as allowed at each look; the looks are ``pauses`` apart."""
-    meter, now, times = limit.meter(0.0), 0.0, []
+    meter, now, times = meter_of(limit, 0.0), 0.0, []
     for pause in pauses:
         now += pause
         while meter.next_at(now) <= now:
@@ -156,42 +155,51 @@ class TestGate:
         before=st.lists(st.floats(0, 1), max_size=20),
         undone=st.integers(1, 9),
     )
-    def test_restore_undoes_what_was_taken(
+    def test_starts_that_did_not_happen_are_taken_back(
         self, limit: Limit, by_kind: bool, before: list[float], undone: int
     ) -> None:
         gate = Gate({"mail": limit} if by_kind else limit, 0.0)
         now = 0.0
 
-        def take() -> bool:
-            return gate.is_open(now) and gate.admits("mail", now)
+        def take() -> None:
+            if gate.is_open(now) and (not by_kind or gate.admits("mail", now)):
+                gate.take("mail", now)
 
         for pause in before:
             now += pause
             take()
-        state, due = gate.state(), gate.next_at(["mail"] if by_kind else [], True, now)
+        due = gate.next_at(["mail"] if by_kind else [], True, now)
+        meter = gate._by_kind["mail"] if by_kind else gate._queue
+        assert meter
+        state = meter.state()
+        gate.begin()
         for _ in range(undone):
             take()
-        gate.restore(state)
-        assert gate.state() == state
+        gate.undo()
+        assert meter.state() == state
         assert gate.next_at(["mail"] if by_kind else [], True, now) == due
 
-    def test_a_kind_without_a_limit_passes(self) -> None:
+    def test_a_start_counts_for_its_kind_alone(self) -> None:
         gate = Gate({"mail": LeakyBucket(1)}, 0.0)
+        assert gate.kinds == {"mail"}
+        gate.take("other", 0.0)
         assert gate.admits("mail", 0.0)
+        gate.take("mail", 0.0)
         assert not gate.admits("mail", 0.0)
-        assert gate.admits("other", 0.0)
+        assert gate.is_open(0.0)
 
     def test_it_says_when_to_look_again(self) -> None:
         gate = Gate({"mail": LeakyBucket(2), "sms": TokenBucket(10)}, 0.0)
         assert gate.next_at([], True, 0.0) == math.inf
-        assert gate.admits("mail", 0.0)
-        assert gate.admits("sms", 0.0)
+        gate.take("mail", 0.0)
+        gate.take("sms", 0.0)
         assert gate.next_at(["mail"], True, 0.0) == pytest.approx(0.5)
         assert gate.next_at(["mail", "sms"], True, 0.0) == pytest.approx(0.1)
 
     def test_a_limit_for_all_counts_only_while_jobs_wait(self) -> None:
         gate = Gate(LeakyBucket(2), 0.0)
-        assert gate.admits("mail", 0.0)
+        gate.take("mail", 0.0)
+        assert not gate.is_open(0.0)
         assert gate.next_at([], True, 0.0) == pytest.approx(0.5)
         assert gate.next_at([], False, 0.0) == math.inf
 
@@ -222,97 +230,90 @@ class TestBadValues:
             JobQueue(nothing, rate_limit=limit)  # type: ignore[arg-type]
 
 
-class TestOrder:
-    """Held jobs keep their places. Here without threads, in virtual time."""
+def some(kind: str, *names: object, priority: Priority = MEDIUM) -> Enqueue:
+    request = jobs(*map(str, names), priority=priority)
+    for task in request.tasks:
+        task.kind = kind
+    return request
 
-    def test_jobs_of_a_kind_start_in_their_order_over_many_holds(self) -> None:
-        lanes, gate = Lanes(1000, fairness=10), Gate({"limited": TokenBucket(10, burst=3)}, 0.0)
-        batches = Batches(4, gate, None)
-        jobs = [
-            Task(
-                str(n), "null", list(Priority)[n % 3], kind="limited" if n % 2 else "free", place=n
-            )
-            for n in range(600)
-        ]
-        started: list[Task] = []
-        for turn in range(2000):
-            for job in jobs[turn * 7 : turn * 7 + 7]:  # they come in while others are held
-                lanes.append(job)
-            started += plan(batches, lanes, now=turn / 50)
-        assert len(started) == len(jobs)
-        for lane in Priority:
-            for kind in ("limited", "free"):
-                ran = [task.place for task in started if (task.priority, task.kind) == (lane, kind)]
-                assert ran == sorted(ran)
+
+def ran(engine: Engine) -> list[str]:
+    return [job_id for ids in engine.handed_out for job_id in ids]
+
+
+class TestOrder:
+    """Jobs that may not start yet keep their places. Here without threads, in virtual time."""
+
+    def test_jobs_of_a_kind_start_in_their_order_over_many_limits(self) -> None:
+        engine = Engine(workers=4, rate_limit={"limited": TokenBucket(10, burst=3)})
+        lane_of: dict[str, tuple[Priority, str]] = {}
+        for turn in range(30):
+            for n in range(turn * 7, turn * 7 + 7):  # they come in while others are held
+                priority, kind = list(Priority)[n % 3], "limited" if n % 2 else "free"
+                lane_of[str(n)] = priority, kind
+                engine.turn(some(kind, n, priority=priority))
+            engine.turn(later=0.02)
+            engine.work_off()
+        while engine.waiting(HIGH) + engine.waiting() + engine.waiting(LOW):
+            engine.turn(later=engine.sleeps() or 0.0)
+            engine.work_off()
+        started = ran(engine)
+        assert sorted(started) == sorted(lane_of)
+        for lane in itertools.product(Priority, ("limited", "free")):
+            numbers = [int(job_id) for job_id in started if lane_of[job_id] == lane]
+            assert numbers == sorted(numbers)
 
     def test_a_newer_job_does_not_pass_many_held_ones(self) -> None:
-        """All workers come free at once after a pause: then more may start than ever before."""
-        lanes, gate = Lanes(1000, fairness=10), Gate({"limited": TokenBucket(1, burst=200)}, 0.0)
-        batches = Batches(4, gate, None)
-        batches._cost["limited"] = 1e-6  # so that a worker gets many
-        while gate.admits("limited", 0.0):
-            pass
-        for n in range(150):
-            lanes.append(Task(str(n), "null", MEDIUM, "limited", place=n))
-        assert plan(batches, lanes, now=0.0) == []
-        for n in range(150, 200):
-            lanes.append(Task(str(n), "null", MEDIUM, "limited", place=n))
-        started = [task.place for task in plan(batches, lanes, now=EVER)]
-        assert started == list(range(len(started)))
-        assert len(started) > 150
-
-    def test_one_that_was_released_and_not_picked_is_not_passed_by_the_next(self) -> None:
-        """A worker's batch may be full before it comes to all that were released."""
-        lanes = Lanes(1000, fairness=10)
-        for n in range(5):
-            lanes.append(Task(str(n), "null", MEDIUM, "limited", place=n))
-        for _ in range(4):
-            picked = lanes.pick()
-            assert picked
-            lanes.hold(picked)
-        lanes.release("limited", at_most=2)  # jobs 0 and 1; nobody picks them
-        lanes.release("limited", at_most=1)  # job 2
-        assert [task.place for task in lanes.oldest(MEDIUM, 4)] == [0, 1, 2, 3]
-        assert [task.place for _ in range(4) if (task := lanes.pick())] == [0, 1, 2, 4]
-
-    def test_nothing_is_released_while_no_worker_is_idle(self) -> None:
-        lanes, gate = Lanes(1000, fairness=10), Gate({"limited": TokenBucket(1)}, 0.0)
-        batches = Batches(1, gate, None)
-        for n in range(3):
-            lanes.append(Task(str(n), "null", MEDIUM, "limited", place=n))
-        assert [task.place for task in plan(batches, lanes, now=0.0)] == [0]
-        assert plan(batches, lanes, now=0.0) == []
-        batches.idle = 0
-        plan(batches, lanes, now=EVER)
-        assert lanes.ready() == 0
+        """After a pause more may start at once than ever before."""
+        engine = Engine(workers=4, rate_limit={"limited": TokenBucket(1, burst=200)})
+        engine.turn(some("limited", *(f"first-{n}" for n in range(200))))
+        assert len(engine.work_off(seconds=1e-6)) == 200  # which is all that may start
+        known = len(engine.batches)
+        engine.turn(some("limited", *range(150)))
+        assert engine.handed_out[known:] == []
+        engine.turn(some("limited", *range(150, 200)), later=EVER)
+        engine.work_off(seconds=1e-6)
+        assert engine.handed_out[known][:2] == ["0", "1"]  # a worker gets many
+        assert ran(engine)[200:] == [str(n) for n in range(200)]
 
     def test_slow_jobs_start_in_their_order_when_several_may_start_after_a_pause(self) -> None:
         """A worker takes one slow job at a time, so some of those that may start still wait."""
-        lanes, gate = Lanes(1000, fairness=10), Gate({"limited": TokenBucket(1, burst=3)}, 0.0)
-        batches = Batches(1, gate, None)
-        for n in range(10):
-            lanes.append(Task(str(n), "null", MEDIUM, "limited", place=n))
-        started = [plan(batches, lanes, now) for now in (0, 0, 0, 0, 9, 9, 9, 9, 99, 99, 99, 999)]
-        assert [task.place for tasks in started for task in tasks] == list(range(10))
+        engine = Engine(rate_limit={"limited": TokenBucket(1, burst=3)})
+        engine.turn(some("limited", *range(10)))
+        for later, count in ((0.0, 3), (9.0, 6), (90.0, 9), (900.0, 10)):
+            engine.turn(later=later)
+            engine.work_off()
+            assert ran(engine) == [str(n) for n in range(count)]
 
-    def test_a_failed_commit_leaves_everybody_in_place(self) -> None:
-        lanes, gate = Lanes(1000, fairness=10), Gate({"limited": TokenBucket(1, burst=2)}, 0.0)
-        batches = Batches(2, gate, None)
-        for n in range(20):
-            kind = "limited" if n % 2 else "free"
-            lanes.append(Task(str(n), "null", MEDIUM, kind, place=n))
-        for now in (0.0, 10.0):
-            before = [task.place for task in lanes]
-            state = gate.state()
-            lanes.begin()
-            assert batches.plan(lanes, 1, now) != []
-            lanes.undo([])
-            gate.restore(state)
-            assert sorted(task.place for task in lanes) == sorted(before)
-            started = plan(batches, lanes, now)
-            for kind in ("limited", "free"):
-                left = [task.place for task in (*started, *lanes) if task.kind == kind]
-                assert left == sorted(left)
+    def test_no_start_is_taken_while_no_worker_is_idle(self) -> None:
+        engine = Engine(rate_limit={"limited": TokenBucket(1, burst=2)})
+        engine.turn(some("limited", *range(4)))
+        engine.turn(some("free", "x"), later=EVER)
+        assert ran(engine) == ["0"]
+        engine.work_off()
+        assert ran(engine) == ["0", "1", "2", "x"]
+
+    def test_a_failed_exchange_takes_no_start_and_no_place(self) -> None:
+        """Of two queues, one has a disk that is full whenever something is to start."""
+        orders = []
+        for failures in (0, 1):
+            engine = Engine(workers=2, rate_limit={"limited": TokenBucket(1, burst=2)})
+            for n in range(20):
+                engine.turn(some("limited" if n % 2 else "free", n))
+            for later in (0.0, 5.0, EVER, EVER, EVER, EVER):
+                engine.now += later
+                while True:
+                    before = engine.waiting()
+                    engine.file.failures = failures
+                    engine.turn(*map(report, engine.dispatcher._flight.batches))
+                    assert not failures or engine.waiting() == before
+                    engine.file.failures = 0
+                    engine.settle()
+                    if not engine.dispatcher._flight:
+                        break
+            orders.append(ran(engine))
+        assert orders[0] == orders[1]
+        assert len(orders[0]) == 20
 
 
 def test_after_a_pause_a_leaky_bucket_counts_from_the_first_start() -> None:
@@ -325,12 +326,6 @@ def test_after_a_pause_a_leaky_bucket_counts_from_the_first_start() -> None:
     for later, started in ((0.94, "ab"), (0.02, "abc")):
         engine.turn(later=later)
         assert engine.handed_out == [[job_id] for job_id in started]
-
-
-def plan(batches: Batches, lanes: Lanes, now: float) -> Iterable[Task]:
-    """One turn: what starts. All workers are idle again afterwards."""
-    lanes.begin()
-    return [task for batch in batches.plan(lanes, 1, now) for task in batch.claimed]
 
 
 class TestInAQueue:

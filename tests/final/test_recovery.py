@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-from final import Job, JobQueue, Priority, QueueFull, Status
+from final import Job, JobQueue, Priority, QueueFull, Status, current_job
 from tests.final.helpers import (
     AT_ONCE,
     NOT_TODAY,
@@ -269,12 +269,13 @@ class TestAttempts:
         assert caplog.messages[0] == "job in flight queued, attempts 1"
 
     def test_fencing_tokens_only_grow(self, open_queue: OpenQueue, path: str) -> None:
+        tokens = Journal()
         for _ in range(3):
-            with open_queue(nothing, path=path) as queue:
+            with open_queue(lambda job: tokens.write(current_job().token), path=path) as queue:
                 completes(queue)
                 completes(queue)
-        tokens = in_file(path, "token")
-        assert tokens == sorted(set(tokens))
+        assert tokens.entries == sorted(set(tokens.entries))
+        assert len(tokens.entries) == 6
 
 
 def fall_due(path: str) -> None:

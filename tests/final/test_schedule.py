@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from final import Job, JobQueue, Priority, QueueFull, Status
-from final.messages import Batch, Message
-from final.stores import SqliteStore
+from final.engine.messages import Message
+from final.ledger.sqlite import SqliteFile
+from final.workers.batch import Batch
 from tests.final.engine import Engine, jobs, report
 from tests.final.helpers import HeldUp, OpenQueue, child, completes, in_file, next_line, nothing
 from tests.helpers import DEADLINE, Background, Gate
@@ -238,13 +239,13 @@ class TestAfterARestart:
             queue.enqueue(Job("x", run_at=0.4))
             queue.close(drain=False)
         [due_at] = in_file(path, "due_at")
-        prepare = SqliteStore._prepare
+        take_over = SqliteFile._take_over
 
-        def slowly(store: SqliteStore) -> None:
+        def slowly(file: SqliteFile) -> None:
             time.sleep(0.2)  # checking a large file
-            prepare(store)
+            take_over(file)
 
-        monkeypatch.setattr(SqliteStore, "_prepare", slowly)
+        monkeypatch.setattr(SqliteFile, "_take_over", slowly)
         started: list[float] = []
         queue = open_queue(lambda job: started.append(time.time()), path=path)
         queue.wait("x", DEADLINE)
@@ -323,6 +324,16 @@ class TestClockJumps:
         assert clocks.sleeps() == pytest.approx(0.001, rel=0.01)
         clocks.turn(later=0.002)
         assert [job_id for job_id, _ in clocks.ran] == ["x"]
+
+    @pytest.mark.parametrize("datetime_first", [False, True])
+    def test_those_that_are_due_in_one_turn_run_in_the_order_of_their_times(
+        self, clocks: Clocks, datetime_first: bool
+    ) -> None:
+        clocks.schedule("a datetime", 9.0 if datetime_first else 10.0, by_clock=True)
+        clocks.schedule("a delay", 10.0 if datetime_first else 9.0)
+        clocks.turn(later=11.0)
+        order = ["a delay", "a datetime"]
+        assert [job_id for job_id, _ in clocks.ran] == order[:: -1 if datetime_first else 1]
 
     def test_one_that_the_clock_jumps_over_runs_within_a_second(self, clocks: Clocks) -> None:
         """A machine that was suspended: its monotonic clock stood still, and nobody tells us."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import sqlite3
 import time
 from collections.abc import Callable
@@ -12,21 +11,14 @@ from typing import Any
 import pytest
 
 from final import DuplicateJob, Job, Priority, QueueClosed, QueueFull, StorageError
-from final.batches import BATCH_LIMIT
-from final.dispatcher import STORAGE_RETRY_SECONDS
-from final.messages import (
-    Batch,
-    Cancel,
-    Close,
-    Inspect,
-    Join,
-    Question,
-    Revive,
-    Watch,
-    Withdraw,
-)
+from final.engine.dispatcher import STORAGE_RETRY_SECONDS
+from final.engine.messages import Close, Join, Measure, Order, Request, Wait, Withdraw
+from final.job import Outcome
+from final.ledger.base import Cancel, Offer, Retry
+from final.ledger.local import BATCH_JOBS
+from final.workers.batch import Batch
 from tests.final import inside
-from tests.final.engine import Engine, ask, jobs, report
+from tests.final.engine import START, Engine, ask, jobs, report
 from tests.final.helpers import OpenQueue, eventually, learn_that_jobs_are_quick
 from tests.helpers import DEADLINE, Gate, Journal
 
@@ -49,41 +41,40 @@ def held() -> Engine:
 class TestOneCommit:
     def test_inserts_outcomes_and_claims_of_a_turn_are_one_commit(self, engine: Engine) -> None:
         engine.turn(jobs("a"), jobs("b"), jobs("c", priority=HIGH))
-        assert len(engine.store.commits) == 1
+        assert len(engine.file.commits) == 1
         engine.turn(report(engine.batches[0]), jobs("d"), jobs("e"))
-        assert len(engine.store.commits) == 2
-        last = engine.store.commits[-1]
-        assert [outcome.task.id for outcome in last.completed] == ["c"]
-        assert [task.id for task in last.inserted] == ["d", "e"]
-        assert [task.id for task in last.claimed] == ["a"]
+        assert len(engine.file.commits) == 2
+        assert engine.file.commits[-1] == {
+            ("processing", "completed"): ["c"],
+            (None, "queued"): ["d", "e"],
+            ("queued", "processing"): ["a"],
+        }
 
     def test_a_turn_without_changes_commits_nothing(self, engine: Engine) -> None:
         engine.turn()
-        engine.turn(Inspect(), Join(), Watch("unknown"))
-        assert engine.store.commits == []
+        engine.turn(Measure(), Join(), Wait("unknown"))
+        assert engine.file.commits == []
 
     def test_a_new_job_may_be_written_and_claimed_at_once(self, engine: Engine) -> None:
         engine.turn(jobs("a"))
-        [commit] = engine.store.commits
-        assert [task.id for task in commit.inserted] == ["a"]
-        assert [task.id for task in commit.claimed] == ["a"]
+        assert engine.file.commits == [{(None, "queued"): ["a"], ("queued", "processing"): ["a"]}]
         assert engine.status("a") == ("processing", 1)
 
     def test_everybody_is_answered_only_after_the_commit(self, held: Engine) -> None:
-        enqueue, watch = jobs("a", "b"), Watch("held")
+        enqueue, wait = jobs("a", "b"), Wait("held")
         answered: list[bool] = []
         delivered: list[int] = []
 
         def look() -> None:
-            answered.extend([enqueue.answered, watch.answered])
+            answered.extend([enqueue.answered, wait.answered])
             delivered.append(len(held.batches))
 
-        held.store.on_commit = look
-        held.turn(watch, enqueue, report(held.batches[0]))
+        held.file.on_write = look
+        held.turn(wait, enqueue, report(held.batches[0]))
         assert answered == [False, False]
         assert delivered == [1]
         assert enqueue.answered
-        assert watch.answered
+        assert wait.answered
         assert len(held.batches) == 2
 
     def test_the_claim_is_in_the_file_when_the_worker_gets_the_job(self, path: str) -> None:
@@ -109,14 +100,15 @@ class TestUnreadableJobs:
         engine = Engine(path)
         engine.turn(jobs("x"))
         with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
-            connection.execute("UPDATE job SET payload = ?", ("[" * 100_000 + "]" * 100_000,))
+            nested = "[" * 100_000 + "]" * 100_000
+            connection.execute("UPDATE payload SET payload = ?", (nested,))
         return engine
 
     def test_who_waits_for_one_gets_the_error_and_the_turns_go_on(self, unreadable: Engine) -> None:
-        watch = Watch("x")
-        unreadable.turn(watch)  # which does not raise
+        wait = Wait("x")
+        unreadable.turn(wait)  # which does not raise
         with pytest.raises(RecursionError):
-            watch.result()
+            wait.result()
         unreadable.turn(report(unreadable.batches[0]))
         assert unreadable.metrics().completed == 1
 
@@ -124,7 +116,17 @@ class TestUnreadableJobs:
         self, unreadable: Engine
     ) -> None:
         unreadable.turn(report(unreadable.batches[0]))
-        assert ask(unreadable, Cancel("x")) is False
+        assert ask(unreadable, Order(Cancel("x"))) is False
+
+
+def test_the_id_that_another_producer_has_just_taken_is_named(engine: Engine) -> None:
+    engine.turn(jobs("b"))
+    first, second = jobs("a"), jobs("a", "b")
+    engine.turn(first, second)
+    assert first.result() == ["a"]
+    with pytest.raises(DuplicateJob) as refused:
+        second.result()
+    assert list(refused.value.ids) == ["a", "b"]
 
 
 class TestFailedCommit:
@@ -151,42 +153,55 @@ class TestFailedCommit:
     def test_everything_is_as_it_was_before(self, busy: Engine) -> None:
         """The turn would record two outcomes, requeue "failing", revive "dead", insert, claim."""
         before = busy.state()
-        enqueue, retry = jobs("l2", priority=LOW), Revive("dead")
-        busy.store.failures = 2  # reviving is a transaction of its own
+        enqueue, retry = jobs("l2", priority=LOW), Order[int](Retry("dead"))
+        busy.file.failures = 1
         outcomes = [report(busy.batches[3]), report(busy.batches[4], failed=True)]
         busy.turn(*outcomes, enqueue, retry, later=1.0)
         assert busy.state() == before
         assert len(busy.batches) == 5
-        for question in (enqueue, retry):
+        for request in (enqueue, retry):
             with pytest.raises(StorageError, match="The disk is full"):
-                question.result()
+                request.result()
 
     def test_the_counts_are_as_they_were_before(self, busy: Engine) -> None:
         before = busy.metrics()
-        busy.store.failures = 2
-        busy.turn(report(busy.batches[3]), jobs("l2", priority=LOW), Revive("dead"), later=1.0)
-        busy.store.failures = 1
+        retry = Order[int](Retry("dead"))
+        busy.file.failures = 2
+        busy.turn(report(busy.batches[3]), jobs("l2", priority=LOW), retry, later=1.0)
         after = busy.metrics()
         for name in ("accepted", "queued", "processing", "retrying", "completed", "failed"):
             assert getattr(after, name) == getattr(before, name)
 
     def test_the_next_turn_makes_up_for_it(self, busy: Engine) -> None:
-        busy.store.failures = 2
+        busy.file.failures = 1
         outcomes = [report(busy.batches[3]), report(busy.batches[4], failed=True)]
-        busy.turn(*outcomes, Revive("dead"), later=1.0)
+        busy.turn(*outcomes, Order[int](Retry("dead")), later=1.0)
         assert [busy.status(i) for i in ("x", "h1")] == [("processing", 1), ("queued", 0)]
         busy.turn()
-        changes = busy.store.commits[-1]
-        assert [outcome.task.id for outcome in changes.completed] == ["x"]
-        assert [failed.task.id for failed in changes.failed] == ["y"]
-        assert [task.id for task in changes.requeued] == ["failing"]
-        assert [task.id for task in changes.claimed] == ["h1", "h2"]
+        assert busy.file.commits[-1] == {
+            ("processing", "completed"): ["x"],
+            ("processing", "retrying"): ["y"],
+            ("retrying", "queued"): ["failing"],
+            ("queued", "processing"): ["h1", "h2"],
+        }
         assert [busy.status(i) for i in ("x", "h1")] == [("completed", 1), ("processing", 1)]
+
+    def test_a_delay_goes_on_whoever_sets_the_clock(self, engine: Engine) -> None:
+        """It was counted before the disk was full, and is not to be counted anew."""
+        engine.turn(jobs("a"))
+        engine.turn(report(engine.batches[0], failed=True))
+        engine.ahead -= 86_400
+        engine.file.failures = 1
+        engine.turn(later=1.0)
+        assert engine.status("a") == ("retrying", 1)
+        engine.turn(later=1.0)
+        assert engine.status("a") == ("processing", 2)
 
     def test_a_claim_that_was_not_committed_charges_no_attempt(self, engine: Engine) -> None:
         engine.turn(jobs("a", "b"))
-        engine.store.failures = 3
+        engine.file.failures = 3
         engine.turn(report(engine.batches[0]))
+        assert not engine.dispatcher._again, "it would go round and round"
         engine.turn()
         engine.turn()
         assert len(engine.batches) == 1
@@ -198,20 +213,20 @@ class TestFailedCommit:
         self, engine: Engine
     ) -> None:
         """Not only a full disk, after which SQLite takes back the transaction by itself."""
-        engine.store._writer.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 10_000)
+        engine.file._writer.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 10_000)
         enqueue = jobs("a", "b", "too long")
         enqueue.tasks[2].payload = "x" * 20_000
         engine.turn(enqueue)
         with pytest.raises(StorageError, match="string or blob too big"):
             enqueue.result()
-        assert engine.store.jobs(None, 10) == []
+        assert engine.ledger.jobs(None, 10) == []
         engine.turn(jobs("a", "b"))
         assert engine.work_off() == ["a", "b"]
 
     def test_several_failures_lose_no_outcome(self, engine: Engine) -> None:
         engine = Engine(workers=3)
         engine.turn(jobs("a", "b", "c"))
-        engine.store.failures = 3
+        engine.file.failures = 3
         for batch in list(engine.batches):
             engine.turn(report(batch))
         engine.turn()
@@ -221,7 +236,7 @@ class TestFailedCommit:
         enqueue = jobs("a", "b", "c", "d")  # two have room
         held.turn(enqueue)
         held.turn(report(held.batches[0]))  # "a" starts
-        held.store.failures = 1
+        held.file.failures = 1
         held.turn()  # "c" would have room now
         with pytest.raises(StorageError) as refused:
             enqueue.result()
@@ -232,7 +247,7 @@ class TestFailedCommit:
     def test_those_still_in_line_stay_there(self, held: Engine) -> None:
         first, second = jobs("a", "b", "c"), jobs("d")
         held.turn(first, second)
-        held.store.failures = 1
+        held.file.failures = 1
         held.turn(report(held.batches[0]))  # "a" would start
         assert not first.answered
         assert not second.answered
@@ -242,7 +257,7 @@ class TestFailedCommit:
     def test_those_next_in_line_are_told_too_and_do_not_sleep_before_a_free_place(self) -> None:
         engine = Engine(capacity=1)
         first, second = jobs("first"), jobs("second")
-        engine.store.failures = 2
+        engine.file.failures = 2
         engine.turn(first, second)
         assert first.answered
         assert not second.answered
@@ -256,11 +271,11 @@ class TestFailedCommit:
         self, engine: Engine
     ) -> None:
         engine.turn(jobs("a"))
-        engine.store.failures = 1
+        engine.file.failures = 1
         engine.turn(report(engine.batches[0], failed=True, seconds=2.0), later=2.0)
         ended_at = engine.wall
         engine.turn(later=600.0)
-        [attempt] = engine.store.attempts("a")
+        [attempt] = engine.file.attempts("a")
         assert (attempt.started_at, attempt.ended_at) == (ended_at - 2.0, ended_at)
 
     def test_a_failed_job_is_not_tried_again_if_it_is_cancelled_meanwhile(
@@ -268,17 +283,15 @@ class TestFailedCommit:
     ) -> None:
         """It is neither waiting nor running, but it has not ended either: that is not written."""
         engine.turn(jobs("a"))
-        cancel = Cancel("a")
-        engine.store.failures = 1
-        engine.turn(report(engine.batches[0], failed=True), cancel)
-        assert cancel.result() is True
-        engine.turn()
+        engine.file.failures = 1
+        engine.turn(report(engine.batches[0], failed=True))
+        assert ask(engine, Order[bool](Cancel("a"))) is True
         assert engine.status("a") == ("cancelled", 1)
 
     def test_an_idle_queue_finds_out_by_itself_that_the_disk_works_again(
         self, engine: Engine
     ) -> None:
-        engine.store.failures = 2
+        engine.file.failures = 2
         engine.turn(jobs("a"))
         assert engine.sleeps() == STORAGE_RETRY_SECONDS
         engine.turn(later=STORAGE_RETRY_SECONDS / 2)  # whoever looks meanwhile costs no write
@@ -292,7 +305,7 @@ class TestFailedCommit:
     def test_the_clock_goes_on_for_retries_meanwhile(self, engine: Engine) -> None:
         engine.turn(jobs("a"))
         engine.turn(report(engine.batches[0], failed=True))
-        engine.store.failures = 1
+        engine.file.failures = 1
         engine.turn(later=1.0)
         assert engine.status("a") == ("retrying", 1)
         engine.turn()
@@ -321,20 +334,19 @@ class TestFirstComeFirstServed:
         both.tasks += jobs("m4").tasks
         held.turn(both, jobs("m3"))
         held.work_off()
-        seq = {task_id: held.store.get(task_id) for task_id in ("m3", "m4")}
+        seq = {task_id: held.file.get(task_id) for task_id in ("m3", "m4")}
         assert seq["m3"] is not None
-        newest_first = [job.id for job in held.store.jobs(None, 10) if job.id in ("m3", "m4")]
+        newest_first = [job.id for job in held.ledger.jobs(None, 10) if job.id in ("m3", "m4")]
         assert newest_first == ["m4", "m3"]
 
     def test_order_survives_that_somebody_in_front_is_refused(self) -> None:
         engine = Engine(capacity=3)
         engine.turn(jobs("held"))
         taken = jobs("held")
-        engine.turn(taken, *[jobs(name) for name in "abcdef"])
+        engine.settle(taken, *[jobs(name) for name in "abcdef"])
         with pytest.raises(DuplicateJob):
             taken.result()
         assert engine.waiting() == ["a", "b", "c"]
-        assert len(engine.store.commits) == 2  # one turn, though it had to be planned twice
         assert engine.work_off() == ["held", *"abcdef"]
 
     def test_whoever_gives_up_makes_way(self, held: Engine) -> None:
@@ -434,7 +446,7 @@ class TestDuplicates:
         both = jobs("h", priority=HIGH)
         both.tasks += jobs("m").tasks  # has to stand behind the duplicate
         duplicate = jobs("taken")
-        engine.turn(both, duplicate)
+        engine.settle(both, duplicate)
         assert both.result() == ["h", "m"]
         with pytest.raises(DuplicateJob):
             duplicate.result()
@@ -442,13 +454,12 @@ class TestDuplicates:
     def test_nobody_is_called_a_duplicate_of_a_job_that_is_not_in_yet(self, engine: Engine) -> None:
         """The commit that would bring in the first of the two may fail."""
         first, second = jobs("a"), jobs("a")
-        failures = iter([0, 1, 0])  # the first try finds the duplicate
-        engine.store.on_commit = lambda: setattr(engine.store, "failures", next(failures))
+        engine.file.failures = 1
         engine.turn(first, second)
-        with pytest.raises(StorageError):
-            first.result()
-        engine.turn()
-        assert second.result() == ["a"]
+        for enqueue in (first, second):
+            with pytest.raises(StorageError):
+                enqueue.result()
+        assert ask(engine, jobs("a")) == ["a"]
 
     def test_nor_of_one_that_is_refused_for_another_job_of_its_request(self) -> None:
         """Found by the simulation, in life 141,683: "x is in the queue", and it never was."""
@@ -456,7 +467,7 @@ class TestDuplicates:
         engine.turn(jobs("in"))
         first, second = jobs("x"), jobs("x", priority=LOW)
         first.tasks += jobs("in", priority=LOW).tasks  # has room only if the second one has gone
-        engine.turn(first, second)
+        engine.settle(first, second)
         with pytest.raises(DuplicateJob) as refused:
             second.result()
         assert refused.value.ids == ["x"]
@@ -481,7 +492,7 @@ class TestDuplicates:
         both = jobs("urgent", priority=HIGH)
         both.tasks += jobs("medium").tasks
         taken = jobs("in")  # before "medium" in the line of its lane
-        engine.turn(both, taken)
+        engine.settle(both, taken)
         with pytest.raises(DuplicateJob):
             taken.result()
         assert both.answered
@@ -489,12 +500,20 @@ class TestDuplicates:
 
 
 class TestTokens:
-    def test_an_outcome_with_an_old_token_is_dropped(self, engine: Engine) -> None:
+    def test_what_comes_back_with_an_old_token_is_dropped(self, engine: Engine) -> None:
+        """It is of an attempt that was given up."""
         engine.turn(jobs("a"))
         [batch] = engine.batches
-        late = Batch(batch.claimed, batch.token - 1, 0.0, math.inf)  # an attempt that was given up
-        engine.turn(report(late))
-        assert engine.status("a") == ("processing", 1)
+        [task], old = batch.claimed, batch.token - 1
+        for offer in (
+            Offer(0.0, START, outcomes=[(old, [Outcome(task, 0.1)])]),
+            Offer(0.0, START, outcomes=[(old, [Outcome(task, 0.1, error="no", delay=1.0)])]),
+            Offer(0.0, START, unstarted=[(old, [task])]),
+        ):
+            assert engine.ledger.exchange(offer).moves == []
+            assert engine.status("a") == ("processing", 1)
+        engine.turn(report(batch))
+        assert engine.status("a") == ("completed", 1)
 
     def test_each_claim_has_a_newer_token(self, engine: Engine) -> None:
         engine.turn(jobs("a", "b", "c"))
@@ -508,7 +527,7 @@ class TestMillisecondRule:
     @pytest.mark.parametrize(
         ("seconds", "size"),
         [
-            (1e-6, BATCH_LIMIT),
+            (1e-6, BATCH_JOBS),
             (1.1e-5, 91),
             (0.00011, 10),
             (0.0003, 4),
@@ -601,7 +620,7 @@ class TestCrashes:
         engine.turn(report(engine.batches[1], seconds=1e-6), jobs("c"))  # of b
         engine.turn(jobs("d"), later=1.0)
         engine.work_off(reported=2, seconds=1e-6)
-        assert engine.handed_out[2:] == [["c"], ["d", "a"]]
+        assert engine.handed_out[2:] == [["c"], ["a", "d"]]
 
 
 def that_knows_they_are_quick(path: str, **options: Any) -> Engine:
@@ -630,7 +649,7 @@ class TestOverdue:
         engine = that_knows_they_are_quick(path, workers=workers)
         engine.turn(jobs(*map(str, range(count))))
         for batch in engine.batches:
-            batch.tasks.popleft()  # each worker has begun
+            batch.running, batch.started = batch.tasks.popleft(), engine.now  # all have begun
         return engine
 
     def test_the_rest_goes_back_uncharged(self) -> None:
@@ -795,25 +814,25 @@ class TestSuspects:
         assert counts.queued + counts.processing == 3
 
 
-class TestQuestions:
-    def test_a_watch_is_answered_when_its_job_has_ended(self, engine: Engine) -> None:
-        watch = Watch("a")
-        engine.turn(jobs("a"), watch)
+class TestRequests:
+    def test_a_wait_is_answered_when_its_job_has_ended(self, engine: Engine) -> None:
+        wait = Wait("a")
+        engine.turn(jobs("a"), wait)
         engine.turn(report(engine.batches[0], failed=True))
-        assert not watch.answered  # it will be tried again
+        assert not wait.answered  # it will be tried again
         engine.turn(later=1.0)
         engine.turn()
         engine.turn(report(engine.batches[1]))
-        assert watch.answered
+        assert wait.answered
 
-    def test_a_watch_that_was_withdrawn_leaves_nothing_behind(self, engine: Engine) -> None:
-        first, second = Watch("a"), Watch("a")
+    def test_a_wait_that_was_withdrawn_leaves_nothing_behind(self, engine: Engine) -> None:
+        first, second = Wait("a"), Wait("a")
         engine.turn(jobs("a"), first, second)
         engine.turn(Withdraw(first))
         with pytest.raises(TimeoutError):
             first.result()
         engine.turn(Withdraw(second))
-        assert engine.dispatcher._questions._watches == {}
+        assert engine.dispatcher._waits._by_id == {}
 
     def test_a_join_is_answered_when_nothing_is_left(self, engine: Engine) -> None:
         join = Join()
@@ -826,7 +845,7 @@ class TestQuestions:
     def test_a_join_waits_for_outcomes_that_could_not_be_recorded(self, engine: Engine) -> None:
         engine.turn(jobs("a"))
         join = Join()
-        engine.store.failures = 1
+        engine.file.failures = 1
         engine.turn(report(engine.batches[0]), join)
         assert not join.answered
         engine.turn()
@@ -836,7 +855,7 @@ class TestQuestions:
         engine = Engine(max_retries=0)
         engine.turn(jobs("x"))
         engine.turn(report(engine.batches[0], failed=True))
-        first, second = Revive("x"), Revive("x")
+        first, second = Order[int](Retry("x")), Order[int](Retry("x"))
         engine.turn(first, second)
         engine.turn()
         assert first.result() == 1
@@ -989,17 +1008,17 @@ class TestTheEnd:
         engine.turn(report(engine.batches[0], failed=True))
         engine.turn(jobs("held"))
         has_room, has_not = jobs("a"), jobs("b", "c", "d")
-        waiting: list[Question[Any]] = [has_room, has_not, Revive("dead")]
-        waiting += [Watch("held"), Join(), Inspect()]
+        waiting: list[Request[Any]] = [has_room, has_not, Order(Retry("dead"))]
+        waiting += [Wait("held"), Join(), Measure()]
 
         def fail() -> None:
             raise RuntimeError("a bug")
 
-        engine.store.on_commit = fail
-        for question in waiting:
-            engine.dispatcher.ask(question)
+        engine.file.on_write = fail
+        for request in waiting:
+            engine.dispatcher.ask(request)
         engine.dispatcher.run()
-        assert [type(question) for question in waiting if not question.answered] == []
-        for request in (has_room, has_not):
+        assert [type(request) for request in waiting if not request.answered] == []
+        for enqueue in (has_room, has_not):
             with pytest.raises(QueueClosed, match=r"internal error: RuntimeError\('a bug'\)"):
-                request.result()
+                enqueue.result()

@@ -36,7 +36,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,7 +47,7 @@ from rich.console import Console
 from rich.table import Table
 
 from final import DuplicateJob, Job, JobQueue, JobQueueError, Status, StorageError
-from final.stores import Changes, SqliteStore
+from final.ledger.sqlite import SqliteFile
 from tests.labs import choices, output
 from tests.labs.crash_faults import queues_use
 from tests.labs.disk_watch import (
@@ -93,36 +93,44 @@ AILMENTS = {
 }
 
 
-class SwallowedError(SqliteStore):
+class SwallowedError(SqliteFile):
     """A planted fault: whatever the disk says, all is well."""
 
-    def commit(self, changes: Changes) -> None:
-        with contextlib.suppress(StorageError):
-            super().commit(changes)
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
+        try:
+            with super().transaction():
+                yield
+        except StorageError:
+            pass
 
 
-class RawError(SqliteStore):
+class RawError(SqliteFile):
     """A planted fault: the producer gets what SQLite says."""
 
-    def commit(self, changes: Changes) -> None:
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
         try:
-            super().commit(changes)
+            with super().transaction():
+                yield
         except StorageError as error:
             raise error.__cause__ or error from None
 
 
-class OpenTransaction(SqliteStore):
+class OpenTransaction(SqliteFile):
     """A planted fault: no ROLLBACK after an error, so no BEGIN ever works again."""
 
-    def commit(self, changes: Changes) -> None:
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
         try:
-            super().commit(changes)
+            with super().transaction():
+                yield
         except StorageError:
             self._writer.execute("BEGIN")
             raise
 
 
-FAULTS: dict[str, type[SqliteStore]] = {
+FAULTS: dict[str, type[SqliteFile]] = {
     "swallowed-error": SwallowedError,
     "raw-error": RawError,
     "open-transaction": OpenTransaction,
@@ -225,7 +233,7 @@ def count_operations() -> dict[str, int]:
     counts = {}
     for name, ailment in AILMENTS.items():
         disk = BadDisk(ailment, first=0, length=0)
-        tally = _run_on(disk, SqliteStore)
+        tally = _run_on(disk, SqliteFile)
         assert not tally.broken, f"A healthy disk, and yet: {tally.example}"
         counts[name] = disk.seen
     return counts
@@ -234,18 +242,18 @@ def count_operations() -> dict[str, int]:
 def endure(name: str, first: int, length: int, fault: str) -> Tally:
     """Run a queue on a disk on which the ``first`` operation of a sort fails, and what follows."""
     disk = BadDisk(AILMENTS[name], first, length)
-    tally = _run_on(disk, FAULTS.get(fault, SqliteStore))
+    tally = _run_on(disk, FAULTS.get(fault, SqliteFile))
     if tally.broken:
         tally.example = f"operation {first}, {length} in a row: {tally.example}"
     return tally
 
 
-def _run_on(disk: BadDisk, store: type[SqliteStore]) -> Tally:
+def _run_on(disk: BadDisk, file: type[SqliteFile]) -> Tally:
     # The lab need not wait as long as a person would before the disk is tried again.
     with (
         output.scratch() as folder,
-        mock.patch("final.dispatcher.STORAGE_RETRY_SECONDS", 0.01),
-        queues_use(store),
+        mock.patch("final.engine.dispatcher.STORAGE_RETRY_SECONDS", 0.01),
+        queues_use(file),
         output.quiet(),
     ):
         producer = Producer(folder / "jobs.db")

@@ -5,25 +5,28 @@ not any more. Where a life is to end at a labelled step, the thread that comes t
 and stands still; the kill then finds the process exactly there.
 
 But: the queues are the real ones. The steps come from around them: a handler, a subclass
-of the store, and for the stages in memory a subclass of the queue.
+of the file, and for the stages in memory a subclass of the queue.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import itertools
 import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
-from final.stores import Changes, Recovered, SqliteStore
+from final.job import Task
+from final.ledger.base import Move
+from final.ledger.sqlite import SqliteFile
 from tests.labs import crash_faults
-from tests.labs.crash_faults import queues_use
+from tests.labs.crash_faults import CLAIMED, COMPLETED, queues_use
 
 ANY_MOMENT = "at any moment"
 BEFORE_INSERT = "before the insert"  # is committed: it stands in the open transaction
@@ -62,7 +65,7 @@ DURABLE = (
 )
 STEPS = {"naive": IN_MEMORY, "improved": IN_MEMORY, "final": DURABLE}
 
-FAULTS: dict[str, type[SqliteStore]] = {
+FAULTS: dict[str, type[SqliteFile]] = {
     "early-acknowledgement": crash_faults.EarlyAcknowledgement,
     "completed-before-run": crash_faults.CompletedBeforeRun,
     "uncharged-claim": crash_faults.UnchargedClaim,
@@ -193,7 +196,7 @@ def wait_for_the_end() -> None:
 def _open_final(life: Life, handler: Callable[[Any], None], step: Step, report: Report) -> Any:
     from final import JobQueue, Status
 
-    with queues_use(_watched_store(FAULTS.get(life.fault, SqliteStore), step)):
+    with queues_use(_watched_file(FAULTS.get(life.fault, SqliteFile), step)):
         queue = JobQueue(handler, path=life.path, capacity=20, max_retries=life.max_retries)
     queue.subscribe(
         lambda transition: (
@@ -205,40 +208,48 @@ def _open_final(life: Life, handler: Callable[[Any], None], step: Step, report: 
     return queue
 
 
-def _watched_store(store: type[SqliteStore], step: Step) -> type[SqliteStore]:
-    """A store that stops at the steps on its way."""
+def _watched_file(file: type[SqliteFile], step: Step) -> type[SqliteFile]:
+    """A file that stops at the steps on its way."""
 
-    class Watched(store):  # type: ignore[misc,valid-type]
+    class Watched(file):  # type: ignore[misc,valid-type]
         def __init__(self, path: str | os.PathLike[str], durability: str) -> None:
             super().__init__(path, durability)
             self._has_committed = False
+            self._ways: set[tuple[object, object]] = set()  # that jobs went in this transaction
 
-        def recover(self) -> Recovered:
+        def interrupted(self) -> list[tuple[Task, float]]:
             step.reach(IN_RECOVERY)
-            recovered: Recovered = super().recover()
+            found: list[tuple[Task, float]] = super().interrupted()
             step.reach(IN_RECOVERY)
-            return recovered
+            return found
 
-        def _write(self, changes: Changes) -> None:
-            super()._write(changes)
-            if changes.inserted:
+        def write(self, moves: Sequence[Move], wall: float) -> None:
+            super().write(moves, wall)
+            self._ways = {(move.source, move.target) for move in moves}
+            if self._has_new():
                 step.reach(BEFORE_INSERT)
 
-        def commit(self, changes: Changes) -> None:
-            super().commit(changes)
+        @contextlib.contextmanager
+        def transaction(self) -> Iterator[None]:
+            self._ways = set()
+            with super().transaction():
+                yield
             if not self._has_committed:  # if there was anything to recover, then this was it
                 self._has_committed = True
                 step.reach(IN_RECOVERY)
-            if changes.inserted:
+            if self._has_new():
                 step.reach(AFTER_INSERT)
-            if changes.claimed:
+            if CLAIMED in self._ways:
                 step.reach(AFTER_CLAIM)
-            if changes.completed:
+            if COMPLETED in self._ways:
                 step.reach(AFTER_COMPLETION)
             step.reach_during(AT_CHECKPOINT, self._checkpoint)
 
+        def _has_new(self) -> bool:
+            return any(source is None for source, _ in self._ways)
+
         def _checkpoint(self) -> None:
-            self._stamp()  # so that there is something to move
+            self.probe()  # so that there is something to move
             self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
         def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Planted faults: stores that break one promise each, for the labs to find.
+"""Planted faults: files that break one promise each, for the labs to find.
 
 A lab that finds nothing may be blind. So each is also run with a fault that it must catch,
 ``FAULT=early-acknowledgement make lab-crash``, and a test sees to it that it does.
@@ -9,61 +9,69 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from unittest import mock
 
 import final.job_queue
-from final.job import Status
-from final.stores import Changes, Recovered, SqliteStore
+from final.job import Status, Task
+from final.ledger.base import Move
+from final.ledger.sqlite import SqliteFile
+
+# Where a job is claimed, comes back without having started, and has run well.
+CLAIMED = (Status.QUEUED, Status.PROCESSING)
+GIVEN_BACK = (Status.PROCESSING, Status.QUEUED)
+COMPLETED = (Status.PROCESSING, Status.COMPLETED)
 
 
-class EarlyAcknowledgement(SqliteStore):
-    """Says "written" when it is not, and writes each turn together with the next.
+class EarlyAcknowledgement(SqliteFile):
+    """Says "written" when it is not, and commits each turn together with the next.
 
     So does everybody who answers first and commits in the background.
     """
 
-    _late: Changes | None = None
-
-    def commit(self, changes: Changes) -> None:
-        late, self._late = self._late, changes
-        if late is not None:
-            super().commit(late)
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
+        is_second = self._writer.in_transaction
+        if not is_second:
+            self._writer.execute("BEGIN IMMEDIATE")
+        yield
+        if is_second:
+            self._writer.execute("COMMIT")
 
     def close(self) -> None:
-        if self._late is not None:
-            super().commit(self._late)
+        if self._writer.in_transaction:
+            self._writer.execute("COMMIT")
         super().close()
 
 
-class CompletedBeforeRun(SqliteStore):
+class CompletedBeforeRun(SqliteFile):
     """Writes a job as completed when a worker takes it: at most once, by mistake."""
 
-    def _write(self, changes: Changes) -> None:
-        super()._write(changes)
-        self._end_as("completed", changes.claimed, changes.now)
+    def write(self, moves: Sequence[Move], wall: float) -> None:
+        super().write(moves, wall)
+        self._writer.execute("UPDATE job SET status = 'completed' WHERE status = 'processing'")
 
 
-class UnchargedClaim(SqliteStore):
+class UnchargedClaim(SqliteFile):
     """Starts jobs without writing it down: one that kills the process does so for ever."""
 
-    def _write(self, changes: Changes) -> None:
-        claimed, changes.claimed = changes.claimed, []
-        super()._write(changes)
-        changes.claimed = claimed
+    def write(self, moves: Sequence[Move], wall: float) -> None:
+        known = [move for move in moves if move[1:3] not in (CLAIMED, GIVEN_BACK)]
+        super().write([move._replace(token=0) for move in known], wall)
+        self._writer.execute(  # those that were claimed as they came in
+            "UPDATE job SET status = 'queued', attempts = 0, token = 0 WHERE status = 'processing'"
+        )
 
 
-class ForgottenOutcome(SqliteStore):
+class ForgottenOutcome(SqliteFile):
     """Announces completions and never writes them: the next start runs the jobs again."""
 
-    def _write(self, changes: Changes) -> None:
-        completed, changes.completed = changes.completed, []
-        super()._write(changes)
-        changes.completed = completed
+    def write(self, moves: Sequence[Move], wall: float) -> None:
+        super().write([move for move in moves if move[1:3] != COMPLETED], wall)
 
 
-class RemovedJournal(SqliteStore):
+class RemovedJournal(SqliteFile):
     """Tidies up at the start: a "-wal" file must be some leftover of the crash."""
 
     def __init__(self, path: str | os.PathLike[str], durability: str) -> None:
@@ -71,26 +79,25 @@ class RemovedJournal(SqliteStore):
         super().__init__(path, durability)
 
 
-class ChargedInCompany(SqliteStore):
+class ChargedInCompany(SqliteFile):
     """Takes whatever was claimed when its process ended for the cause, begun or not."""
 
-    def recover(self) -> Recovered:
-        recovered = super().recover()
-        for unfinished in recovered.unfinished:
-            if unfinished.status is Status.PROCESSING:
-                unfinished.task.alone = True
-                unfinished.task.interrupted += 1
-        return recovered
+    def interrupted(self) -> list[tuple[Task, float]]:
+        found = super().interrupted()
+        for task, _ in found:
+            task.alone = True
+            task.interrupted += 1
+        return found
 
 
-class SyncOff(SqliteStore):
+class SyncOff(SqliteFile):
     """Says "full" and never asks the disk to sync."""
 
     def __init__(self, path: str | os.PathLike[str], durability: str) -> None:
         super().__init__(path, "off")
 
 
-class SyncNormal(SqliteStore):
+class SyncNormal(SqliteFile):
     """Says "full" and syncs at checkpoints only."""
 
     def __init__(self, path: str | os.PathLike[str], durability: str) -> None:
@@ -98,7 +105,7 @@ class SyncNormal(SqliteStore):
 
 
 @contextlib.contextmanager
-def queues_use(store: type[SqliteStore]) -> Iterator[None]:
-    """Queues that are opened meanwhile keep their jobs in such a store."""
-    with mock.patch.object(final.job_queue, "SqliteStore", store):
+def queues_use(file: type[SqliteFile]) -> Iterator[None]:
+    """Queues that are opened meanwhile keep their jobs in such a file."""
+    with mock.patch.object(final.job_queue, "SqliteFile", file):
         yield

@@ -12,15 +12,30 @@ Hypothesis (test_model_final.py).
 from __future__ import annotations
 
 import contextlib
+import functools
 import shutil
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, NoReturn, Protocol, cast
 
-from final.batches import OVERDUE_SECONDS, Batches
-from final.dispatcher import Dispatcher, Rules
+import final.options
+from final.engine.dispatcher import Dispatcher
+from final.engine.events import Events
+from final.engine.flight import OVERDUE_SECONDS, Flight
+from final.engine.messages import (
+    Close,
+    Enqueue,
+    Join,
+    Measure,
+    Message,
+    Order,
+    Request,
+    Wait,
+    Withdraw,
+)
+from final.engine.metrics import Metrics, Recorder
 from final.errors import (
     DuplicateJob,
     EnqueueError,
@@ -30,29 +45,13 @@ from final.errors import (
     UnknownJob,
 )
 from final.job import Outcome, Priority, Status, Task
-from final.lanes import Lanes
-from final.limits import Gate, TokenBucket
-from final.messages import (
-    Batch,
-    Cancel,
-    Close,
-    Enqueue,
-    Inspect,
-    Join,
-    Message,
-    Purge,
-    Question,
-    Report,
-    Revive,
-    Watch,
-    Withdraw,
-)
-from final.metrics import Metrics, Recorder
-from final.retry import Backoff
-from final.stores import SqliteStore
-from final.stores.base import Changes, Store
-from final.transitions import Events
-from tests.labs.memory_store import MemoryStore
+from final.ledger.base import Cancel, Move, Purge, Retry
+from final.ledger.local import CLOCK_SECONDS, LocalLedger
+from final.ledger.sqlite import SqliteFile
+from final.options import Backoff, TokenBucket
+from final.workers.batch import Batch, Report
+from tests.final import helpers
+from tests.labs.memory_file import MemoryFile
 from tests.labs.model import ENDED, LANES, Limit, Model, require
 
 # Turns that follow each other without any message. A few are right: one that admits a producer,
@@ -71,7 +70,8 @@ class Crash(BaseException):
 class Options:
     """As those of ``JobQueue``. A failed job waits 1 s, then 2 s, 4 s, and never more than 4.
 
-    limits: token buckets of kinds, as in the model; of the kind "", of the queue.
+    limits: token buckets of kinds, as in the model; of the kind "", of the queue. memory: each
+    payload takes 4 bytes.
     """
 
     workers: int = 2
@@ -81,11 +81,14 @@ class Options:
     overflow: str = "block"
     history: int = 1_000
     timeout: float | None = None
+    memory: int = 1_000
     limits: Mapping[str, Limit] = field(default_factory=dict)
 
-    def gate(self, now: float) -> Gate:
+    def of_final(self) -> final.options.Options:
         buckets = {kind: TokenBucket(*limit) for kind, limit in self.limits.items()}
-        return Gate(buckets.pop("", buckets), now)
+        chosen = {name: getattr(self, name) for name in self.__slots__ if name != "limits"}
+        rate_limit = buckets.pop("", None) or buckets
+        return helpers.options(**chosen, backoff=BACKOFF, rate_limit=rate_limit)
 
 
 BACKOFF = Backoff(base=1, maximum=4, jitter=0)
@@ -94,7 +97,7 @@ BACKOFF = Backoff(base=1, maximum=4, jitter=0)
 class Disk(Protocol):
     """What outlives the process."""
 
-    def open(self) -> Store: ...
+    def open(self) -> SqliteFile: ...
 
     def crash(self) -> None:
         """The process that had it open has ended without closing it."""
@@ -104,10 +107,11 @@ class MemoryDisk:
     """Dictionaries: fast."""
 
     def __init__(self) -> None:
-        self._store = MemoryStore()
+        self._file = MemoryFile()
 
-    def open(self) -> Store:
-        return self._store
+    def open(self) -> SqliteFile:
+        self._file.take_over()
+        return cast(SqliteFile, self._file)
 
     def crash(self) -> None:
         """What was committed is there."""
@@ -124,9 +128,9 @@ class FileDisk:
     def _path(self) -> Path:
         return self._folder / f"after-{self._crashes}-crashes.db"
 
-    def open(self) -> Store:
-        self._store = SqliteStore(self._path, "normal")
-        return self._store
+    def open(self) -> SqliteFile:
+        self._file = SqliteFile(self._path, "normal")
+        return self._file
 
     def crash(self) -> None:
         left_behind = self._path
@@ -134,34 +138,83 @@ class FileDisk:
         for suffix in ("", "-wal"):
             with contextlib.suppress(FileNotFoundError):
                 shutil.copy(f"{left_behind}{suffix}", f"{self._path}{suffix}")
-        self._store.close()
+        self._file.close()
 
 
-class WatchedStore:
-    """A store that tells the engine of its commits, which fail or end the process if it says so."""
+@dataclass(slots=True)
+class Written:
+    """What stands in a transaction. wall: its time.
 
-    def __init__(self, store: Store, engine: Engine) -> None:
-        self._store = store
+    interrupted: jobs that are queued again after a crash. told: jobs that were cancelled while
+    they run. forgotten: by seq.
+    """
+
+    moves: list[Move] = field(default_factory=list)
+    interrupted: list[Task] = field(default_factory=list)
+    told: list[Task] = field(default_factory=list)
+    forgotten: list[int] = field(default_factory=list)
+    wall: float = 0.0
+
+    def __bool__(self) -> bool:
+        return bool(self.moves or self.interrupted or self.told or self.forgotten)
+
+
+class WatchedFile:
+    """A file that tells the engine what was committed.
+
+    Each operation in a transaction is a moment at which it may fail, or end the process.
+    """
+
+    def __init__(self, file: SqliteFile, engine: Engine) -> None:
+        self._file = file
         self._engine = engine
-        self.lasting = store.lasting
-        self.recover = store.recover
-        self.taken = store.taken
-        self.dead_letters = store.dead_letters
-        self.get = store.get
-        self.jobs = store.jobs
-        self.attempts = store.attempts
-        self.close = store.close
+        self._written = Written()
 
-    def commit(self, changes: Changes) -> None:
-        engine = self._engine
-        engine.before_commit()
-        self._store.commit(changes)
-        engine.after_commit(changes)
+    def __getattr__(self, name: str) -> Any:
+        """Reading is as it is."""
+        return getattr(self._file, name)
 
-    def probe(self) -> None:
-        self._engine.before_commit()
-        self._store.probe()
-        self._engine.after_probe()
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
+        self._written = Written()
+        with self._file.transaction():
+            self._engine.before_operation()
+            yield
+            self._engine.before_commit()
+        self._engine.after_commit(self._written)
+
+    def taken(self, job_ids: Sequence[str]) -> set[str]:
+        self._engine.before_operation()
+        return self._file.taken(job_ids)
+
+    def find(self, job_id: str) -> Task | None:
+        self._engine.before_operation()
+        return self._file.find(job_id)
+
+    def dead_letters(self, *which: Any) -> list[Task]:
+        self._engine.before_operation()
+        return self._file.dead_letters(*which)
+
+    def write(self, moves: Sequence[Move], wall: float) -> None:
+        self._engine.before_operation()
+        self._file.write(moves, wall)
+        self._written.moves += moves
+        self._written.wall = wall
+
+    def write_interrupted(self, crash: Outcome, charged: bool, wall: float) -> None:
+        self._engine.before_operation()
+        self._file.write_interrupted(crash, charged, wall)
+        self._written.interrupted.append(crash.task)
+
+    def write_cancelled(self, tasks: Sequence[Task]) -> None:
+        self._engine.before_operation()
+        self._file.write_cancelled(tasks)
+        self._written.told += tasks
+
+    def forget(self, seqs: Sequence[int]) -> None:
+        self._engine.before_operation()
+        self._file.forget(seqs)
+        self._written.forgotten += seqs
 
 
 class Worker:
@@ -172,7 +225,7 @@ class Worker:
         self.batch: Batch | None = None
         self.task: Task | None = None
         self.token = 0
-        self.question: Enqueue | None = None  # its handler enqueues, and waits for the answer
+        self.request: Enqueue | None = None  # its handler enqueues, and waits for the answer
 
 
 class Producer(NamedTuple):
@@ -213,11 +266,14 @@ class Engine:
         self.handled: Collection[str] = KINDS  # those that have a handler in this process
         self.next_handled: Collection[str] = KINDS  # and in the next one
         self.failing_commits = 0  # so many will fail
+        self.failing_operation = 0  # of a transaction: the one that fails, or else its commit
         self.crash_point = ""  # "before" or "after": the next commit ends the process
-        self._another_turn = False  # the latest one has moved something, so more may follow
         self._id_of: dict[int, str] = {}  # jobs by their number
         self._known_ids: set[str] = set()
-        self._coming_in: set[str] = set()  # the new jobs of the commit that is looked at
+        self._coming_in: set[str] = set()  # the new jobs of the latest turn
+        self._just_failed: set[str] = set()  # and its new dead letters
+        self._just_deleted: set[str] = set()
+        self._let_in: set[str] = set()  # lanes that got new jobs in the latest commit
         self.open()
 
     # ---- the process -------------------------------------------------------------------------
@@ -227,22 +283,21 @@ class Engine:
         while True:
             self._forget_the_process()
             self.handled = handled = self.next_handled
-            options, gate = self.options, self.options.gate(self.now)
-            self.store = WatchedStore(self._disk.open(), self)
+            options = self.options.of_final()
+            self._delay = functools.partial(options.retry_delay, say=_say)
+            file = cast(SqliteFile, WatchedFile(self._disk.open(), self))
+            self.ledger = LocalLedger(
+                file, options, handled.__contains__, lambda kind: True, self.now
+            )
             self.dispatcher = Dispatcher(
-                self.store,
-                Lanes(options.capacity, options.fairness),
-                gate,
-                Batches(options.workers, gate, options.timeout),
+                self.ledger,
+                Flight(self, options.workers, options.timeout, self._delay),
                 Recorder(options.workers, self.now),
                 Events(),
-                rules=Rules(options.max_retries, BACKOFF, options.overflow, options.history),
-                handles=handled.__contains__,
-                workers=self,
             )
             self.model.reopen(self.now, self.wall, handled)
             try:
-                self.dispatcher.recover(self.now, self.wall)
+                self.dispatcher.open(self.now, self.wall)
             except Crash:
                 self._note("process", "ends while it opens the file")
                 self._disk.crash()
@@ -255,7 +310,6 @@ class Engine:
                 not self.model.having("processing"),
                 "After opening the file jobs are still said to be processing.",
             )
-            self._another_turn = True
             return
 
     def _forget_the_process(self) -> None:
@@ -266,10 +320,11 @@ class Engine:
         self.producers: list[Producer] = []
         self.closes: list[Close] = []
         self.latest_failed = False  # the latest commit, that is
+        self._operations = 0  # in the transaction, so far
         self._failed_in_turn = False
         self._cut_off = False  # close was not waited for
         self._looked_at = self.now  # when the latest turn was
-        self._questions: list[Question[Any]] = []
+        self._requests: list[Request[Any]] = []
         self._written: dict[Enqueue, int] = {}  # so many of its jobs are in the store
         self._request_of: dict[Task, Enqueue] = {}
         # Requests for one lane alone, in the order they came: they must be served in it.
@@ -313,16 +368,15 @@ class Engine:
         """
         due_at = None if delay is None else self.wall + delay
         tasks = [
-            Task(job_id, "null", Priority(lane), kind, due_at=due_at, by_clock=n % 2 == 1)
+            Task(job_id, "null", Priority(lane), kind, due_at=due_at, by_clock=n % 2 == 1, size=4)
             for n, (job_id, lane) in enumerate(jobs)
         ]
         request = Enqueue(list(tasks), sender=worker.batch if worker else None)
-        request.cut_at_a_repeated_id()
         if worker is None:
             self._producer_numbers += 1
             who = f"producer {self._producer_numbers}"
         else:
-            worker.question, who = request, f"worker {worker.name}"
+            worker.request, who = request, f"worker {worker.name}"
         if self.options.overflow == "reject":
             patience = 0.0
         elif self.options.overflow != "block":
@@ -344,22 +398,22 @@ class Engine:
         return request
 
     def cancel(self, job_id: str) -> None:
-        self._ask(Cancel(job_id), "client", f"cancels {job_id}")
+        self._ask(Order(Cancel(job_id)), "client", f"cancels {job_id}")
 
-    def revive(self, job_id: str | None = None) -> None:
-        self._ask(Revive(job_id), "client", f"retries {job_id or 'all dead letters'}")
+    def retry(self, job_id: str | None = None) -> None:
+        self._ask(Order(Retry(job_id)), "client", f"retries {job_id or 'all dead letters'}")
 
     def purge(self) -> None:
-        self._ask(Purge(None), "client", "purges the dead letters")
+        self._ask(Order(Purge()), "client", "purges the dead letters")
 
-    def watch(self, job_id: str) -> None:
-        self._ask(Watch(job_id), "client", f"waits for {job_id}")
+    def wait(self, job_id: str) -> None:
+        self._ask(Wait(job_id), "client", f"waits for {job_id}")
 
     def join(self) -> None:
         self._ask(Join(), "client", "joins")
 
-    def inspect(self) -> None:
-        self._ask(Inspect(), "client", "asks for the metrics")
+    def measure(self) -> None:
+        self._ask(Measure(), "client", "asks for the metrics")
 
     def close(self, drain: bool) -> None:
         close = Close(drain)
@@ -372,19 +426,19 @@ class Engine:
         self._cut_off = True
         self.inbox.append(Withdraw(self.closes[-1]))
 
-    def give_up_asking(self, question_number: int) -> None:
+    def give_up_asking(self, number: int) -> None:
         """Whoever waits for a job or for all of them, and has an own time-out."""
-        waiting = [q for q in self._questions if isinstance(q, (Watch, Join))]
+        waiting = [r for r in self._requests if isinstance(r, (Wait, Join))]
         if waiting:
-            question = waiting[question_number % len(waiting)]
-            self._note("client", f"gives up its {type(question).__name__.lower()}")
-            self.inbox.append(Withdraw(question))
+            request = waiting[number % len(waiting)]
+            self._note("client", f"gives up its {type(request).__name__.lower()}")
+            self.inbox.append(Withdraw(request))
 
-    def _ask(self, question: Question[Any], who: str, what: str) -> None:
+    def _ask(self, request: Request[Any], who: str, what: str) -> None:
         self._note(who, what)
-        self._questions.append(question)
-        self.dispatcher.unanswered.add(question)
-        self.inbox.append(question)
+        self._requests.append(request)
+        self.dispatcher.unanswered.add(request)
+        self.inbox.append(request)
 
     # ---- workers: what the dispatcher asks of them -------------------------------------------
 
@@ -423,7 +477,7 @@ class Engine:
     def busy_workers(self) -> list[Worker]:
         """Those that can go on: they have a batch, and their handler waits for nobody."""
         workers = self.workers + self.ghosts
-        return [w for w in workers if w.batch and not (w.question and not w.question.answered)]
+        return [w for w in workers if w.batch and not (w.request and not w.request.answered)]
 
     def go_on(self, worker: Worker, error: str | None = None) -> None:
         """End the attempt that it is on, with ``error`` or well; or else start the next job."""
@@ -438,10 +492,18 @@ class Engine:
 
     def rush(self, worker: Worker) -> None:
         """Run all that it has, in no time, and report."""
-        while worker.batch and not (worker.question and not worker.question.answered):
+        while worker.batch and not (worker.request and not worker.request.answered):
             self.go_on(worker)
 
     def _start(self, worker: Worker, batch: Batch, task: Task) -> None:
+        slow = batch.running  # it was, if a turn could see it
+        if slow is not None:
+            require(
+                self._looked_at < batch.started + OVERDUE_SECONDS,
+                f"{task.id} starts after {slow.id}, which had run for "
+                f"{self._looked_at - batch.started:g} s when the dispatcher looked: what waits "
+                "behind a slow job has to go back, for a more urgent one may have come.",
+            )
         batch.started, batch.attempt, batch.running = self.now, task.attempts, task
         worker.task, worker.token = task, batch.token
         if task.cancelled:
@@ -449,21 +511,17 @@ class Engine:
             return
         self._note(f"worker {worker.name}", f"starts {task.id}")
         self.model.start(task.id, batch.token)
-        entry = self.model.jobs[task.id]
-        require(
-            entry.alone or self._looked_at < entry.claimed + OVERDUE_SECONDS,
-            f"{task.id} starts {self.now - entry.claimed:g} s after it was claimed: what waits "
-            "behind a slow job has to go back, for a more urgent one may have come.",
-        )
 
     def _end_attempt(self, worker: Worker, batch: Batch, error: str | None) -> None:
-        task, question = worker.task, worker.question
-        worker.task, worker.question = None, None
+        task, request = worker.task, worker.request
+        worker.task, worker.request = None, None
         assert task is not None
         self._note(f"worker {worker.name}", f"{error or 'completes'} {task.id}")
-        turned_away = question is not None and isinstance(question._error, QueueClosed)
+        turned_away = request is not None and isinstance(request._error, QueueClosed)
         closed = error is not None and turned_away
         outcome = Outcome(task, self.now - batch.started, error=error, closed=closed)
+        if error is not None:
+            outcome.delay = self._delay(batch.attempt, False)
         self._attempt_of[outcome] = worker.token
         batch.outcomes.append(outcome)
         self.tally["attempts"] += 1
@@ -492,12 +550,13 @@ class Engine:
         """Somebody sets the clock of the machine."""
         self._note("clock", f"is set {abs(seconds):g} s {'forward' if seconds > 0 else 'back'}")
         self.wall += seconds
-        self.model.clock_was_set(seconds)
+        self.model.clock_was_set(seconds, self.now + CLOCK_SECONDS)
         self.tally["clock jumps"] += 1
 
-    def fail_commits(self, count: int) -> None:
+    def fail_commits(self, count: int, operation: int = 1_000) -> None:
+        """So many transactions fail: at this operation, or when they are committed."""
         self._note("disk", f"is full: {count} commits will fail")
-        self.failing_commits = count
+        self.failing_commits, self.failing_operation = count, operation
 
     def heal(self) -> None:
         """From here on nothing fails."""
@@ -508,28 +567,33 @@ class Engine:
         self._note("process", f"will end right {point} its next commit")
         self.crash_point = point
 
+    def before_operation(self) -> None:
+        self._operations += 1
+        if self.failing_commits and self._operations == self.failing_operation:
+            self._fail("something cannot be read or written")
+
     def before_commit(self) -> None:
         if self.failing_commits:
-            self.failing_commits -= 1
-            self.latest_failed = self._failed_in_turn = True
-            self.tally["failed commits"] += 1
-            self._note("disk", "a commit fails")
-            raise StorageError("The disk is full.")
+            self._fail("a commit fails")
         if self.crash_point == "before":
             raise self._ended()
+        self._operations = 0
 
-    def after_commit(self, changes: Changes) -> None:
+    def _fail(self, what: str) -> NoReturn:
+        self._operations = 0
+        self.failing_commits -= 1
+        self.latest_failed = self._failed_in_turn = True
+        self.tally["failed commits"] += 1
+        self._note("disk", what)
+        raise StorageError("The disk is full.")
+
+    def after_commit(self, written: Written) -> None:
         self.latest_failed = False
         self.tally["commits"] += 1
-        self._another_turn = True
-        self._watch(changes)
+        if written:
+            self._watch(written)
         if self.crash_point == "after":
             raise self._ended()
-
-    def after_probe(self) -> None:
-        """It was written, and nothing has changed."""
-        self.latest_failed = False
-        self._another_turn = True
 
     def _ended(self) -> Crash:
         self.crash_point = ""
@@ -540,7 +604,8 @@ class Engine:
     def turn(self) -> list[Producer]:
         """One turn with all messages that wait. Returns who had no answer, if it was the last."""
         messages, self.inbox = self.inbox, []
-        self._another_turn = self._failed_in_turn = False
+        self._failed_in_turn = False
+        self._coming_in, self._just_failed, self._just_deleted = set(), set(), set()
         self.tally["turns"] += 1
         self._looked_at = self.now
         try:
@@ -549,27 +614,31 @@ class Engine:
             return self.crash()
         self._check_answers()
         if self.dispatcher.done:
-            self._end()
+            self._close()
         return []
 
     def settle(self) -> list[Producer]:
-        """Turns until nothing more is written; then nothing may be left that could be done."""
+        """Turns until the dispatcher would sleep; then nothing may be left that could be done."""
         for _ in range(MOST_TURNS):
             if unanswered := self.turn():
                 return unanswered
-            if not self._another_turn and not self.inbox:
+            if not self._is_awake():
                 break
         else:
-            require(False, f"The dispatcher was still writing after {MOST_TURNS} turns.")
+            require(False, f"The dispatcher was still awake after {MOST_TURNS} turns.")
         if not self.latest_failed:
             self._check_nothing_is_left_undone()
         return []
 
-    def _end(self) -> None:
+    def _is_awake(self) -> bool:
+        dispatcher = self.dispatcher
+        return bool(self.inbox or dispatcher._again or dispatcher._until_due(self.now) == 0)
+
+    def _close(self) -> None:
         """The queue is closed: everybody gets an answer. Then it is opened again."""
         self.dispatcher.run()  # nothing but the end
         self._check_answers()
-        require(not self._questions, "The queue has ended, and somebody still waits for an answer.")
+        require(not self._requests, "The queue has ended, and somebody still waits for an answer.")
         require(
             self.latest_failed or not self.model.having("processing"),
             "The queue has ended, and jobs are still said to be processing.",
@@ -585,62 +654,91 @@ class Engine:
 
     # ---- what is checked: each commit --------------------------------------------------------
 
-    def _watch(self, changes: Changes) -> None:
+    def _watch(self, written: Written) -> None:
         """Tell the model what was committed, in the order in which it came about."""
-        model, now = self.model, self.now
+        model = self.model
         self._check_answers()  # those that were given before this commit
-        new = sorted(changes.inserted + changes.turned_away, key=lambda task: task.seq)
+        new = [task for move in written.moves if move.source is None for task in move.tasks]
         self._coming_in = {task.id for task in new}
         for task in new:
             self._id_of[task.seq] = task.id
             self._known_ids.add(task.id)
-        self._note_commit(changes)
-        for outcome in changes.completed:
-            require(outcome in self._attempt_of, f"{outcome.task.id} completed and never ran.")
-            model.complete(outcome.task.id, self._attempt_of[outcome])
-        for outcome, due_at in changes.failed:
-            job_id, token = outcome.task.id, self._attempt_of.get(outcome)
-            if str(outcome.error).startswith("The process ended"):
-                model.fail_by_crashes(job_id)
-            elif due_at is None:
-                model.fail(job_id, token)
-            else:
-                delay = due_at - changes.now
-                self._check_delay(job_id, delay)
-                model.retry_later(job_id, token, now + delay, due_at)
-        for task in changes.interrupted:
+        self._note_commit(written)
+        for task in written.interrupted:
             model.interrupt(task.id)
             charged = model.jobs[task.id].attempts
             require(
                 task.attempts == charged,
                 f"After the crash {task.id} has {task.attempts} attempts behind it, not {charged}.",
             )
-        for task in changes.returned:
-            model.give_back(task.id)
-        for task in changes.cancelling:
+        self._let_in = set()
+        for move, task in _in_order(written.moves):
+            outcome = next((o for o in move.outcomes if o.task is task), None)
+            self._follow(move, task, outcome, written.wall)
+        for lane in self._let_in:
+            require(not model.is_too_full(lane), f"The {lane} lane was let in more than it holds.")
+        for task in written.told:
             model.tell(task.id)
-        for task in changes.cancelled:
-            model.cancel(task.id)
-        for task in new:
-            self._check_line(task)
-            if task in changes.turned_away:
-                model.turn_away(task.id, task.priority, task.kind)
-            elif task.due_at is None:
-                model.accept(task.id, task.priority, task.kind)
-            else:
-                due = now + (task.due_at - changes.now)
-                model.schedule(task.id, task.priority, task.kind, due, task.due_at, task.by_clock)
-        for task in changes.claimed:
-            model.claim(task.id, changes.token, task.alone, now)
-        for task in sorted(changes.requeued + changes.revived, key=lambda task: task.place):
-            if task in changes.revived:
-                model.revive(task.id)
-            else:
-                model.come_back(task.id, now)
-        for task in changes.dropped:
-            model.drop(task.id)
-        for seq in changes.forgotten:
+        for seq in written.forgotten:
             model.prune(self._id_of[seq])
+            self._just_deleted.add(self._id_of[seq])
+
+    def _follow(self, move: Move, task: Task, outcome: Outcome | None, wall: float) -> None:
+        """One job has moved."""
+        model, now = self.model, self.now
+        match move.source, move.target:
+            case None, _:
+                self._accept(move.target, task, wall)
+            case _, None:
+                model.prune(task.id)
+                self._just_deleted.add(task.id)
+            case Status.QUEUED, Status.PROCESSING:
+                model.claim(task.id, task.token, task.alone, now)
+            case Status.PROCESSING, Status.QUEUED if task.status is None:
+                model.set_aside(task.id)
+            case Status.PROCESSING, Status.QUEUED:
+                model.give_back(task.id)
+            case Status.FAILED, Status.QUEUED:
+                model.start_over(task.id)
+            case _, Status.QUEUED:
+                model.come_back(task.id, now)
+            case _, Status.CANCELLED:
+                model.cancel(task.id)
+            case _, Status.DROPPED:
+                model.drop(task.id)
+            case _:
+                assert outcome is not None
+                self._end(move.target, task, outcome, wall)
+
+    def _accept(self, target: Status | None, task: Task, wall: float) -> None:
+        model, makes_room = self.model, self.options.overflow == "drop-oldest"
+        self._check_line(task)
+        if target is Status.DROPPED:
+            model.turn_away(task.id, task.priority, task.kind)
+        elif target is Status.QUEUED:
+            model.accept(task.id, task.priority, task.kind, makes_room)
+            self._let_in.add(task.priority)
+        else:
+            assert task.due_at is not None
+            due = self.now + (task.due_at - wall)
+            model.schedule(task.id, task.priority, task.kind, due, task.due_at, task.by_clock)
+
+    def _end(self, target: Status | None, task: Task, outcome: Outcome, wall: float) -> None:
+        """An attempt has, with this outcome."""
+        model, token = self.model, self._attempt_of.get(outcome)
+        if target is Status.COMPLETED:
+            require(outcome in self._attempt_of, f"{task.id} completed and never ran.")
+            model.complete(task.id, token)
+        elif target is Status.RETRYING:
+            assert task.due_at is not None
+            delay = task.due_at - wall
+            self._check_delay(task.id, delay)
+            model.retry_later(task.id, token, self.now + delay, task.due_at)
+        elif str(outcome.error).startswith("The process ended"):
+            model.fail_by_crashes(task.id)
+        else:
+            model.fail(task.id, token)
+            self._just_failed.add(task.id)
 
     def _check_delay(self, job_id: str, delay: float) -> None:
         longest = min(4.0, 2.0 ** (self.model.jobs[job_id].attempts - 1))
@@ -673,19 +771,19 @@ class Engine:
     # ---- what is checked: each answer --------------------------------------------------------
 
     def _check_answers(self) -> None:
-        for question in [q for q in self._questions if q.answered]:
-            self._questions.remove(question)
-            self.dispatcher.unanswered.discard(question)
+        for request in [r for r in self._requests if r.answered]:
+            self._requests.remove(request)
+            self.dispatcher.unanswered.discard(request)
             try:
-                answer, error = question.result(), None
+                answer, error = request.result(), None
             except Exception as raised:
                 answer, error = None, raised
-            if isinstance(question, Enqueue):
-                self._check_producer(question, error)
+            if isinstance(request, Enqueue):
+                self._check_producer(request, error)
             elif error is not None:
-                self._check_refusal(question, error)
+                self._check_refusal(request, error)
             else:
-                self._check_answer(question, answer)
+                self._check_answer(request, answer)
 
     def _check_producer(self, request: Enqueue, error: Exception | None) -> None:
         [producer] = [p for p in self.producers if p.request is request]
@@ -700,7 +798,6 @@ class Engine:
             self.tally["jobs"] += len(written)
             return
         assert isinstance(error, EnqueueError)
-        self._another_turn = True  # it has made way for the next one
         self._note(producer.name, f"is refused: {type(error).__name__}")
         require(
             error.accepted == written,
@@ -727,60 +824,68 @@ class Engine:
         """Whether it is part of what a closing queue has to finish."""
         draining = all(close.drain for close in self.closes) and not self._cut_off
         return draining and any(
-            worker.question is request and worker.task and worker.task.token == worker.token
+            worker.request is request and worker.task and worker.task.token == worker.token
             for worker in self.workers
         )
 
-    def _check_refusal(self, question: Question[Any], error: Exception) -> None:
+    def _check_refusal(self, request: Request[Any], error: Exception) -> None:
         model = self.model
         self._note("client", f"is refused: {type(error).__name__}")
-        match question, error:
+        match request, error:
             case _, StorageError():
                 just = self._failed_in_turn
             case _, QueueClosed():
                 just = bool(self.closes)
-            case ((Cancel() | Watch()), UnknownJob()):
-                just = question.job_id not in model.jobs
-            case Revive(), ValueError():
-                just = question.job_id not in model.to_run("failed")
-            case ((Watch() | Join()), TimeoutError()):
+            case Order(order=Cancel(job_id=job_id)), UnknownJob():
+                # Or it came in in the same turn, so that its producer had no answer yet.
+                just = job_id not in model.jobs or job_id in self._coming_in
+            case Wait(job_id=job_id), UnknownJob():
+                just = job_id not in model.jobs
+            case Order(order=Retry(job_id=str(job_id))), ValueError():
+                just = job_id not in model.to_run("failed") or job_id in self._just_failed
+            case ((Wait() | Join()), TimeoutError()):
                 just = True  # it was withdrawn
             case _:
                 just = False
-        require(just, f"{type(question).__name__} was refused without a reason: {error!r}")
+        require(just, f"{type(request).__name__} was refused without a reason: {error!r}")
 
-    def _check_answer(self, question: Question[Any], answer: Any) -> None:
+    def _check_answer(self, request: Request[Any], answer: Any) -> None:
         model = self.model
-        match question:
-            case Inspect():
-                self._check_metrics(answer)
-            case Watch():
-                self._note("client", f"is told that {question.job_id} is {answer.status}")
-                entry = model.jobs[question.job_id]
+        match request:
+            case Measure():
+                self._check_metrics(answer.metrics())
+            case Wait(job_id=job_id):
+                self._note("client", f"is told that {job_id} is {answer.status}")
+                entry = model.jobs[job_id]
                 require(
                     answer.status.ended and answer.status == entry.status,
-                    f"{question.job_id} was said to be {answer.status}; it is {entry.status}.",
+                    f"{job_id} was said to be {answer.status}; it is {entry.status}.",
                 )
-            case Cancel():
-                self._check_cancel(question.job_id, answer)
+            case Order(order=Cancel(job_id=job_id)):
+                self._check_cancel(job_id, answer)
             case Join():
                 self._note("client", "is told that nothing is left to run")
                 left = model.to_run("queued", "processing", "retrying")
                 require(not left, f"join returned, and {left} had not run.")
-            case Revive(job_id=None) | Purge():
+            case Order(order=Retry(job_id=None) | Purge()):
                 self._note("client", f"is told: {answer} jobs")
-                left = (model.having if isinstance(question, Purge) else model.to_run)("failed")
-                require(not left, f"All dead letters were dealt with, except {left}.")
-            case Revive():
-                self._note("client", f"is told that {question.job_id} starts over")
+                purged = isinstance(request.order, Purge)
+                dead = set((model.having if purged else model.to_run)("failed"))
+                dead -= self._just_failed  # in the same turn
+                require(not dead, f"All dead letters were dealt with, except {dead}.")
+            case Order(order=Retry(job_id=job_id)):
+                self._note("client", f"is told that {job_id} starts over")
             case Close():
-                self._check_close(question, answer)
+                self._check_close(request, answer)
 
     def _check_cancel(self, job_id: str, cancelled: bool) -> None:
-        entry = self.model.jobs[job_id]
         self._note(
             "client", f"is told that {job_id} {'will not run' if cancelled else 'has ended'}"
         )
+        if job_id in self._just_deleted:
+            require(not cancelled, f"{job_id} had ended, and was said to be cancelled.")
+            return
+        entry = self.model.jobs[job_id]
         if cancelled and entry.status == "processing":
             require(entry.told, f"{job_id} was cancelled, and a crash would run it again.")
         elif cancelled:
@@ -829,7 +934,7 @@ class Engine:
                 model.may_be_full(task.priority),
                 f"{producer.name} waits for room in the {task.priority} lane, which has some.",
             )
-        waits = [w for w in self.workers if w.question and not w.question.answered]
+        waits = [w for w in self.workers if w.request and not w.request.answered]
         require(len(waits) < len(self.workers), "All workers wait for room that they must make.")
         if self.idle_workers() and all(close.drain for close in self.closes):
             waiting = model.could_start(self.now)
@@ -840,27 +945,54 @@ class Engine:
     def _note(self, who: str, what: str) -> None:
         self.history.append(Happened(self.now, who, what))
 
-    def _note_commit(self, changes: Changes) -> None:
-        lists = {
-            "completed": [outcome.task for outcome in changes.completed],
-            "to be retried": [f.task for f in changes.failed if f.due_at is not None],
-            "failed": [f.task for f in changes.failed if f.due_at is None],
-            "interrupted": changes.interrupted,
-            "given back": changes.returned,
-            "back in line": changes.requeued,
-            "revived": changes.revived,
-            "in": changes.inserted,
-            "turned away": changes.turned_away,
-            "claimed": changes.claimed,
-            "told to stop": changes.cancelling,
-            "cancelled": changes.cancelled,
-            "dropped": changes.dropped,
-        }
-        parts = [f"{_names(tasks)} {what}" for what, tasks in lists.items() if tasks]
-        if changes.forgotten:
-            parts.append(f"{', '.join(self._id_of[seq] for seq in changes.forgotten)} deleted")
+    def _note_commit(self, written: Written) -> None:
+        went = [
+            *((move.tasks, _WENT.get(move[1:3], move.target)) for move in written.moves),
+            (written.interrupted, "interrupted"),
+            (written.told, "told to stop"),
+        ]
+        parts = [f"{_names(tasks)} {where}" for tasks, where in went if tasks]
+        if written.forgotten:
+            parts.append(f"{', '.join(self._id_of[seq] for seq in written.forgotten)} deleted")
         self._note("commit", "; ".join(parts))
 
 
-def _names(tasks: list[Task]) -> str:
+# How the history says where jobs went; else it is the name of their status.
+_WENT = {
+    (None, Status.QUEUED): "in",
+    (None, Status.SCHEDULED): "scheduled",
+    (None, Status.DROPPED): "turned away",
+    (Status.QUEUED, Status.PROCESSING): "claimed",
+    (Status.PROCESSING, Status.QUEUED): "given back",
+    (Status.PROCESSING, Status.RETRYING): "to be retried",
+    (Status.FAILED, Status.QUEUED): "starts over",
+    (Status.FAILED, None): "purged",
+    (Status.SCHEDULED, Status.QUEUED): "back in line",
+    (Status.RETRYING, Status.QUEUED): "back in line",
+}
+
+
+def _in_order(moves: Sequence[Move]) -> list[tuple[Move, Task]]:
+    """Each job that moved, in turn: a step makes one move of each sort, and had them mixed."""
+    first: dict[str, int] = {}  # move of a step
+    steps = []
+    for number, move in enumerate(moves):
+        for task in move.tasks:
+            place: tuple[int, float] = number, 0
+            if move.source is None:
+                place = first.setdefault("new", number), task.seq
+            elif (
+                move.source in (Status.SCHEDULED, Status.RETRYING) and move.target is Status.QUEUED
+            ):
+                place = first.setdefault("due", number), task.key
+            steps.append((place, move, task))
+    steps.sort(key=lambda step: step[0])
+    return [(move, task) for _, move, task in steps]
+
+
+def _names(tasks: Sequence[Task]) -> str:
     return ", ".join([task.id for task in tasks])
+
+
+def _say(level: int, text: str, *values: object, error: BaseException | None = None) -> None:
+    """Nobody listens."""

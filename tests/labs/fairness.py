@@ -31,7 +31,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -45,7 +45,7 @@ from rich.table import Table
 from rich.text import Text
 
 from final.job import Priority, Task
-from final.lanes import Lanes, Suits
+from final.ledger.lanes import Lanes, Suits
 from tests.benchmarks import plots
 from tests.benchmarks.report import terminal
 from tests.helpers import DEADLINE, Gate
@@ -201,9 +201,9 @@ def overload(
 class NeverRefilled(Lanes):
     """The token rule, except that a lane which was served keeps its old count."""
 
-    def pick(self, suits: Suits | None = None) -> Task | None:
+    def pick(self, open_kinds: Collection[str] = (), suits: Suits | None = None) -> Task | None:
         counts = [lane.passed_over for lane in self._lanes]
-        task = super().pick(suits)
+        task = super().pick(open_kinds, suits)
         for lane, count in zip(self._lanes, counts, strict=True):
             lane.passed_over = max(lane.passed_over, count)
         return task
@@ -212,12 +212,12 @@ class NeverRefilled(Lanes):
 def planting(fault: str) -> contextlib.AbstractContextManager[object]:
     """Inside of this, ``final`` has one of FAULTS; "" for none."""
     lanes = {"": Lanes, "off": strict, "never-refilled": NeverRefilled}[fault]
-    return mock.patch("final.job_queue.Lanes", lanes)
+    return mock.patch("final.ledger.local.Lanes", lanes)
 
 
-def strict(capacity: int, fairness: int | None) -> Lanes:
+def strict(capacity: int, fairness: int | None, limited: Collection[str]) -> Lanes:
     """Lanes that take no notice of their fairness."""
-    return Lanes(capacity, fairness=None)
+    return Lanes(capacity, None, limited)
 
 
 FAULTS = {

@@ -39,7 +39,8 @@ class Entry:
     place: its number in line, a new one each time that it goes to the back of its lane.
     token: the fencing token of its latest claim. claimed: when that was.
     due: when it may come back, on the clock that never jumps. due_at: the same, Unix seconds.
-    by_clock: the wall clock decides, and when that is set, ``due`` is another.
+    by_clock: the wall clock decides, and when that is set, ``due`` is another. noticed: by when
+    that is noticed at the latest.
     alone: the latest claim was of this job only, so a crash is charged to it.
     begun: the handler has begun since then. starts: how often it has begun in all.
     unbegun: so many crashes met it between a claim and the beginning of its handler.
@@ -62,6 +63,7 @@ class Entry:
     due: float = 0.0
     due_at: float | None = None
     by_clock: bool = False
+    noticed: float = 0.0
     alone: bool = False
     interrupted: int = 0
     told: bool = False
@@ -69,7 +71,7 @@ class Entry:
     @property
     def latest(self) -> float:
         """When it is due at the latest: between two clocks lies a sum."""
-        return self.due + A_MOMENT if self.by_clock else self.due
+        return max(self.due, self.noticed) + A_MOMENT if self.by_clock else self.due
 
 
 class Limit(NamedTuple):
@@ -134,9 +136,12 @@ class Model:
 
     # ---- what may happen to a job ------------------------------------------------------------
 
-    def accept(self, job_id: str, lane: str, kind: str = "default") -> None:
-        """A new job, at the back of its lane; there must be room for it."""
-        require(self.has_room(lane), f"{job_id} was let into the {lane} lane, which is full.")
+    def accept(
+        self, job_id: str, lane: str, kind: str = "default", makes_room: bool = False
+    ) -> None:
+        """A new job, at the back of its lane; there must be room for it, or it ``makes_room``."""
+        has_room = makes_room or self.has_room(lane)
+        require(has_room, f"{job_id} was let into the {lane} lane, which is full.")
         self._add(job_id, lane, kind, "queued")
         self._line_up(job_id)
 
@@ -259,6 +264,13 @@ class Model:
         if job_id not in self.suspects:
             self._line_up(job_id)
 
+    def set_aside(self, job_id: str) -> None:
+        """The same, but it does not run again before the next start."""
+        entry = self._entry(job_id, "set aside", "processing")
+        entry.status = "queued"
+        entry.attempts -= 1
+        self.suspects.discard(job_id)
+
     def tell(self, job_id: str) -> None:
         """It is cancelled while it runs: it may complete, but it does not run again."""
         self._entry(job_id, "told to stop", "processing").told = True
@@ -272,11 +284,15 @@ class Model:
     def drop(self, job_id: str) -> None:
         """It makes room for a newer one; the oldest of its lane goes first."""
         entry = self._entry(job_id, "dropped", "queued")
+        waiting = [first for _, first in self._waiting[entry.lane]]
+        require(self.may_be_too_full(entry.lane), f"{job_id} was dropped, though there was room.")
+        is_first = job_id in self.suspects or waiting[:1] == [job_id]
+        require(is_first, f"{job_id} was dropped before {waiting[:1]} of its own lane.")
         self._end(job_id, entry, "dropped")
 
-    def revive(self, job_id: str) -> None:
+    def start_over(self, job_id: str) -> None:
         """A dead letter starts over, at the back of its lane."""
-        entry = self._entry(job_id, "revived", "failed")
+        entry = self._entry(job_id, "started over", "failed")
         entry.attempts = entry.starts = entry.unbegun = entry.charged_unbegun = 0
         self._to_the_back(job_id, entry)
 
@@ -301,16 +317,17 @@ class Model:
         self.suspects = set()
         for job_id, entry in self.jobs.items():
             if entry.due_at is not None:
-                entry.due = now + (entry.due_at - wall)
+                entry.due, entry.noticed = now + (entry.due_at - wall), now
                 entry.by_clock = entry.status == "scheduled"
             if entry.status == "queued":
                 self._come_in(job_id, entry)
 
-    def clock_was_set(self, seconds: float) -> None:
+    def clock_was_set(self, seconds: float, noticed: float) -> None:
         """Somebody has set the wall clock. A time of day comes sooner or later by that."""
         for entry in self.jobs.values():
             if entry.by_clock:
                 entry.due -= seconds
+                entry.noticed = noticed
 
     def fail_by_crashes(self, job_id: str) -> None:
         """It was on its last attempt when the process ended, and not for the first time."""
@@ -359,8 +376,17 @@ class Model:
 
     def may_be_full(self, lane: str) -> bool:
         """Full if the suspects of the lane stand in it; one of them does when it is its turn."""
+        return self._most_in(lane) >= self._capacity
+
+    def may_be_too_full(self, lane: str) -> bool:
+        return self._most_in(lane) > self._capacity
+
+    def is_too_full(self, lane: str) -> bool:
+        return len(self._waiting[lane]) > self._capacity
+
+    def _most_in(self, lane: str) -> int:
         suspects = sum(self.jobs[job_id].lane == lane for job_id in self.suspects)
-        return len(self._waiting[lane]) + suspects >= self._capacity
+        return len(self._waiting[lane]) + suspects
 
     def heads(self, now: float = 0.0) -> dict[str, str]:
         """The first job in each lane that has one which may start."""
@@ -453,8 +479,7 @@ class Model:
         return entry
 
     def _end(self, job_id: str, entry: Entry, status: str) -> None:
-        waits_in_lane = self.is_handled(job_id) and job_id not in self.suspects
-        if entry.status == "queued" and waits_in_lane:
+        if (entry.place, job_id) in self._waiting[entry.lane]:
             self._waiting[entry.lane].remove((entry.place, job_id))
         self.suspects.discard(job_id)
         entry.status, entry.due_at, entry.by_clock = status, None, False

@@ -46,7 +46,7 @@ from typing import Literal, NamedTuple
 from rich.console import Console
 
 from final import Job, JobQueue, Status, StorageError
-from final.stores import SqliteStore
+from final.ledger.sqlite import SqliteFile
 from tests.labs import choices, output
 from tests.labs.crash_faults import EarlyAcknowledgement, SyncNormal, SyncOff, queues_use
 from tests.labs.disk_watch import CannotWatch, Operation, Recording, require_watching, watching
@@ -55,7 +55,7 @@ from tests.labs.power_copies import copying
 from tests.labs.power_disk import Disk, Found, always, never
 
 DURABILITIES = ("full", "normal", "off")
-FAULTS: dict[str, type[SqliteStore]] = {
+FAULTS: dict[str, type[SqliteFile]] = {
     "sync-off": SyncOff,
     "sync-normal": SyncNormal,
     "early-acknowledgement": EarlyAcknowledgement,
@@ -159,18 +159,18 @@ def record(log_path: Path, durability: str, jobs: int, fault: str, by_copies: bo
         require_watching()
     except CannotWatch as cause:
         excuse, by_copies = str(cause), True
-    store = SqliteStore
+    file = SqliteFile
     if durability == "off":
-        store = SyncOff
+        file = SyncOff
     elif durability == "full" and fault:
-        store = FAULTS[fault]
+        file = FAULTS[fault]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "jobs.db"
         if by_copies:
-            with queues_use(copying(store, path, log)):
+            with queues_use(copying(file, path, log)):
                 _live(path, durability, jobs, log)
         else:
-            with queues_use(store), watching(Recording(log)):
+            with queues_use(file), watching(Recording(log)):
                 _live(path, durability, jobs, log)
     log_path.write_bytes(pickle.dumps(log))
     return Recorded(len(log), excuse)
@@ -254,7 +254,7 @@ def _open(image: dict[str, bytearray], folder: Path) -> dict[str, str]:
         (folder / name).write_bytes(content)
     path = folder / "jobs.db"
     try:
-        SqliteStore(path, "full").close()
+        SqliteFile(path, "full").close()
         with contextlib.closing(sqlite3.connect(path)) as connection:
             (whole,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
             if whole != "ok":

@@ -11,27 +11,31 @@ nor is how the file was created: the recording begins when it is there.
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from final.stores import Changes, SqliteStore
+from final.ledger.sqlite import SqliteFile
 from tests.labs.disk_watch import Delete, Operation, Sync, Truncate, Write
 from tests.labs.power_disk import SECTOR, Found
 
 
-def copying(store: type[SqliteStore], path: Path, log: list[Any]) -> type[SqliteStore]:
-    """Such a store, but one that compares copies of its files after each commit, into ``log``."""
+def copying(file: type[SqliteFile], path: Path, log: list[Any]) -> type[SqliteFile]:
+    """Such a file, but one that compares copies of its files after each commit, into ``log``."""
     copies = Copies(path, log)
 
-    class Copying(store):  # type: ignore[misc,valid-type]
+    class Copying(file):  # type: ignore[misc,valid-type]
         def __init__(self, path: str | os.PathLike[str], durability: str) -> None:
             super().__init__(path, durability)
             (copies.level,) = self._writer.execute("PRAGMA synchronous").fetchone()
             copies.compare()
 
-        def commit(self, changes: Changes) -> None:
-            super().commit(changes)
+        @contextlib.contextmanager
+        def transaction(self) -> Iterator[None]:
+            with super().transaction():
+                yield
             copies.compare()
 
         def close(self) -> None:

@@ -18,11 +18,11 @@ from unittest import mock
 import final
 import final.job_queue
 import improved
-from final.batches import Batches
-from final.dispatcher import Dispatcher
-from final.lanes import Lanes
-from final.messages import Batch, Question
-from final.plan import Plan
+from final.engine.dispatcher import Dispatcher
+from final.engine.messages import Request
+from final.job import Status
+from final.workers.batch import Batch
+from final.workers.pool import WorkerPool
 from improved.job_queue import Job, Metrics, QueueClosed, _Task
 
 # ---- improved ------------------------------------------------------------------------------
@@ -144,31 +144,32 @@ class TwoLocksTwoOrders(improved.JobQueue):
 
 
 class AsksTheDead(final.JobQueue):
-    """A question to a dispatcher that is through: nobody is left to answer it."""
+    """A request to a dispatcher that is through: nobody is left to answer it."""
 
-    def _ask(self, question: Question[Any], timeout: float | None) -> Any:
-        self._dispatcher.ask(question)
-        question.wait(timeout)
-        self._dispatcher.unanswered.discard(question)
-        return question.result()
+    def _ask(self, request: Request[Any], timeout: float | None) -> Any:
+        self._dispatcher.ask(request)
+        request.wait(timeout)
+        self._dispatcher.unanswered.discard(request)
+        return request.result()
 
 
 class ReachesIn(final.JobQueue):
-    """``cancel`` marks the job by itself, in lanes that belong to another thread."""
+    """``cancel`` marks the job by itself, in an index that belongs to another thread."""
 
     def cancel(self, job_id: str) -> bool:
-        for task in self._dispatcher._lanes:
-            if task.id == job_id:
-                task.cancelled = True  # so its worker will pass over it: if it has not begun
-                return True
+        task = self._ledger._live.get(job_id)
+        if task is not None and task.status is Status.QUEUED:
+            task.cancelled = True  # so its worker will pass over it: if it has not begun
+            return True
         return super().cancel(job_id)
 
 
 class _AnswersFirst(Dispatcher):
-    def _plan_admissions(self, plan: Plan, now: float, careful: bool) -> None:
-        super()._plan_admissions(plan, now, careful)
-        for request in plan.admitted:
-            request.answer([task.id for task in request.tasks])
+    def _exchange(self, now: float, wall: float) -> None:
+        for request in self._producers:
+            if self._given.room[request.next_task().priority] > 0:
+                request.answer([task.id for task in request.tasks])
+        super()._exchange(now, wall)
 
 
 class AnswersBeforeTheCommit(final.JobQueue):
@@ -180,11 +181,12 @@ class AnswersBeforeTheCommit(final.JobQueue):
 
 
 class _SleepsMeanwhile(Dispatcher):
-    def _can_go_on(self, now: float) -> bool:
-        return self._storage_error is None and super()._can_go_on(now)
+    def turn(self, *arguments: Any) -> None:
+        super().turn(*arguments)
+        self._again = self._again and self._storage_error is None
 
-    def _until_due(self, now: float, wall: float) -> float | None:
-        return None if self._storage_error is not None else super()._until_due(now, wall)
+    def _until_due(self, now: float) -> float | None:
+        return None if self._storage_error is not None else super()._until_due(now)
 
 
 class ForgetsTheNextInLine(final.JobQueue):
@@ -202,17 +204,15 @@ class _Unfenced(Batch):
         return True
 
 
-class _UnfencedBatches(Batches):
-    def plan(self, lanes: Lanes, token: int, now: float) -> list[Batch]:
-        batches = super().plan(lanes, token, now)
-        for batch in batches:
-            batch.__class__ = _Unfenced
-        return batches
+class _UnfencedPool(WorkerPool):
+    def deliver(self, batch: Batch) -> None:
+        batch.__class__ = _Unfenced
+        super().deliver(batch)
 
 
 class EndsBothWays(final.JobQueue):
     """No fence at the end of a batch: its worker reports it, and is given up all the same."""
 
     def __init__(self, handler: Any, **options: Any) -> None:
-        with mock.patch.object(final.job_queue, "Batches", _UnfencedBatches):
+        with mock.patch.object(final.job_queue, "WorkerPool", _UnfencedPool):
             super().__init__(handler, **options)

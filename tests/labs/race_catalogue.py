@@ -17,16 +17,9 @@ import improved
 import improved.job_queue
 import naive
 import naive.job_queue
-from final import (
-    batches,
-    dispatcher,
-    job,
-    messages,
-    orders,
-    returns,
-    transitions,
-)
-from final.stores import sqlite
+from final import job
+from final.engine import dispatcher, events, flight, messages
+from final.ledger import local, sqlite
 from final.workers import attempts, coroutines, current, handlers, pool, processes
 from tests.labs import race_bugs as bugs
 from tests.labs import race_scenarios as scenarios
@@ -122,14 +115,13 @@ FINAL = Subject(
     ),
     (
         final.job_queue,
-        batches,
         dispatcher,
+        events,
+        flight,
         job,
+        local,
         messages,
-        orders,
-        returns,
         sqlite,
-        transitions,
         attempts,
         coroutines,
         current,
@@ -141,18 +133,18 @@ FINAL = Subject(
         final.JobQueue._ask,
         final.JobQueue._await,
         final.JobQueue.close,
-        batches.Batches._collect,
-        batches.Batches._take_back,
-        batches.Batches.out_of_time,
         current.CurrentJob,
         dispatcher.Dispatcher._end,
         dispatcher.Dispatcher._end_now,
         dispatcher.Dispatcher.ask,
-        messages.Question.answer,
-        messages.Question.refuse,
-        messages.Question.result,
-        orders.Orders._cancel,
-        returns.Returns._end_late_attempts,
+        flight.Flight._check_time,
+        flight.Flight._collect,
+        flight.Flight._take_unstarted,
+        flight.Flight.tell,
+        local.LocalLedger.exchange,
+        messages.Request.answer,
+        messages.Request.refuse,
+        messages.Request.result,
         pool.WorkerPool._attempt,
         pool.WorkerPool._work,
         pool.WorkerPool.is_calling,

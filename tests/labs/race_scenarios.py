@@ -272,14 +272,16 @@ class Disk:
 
     def __init__(self, queue: Any) -> None:
         self.full = False
-        self._store = queue._store
-        self._commit = queue._store.commit
-        queue._store.commit = self.commit
+        self._file = queue._ledger._file
+        self._transaction = self._file.transaction
+        self._file.transaction = self.transaction
 
-    def commit(self, changes: object) -> None:
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
         limit = 1 if self.full else 1_000_000  # less than what there is means what there is
-        self._store._writer.execute(f"PRAGMA max_page_count = {limit}")
-        self._commit(changes)
+        self._file._writer.execute(f"PRAGMA max_page_count = {limit}")
+        with self._transaction():
+            yield
 
 
 def wait_against_completion(on: Any) -> Rivals:

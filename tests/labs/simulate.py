@@ -66,6 +66,7 @@ class Life:
             overflow=choice(("block", "block", "block", "reject", "drop-newest", "drop-oldest")),
             history=choice((0, 2, 1_000)),
             timeout=choice((None, 2.0)),
+            memory=choice((0, 10, 1_000)),
             limits=choice(LIMITS),
         )
 
@@ -130,14 +131,14 @@ class Life:
 
     def client_retries(self) -> None:
         dead = self.engine.model.having("failed")
-        self.engine.revive(self._random.choice([*dead, None]))
+        self.engine.retry(self._random.choice([*dead, None]))
 
     def client_purges(self) -> None:
         self.engine.purge()
 
     def client_waits(self) -> None:
         if self._ids and self._random.random() < 0.8:
-            self.engine.watch(self._random.choice(self._ids))
+            self.engine.wait(self._random.choice(self._ids))
         else:
             self.engine.join()
 
@@ -145,7 +146,7 @@ class Life:
         self.engine.give_up_asking(self._random.randrange(8))
 
     def client_looks(self) -> None:
-        self.engine.inspect()
+        self.engine.measure()
 
     def queue_closes(self) -> None:
         self.engine.close(drain=self._random.random() < 0.7)
@@ -158,7 +159,8 @@ class Life:
         self.engine.jump(self._random.choice((-86_400.0, -5.0, 5.0, 86_400.0)))
 
     def disk_fills(self) -> None:
-        self.engine.fail_commits(self._random.choice((1, 2, 5)))
+        operation = self._random.choice((1, 2, 3, 1_000))
+        self.engine.fail_commits(self._random.choice((1, 2, 5)), operation)
 
     def handlers_are_changed(self) -> None:
         """A deployment: the next process does not know all kinds."""
@@ -199,10 +201,10 @@ class Life:
         else:
             left = model.having(*unfinished)
             raise ContractBroken(f"{left} never come to their end, though nothing fails any more.")
-        engine.inspect()
+        engine.measure()
         engine.close(drain=True)
         engine.settle()
-        engine.inspect()
+        engine.measure()
         engine.settle()
 
 

@@ -33,6 +33,7 @@ import itertools
 import logging
 import os
 import random
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -45,8 +46,8 @@ from typing import Any
 from unittest import mock
 
 from final import Backoff, JobQueue, Metrics, QueueClosed, Status
-from final.lanes import Lanes
-from final.metrics import Recorder
+from final.engine.metrics import Recorder
+from final.ledger.lanes import Lanes
 from final.workers.pool import WorkerPool
 from tests.benchmarks.report import terminal
 from tests.final.helpers import ROOT, in_file
@@ -198,7 +199,7 @@ class Soak:
     @contextlib.contextmanager
     def _opened(self, options: dict[str, Any]) -> Iterator[JobQueue]:
         """The queue with its subscriber; afterwards all its news have come in."""
-        self._found = Counter(self._file().values())
+        self._found = Counter(self._file().values()) + self._forgotten()
         self._counted = self.ledger.counts.copy()
         ready = threading.Event()
         queue = JobQueue(handlers(ready), path=self._path, **(OPTIONS | options))
@@ -247,6 +248,14 @@ class Soak:
         if not os.path.exists(self._path):
             return {}
         return {job_id: Status(status) for job_id, status in in_file(self._path, "id, status")}
+
+    def _forgotten(self) -> Counter[Status]:
+        """What it has counted of those that the history has let go of."""
+        if not os.path.exists(self._path):
+            return Counter()
+        with contextlib.closing(sqlite3.connect(self._path)) as file:
+            rows = file.execute("SELECT status, sum(count) FROM forgotten GROUP BY status")
+            return Counter({Status(status): count for status, count in rows})
 
     def _epoch_seconds(self) -> float:
         return min(8.0, self.seconds / 8) * self._rng.uniform(0.5, 1.5)
@@ -338,8 +347,8 @@ FAULTS: dict[str, Callable[[], contextlib.AbstractContextManager[object]]] = {
     "memory": lambda: hoard(lambda: os.urandom(1_000_000), a_second=5),
     "threads": lambda: hoard(waiting_thread, a_second=2),
     "handles": lambda: hoard(lambda: os.open(os.devnull, os.O_RDONLY), a_second=2),
-    "miscount": lambda: every_hundredth(Recorder, "ended"),
-    "lost": lambda: every_hundredth(Lanes, "append"),
+    "miscount": lambda: every_hundredth(Recorder, "moved"),
+    "lost": lambda: every_hundredth(Lanes, "add"),
 }
 
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import psutil
 
 from final import Status
-from final.metrics import Counts, Metrics
+from final.engine.metrics import Counts, Metrics
 
 # A dead letter is not at its end: it may be revived.
 GONE = (Status.COMPLETED, Status.CANCELLED, Status.DROPPED)

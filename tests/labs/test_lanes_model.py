@@ -9,6 +9,7 @@ waiting one at most ``fairness`` times in a row; LOW once more, if MEDIUM is due
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -24,7 +25,7 @@ from hypothesis.stateful import (
 )
 
 from final.job import Priority, Task
-from final.lanes import Lanes
+from final.ledger.lanes import Lanes
 from tests.labs.examples import examples, until_it_fails
 from tests.labs.model import LANES, Model, require
 
@@ -40,6 +41,7 @@ class LanesMachine(RuleBasedStateMachine):
         self.fairness = fairness
         self.lanes = self.make_lanes(ENDLESS, fairness)
         self.model = Model(capacity=ENDLESS, max_retries=ENDLESS, fairness=fairness)
+        self.numbers = itertools.count(1)
         self.tasks: dict[str, Task] = {}
         self.running: list[Task] = []
         self.passed_over = dict.fromkeys(LANES, 0)
@@ -47,11 +49,14 @@ class LanesMachine(RuleBasedStateMachine):
     @rule(lane=st.sampled_from(LANES), count=a_few)
     def arrive(self, lane: str, count: int) -> None:
         for _ in range(count):
-            number = len(self.tasks) + 1
-            task = Task(f"j{number}", "null", Priority(lane), "default", place=number)
+            task = self.new_task(lane)
             self.tasks[task.id] = task
-            self.lanes.append(task)
+            self.lanes.add(task)
             self.model.accept(task.id, lane)
+
+    def new_task(self, lane: str) -> Task:
+        number = next(self.numbers)
+        return Task(f"j{number}", "null", Priority(lane), "default", seq=number, key=number)
 
     @rule(count=a_few)
     def pick(self, count: int) -> None:
@@ -81,7 +86,7 @@ class LanesMachine(RuleBasedStateMachine):
     @rule(which=st.integers(0, 99))
     def give_back(self, which: int) -> None:
         task = self.running.pop(which % len(self.running))
-        self.lanes.put_back([task])
+        self.lanes.add(task)
         self.model.give_back(task.id)
 
     @precondition(lambda self: self.model.heads())
@@ -101,18 +106,23 @@ class LanesMachine(RuleBasedStateMachine):
 
     @rule(arrivals=st.lists(st.sampled_from(LANES), max_size=5), picks=st.integers(0, 20))
     def undo_a_turn(self, arrivals: list[str], picks: int) -> None:
-        """A turn whose commit fails. The model never hears of it."""
-        self.lanes.begin()
-        new = [Task("new", "null", Priority(lane), "default", place=ENDLESS) for lane in arrivals]
+        """A turn whose exchange fails. The model never hears of it."""
+        tokens = self.lanes.tokens()
+        new = [self.new_task(lane) for lane in arrivals]
         for task in new:
-            self.lanes.append(task)
-        for _ in range(picks):
-            self.lanes.pick()
-        self.lanes.undo(new)
+            self.lanes.add(task)
+        picked = [picked for _ in range(picks) if (picked := self.lanes.pick())]
+        for task in new:
+            if task not in picked:
+                self.lanes.remove(task)
+        for task in picked:
+            if task not in new:
+                self.lanes.add(task)
+        self.lanes.restore(tokens)
 
     @invariant()
     def the_heads_are_those_of_the_model(self) -> None:
-        heads = {str(task.priority): task.id for task in self.lanes.heads()}
+        heads = {p.value: task.id for p in Priority if (task := self.lanes.head(p))}
         require(heads == self.model.heads(), f"{heads}, and not {self.model.heads()}?")
 
 
@@ -123,39 +133,42 @@ def test_any_arrivals_keep_the_bound() -> None:
 class OncePerElevenPicks(Lanes):
     """Off by one: a lane is due after one pass more."""
 
-    def _first_due(self, waiting: Any) -> Any:
-        for lane in waiting:
+    def _first_due(self, waiting: Any) -> int:
+        for n, (lane, _) in enumerate(waiting):
             if self.fairness is not None and lane.passed_over > self.fairness:
-                return lane
-        return None
+                return n
+        return 0
 
 
 class NoFairness(Lanes):
-    def _first_due(self, waiting: Any) -> Any:
-        return None
+    def _first_due(self, waiting: Any) -> int:
+        return 0
 
 
 class LowBeforeMedium(Lanes):
     """Of two lanes that are due, the less urgent goes first."""
 
-    def _first_due(self, waiting: Any) -> Any:
-        return super()._first_due(waiting[::-1])
+    def _first_due(self, waiting: Any) -> int:
+        due = super()._first_due(waiting[::-1])
+        return len(waiting) - 1 - due if due or self._is_due(waiting[-1]) else 0
+
+    def _is_due(self, last: Any) -> bool:
+        return self.fairness is not None and last[0].passed_over >= self.fairness
 
 
 class ForgetsPassesWhenUndoing(Lanes):
-    def undo(self, appended: Any) -> None:
-        super().undo(appended)
-        for lane in self._lanes:
-            lane.passed_over = 0
+    def restore(self, tokens: list[int]) -> None:
+        super().restore([0, 0, 0])
 
 
 class GivesBackToTheEnd(Lanes):
-    def put_back(self, tasks: Any) -> None:
-        if tasks is self._picked:  # that is undoing
-            super().put_back(tasks)
-            return
-        for task in tasks:
-            self.append(task)
+    """A job that comes again gets a new place."""
+
+    def add(self, task: Task) -> None:
+        if task.token:
+            task.key = ENDLESS - 1
+        task.token = 1
+        super().add(task)
 
 
 @pytest.mark.parametrize(

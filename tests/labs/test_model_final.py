@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,10 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from final.dispatcher import Rules
-from final.stores import SqliteStore
-from final.stores.base import Changes
-from tests.labs import engine as bench
+from final.job import Status
+from final.ledger.base import Move
+from final.ledger.sqlite import SqliteFile
+from final.options import Options as OptionsOfFinal
 from tests.labs.engine import KINDS, Engine, FileDisk, Options
 from tests.labs.examples import examples, until_it_fails
 from tests.labs.model import LANES, require
@@ -49,6 +50,7 @@ class FinalMachine(RuleBasedStateMachine):
         overflow=st.sampled_from(["block", "reject", "drop-newest", "drop-oldest"]),
         history=st.sampled_from([1, 1_000]),
         timeout=st.sampled_from([None, 2.0]),
+        memory=st.sampled_from([0, 1_000]),
         limits=st.sampled_from(LIMITS),
     )
     def open(self, **options: Any) -> None:
@@ -102,19 +104,19 @@ class FinalMachine(RuleBasedStateMachine):
 
     @rule()
     def retry(self) -> None:
-        self.engine.revive()
+        self.engine.retry()
         self.engine.settle()
 
     @precondition(lambda self: self.ids)
     @rule(which=which)
     def wait(self, which: int) -> None:
-        self.engine.watch(self.ids[-1 - which % len(self.ids)])
-        self.engine.inspect()
+        self.engine.wait(self.ids[-1 - which % len(self.ids)])
+        self.engine.measure()
         self.engine.settle()
 
-    @rule(count=st.integers(1, 3))
-    def disk_fills(self, count: int) -> None:
-        self.engine.fail_commits(count)
+    @rule(count=st.integers(1, 3), operation=st.sampled_from([1, 2, 3, 1_000]))
+    def disk_fills(self, count: int, operation: int) -> None:
+        self.engine.fail_commits(count, operation)
 
     @rule(handled=st.sets(st.sampled_from(KINDS), min_size=1))
     def crash(self, handled: set[str]) -> None:
@@ -142,7 +144,7 @@ class FinalMachine(RuleBasedStateMachine):
     def the_file_says_what_the_model_says(self) -> None:
         in_file = {
             record.id: (record.status, record.attempts, record.due_at)
-            for record in self.engine.store.jobs(None, 1_000)
+            for record in self.engine.ledger.jobs(None, 1_000)
         }
         in_model = {
             job_id: (entry.status, entry.attempts, entry.due_at)
@@ -152,7 +154,7 @@ class FinalMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         if hasattr(self, "engine"):
-            self.engine.store.close()
+            self.engine.ledger.close()
             shutil.rmtree(self.folder)
 
 
@@ -161,37 +163,36 @@ def test_any_history_keeps_the_contract() -> None:
         run_state_machine_as_test(FinalMachine, settings=examples(50, steps=40))
 
 
-def one_retry_more(max_retries: int, *others: Any) -> Rules:
-    return Rules(max_retries + 1, *others)
+def one_retry_more(
+    options: OptionsOfFinal, attempt: int, permanent: bool, **how: Any
+) -> float | None:
+    return None if attempt > options.max_retries + 1 else options.backoff.delay(attempt)
 
 
-WRITE = SqliteStore._write
+WRITE = SqliteFile.write
 
 
-def claims_charge_nothing(store: SqliteStore, changes: Changes) -> None:
-    WRITE(store, changes)
-    for task in changes.claimed:
-        store._writer.execute("UPDATE job SET attempts = 0 WHERE id = ?", (task.id,))
+def claims_charge_nothing(file: SqliteFile, moves: Sequence[Move], wall: float) -> None:
+    WRITE(file, moves, wall)
+    file._writer.execute("UPDATE job SET attempts = 0 WHERE status = 'processing'")
 
 
-def outcomes_are_not_written(store: SqliteStore, changes: Changes) -> None:
-    changes.completed, completed = [], changes.completed
-    WRITE(store, changes)
-    changes.completed = completed
+def outcomes_are_not_written(file: SqliteFile, moves: Sequence[Move], wall: float) -> None:
+    WRITE(file, [move for move in moves if move.target is not Status.COMPLETED], wall)
 
 
-def a_due_time_is_forgotten(store: SqliteStore, changes: Changes) -> None:
-    WRITE(store, changes)
-    store._writer.execute("UPDATE job SET due_at = 0 WHERE due_at > 0")
+def a_due_time_is_forgotten(file: SqliteFile, moves: Sequence[Move], wall: float) -> None:
+    WRITE(file, moves, wall)
+    file._writer.execute("UPDATE job SET due_at = 0 WHERE status IN ('retrying', 'scheduled')")
 
 
 @pytest.mark.parametrize(
     ("owner", "name", "fault", "sentence"),
     [
-        (bench, "Rules", one_retry_more, "max_retries|goes on after"),
-        (SqliteStore, "_write", claims_charge_nothing, "In the file"),
-        (SqliteStore, "_write", outcomes_are_not_written, "In the file"),
-        (SqliteStore, "_write", a_due_time_is_forgotten, "In the file"),
+        (OptionsOfFinal, "retry_delay", one_retry_more, "max_retries|goes on after"),
+        (SqliteFile, "write", claims_charge_nothing, "In the file"),
+        (SqliteFile, "write", outcomes_are_not_written, "In the file"),
+        (SqliteFile, "write", a_due_time_is_forgotten, "In the file"),
     ],
     ids=["one attempt too many", "attempts not written", "outcomes not written", "due times lost"],
 )

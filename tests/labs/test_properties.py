@@ -23,7 +23,8 @@ from hypothesis import strategies as st
 
 import final
 import improved
-from final.limits import LeakyBucket, Meter, TokenBucket
+from final.ledger.limits import Meter, meter_of
+from final.options import LeakyBucket, TokenBucket
 from final.payload import Stored, decode, encode
 from tests.labs.examples import examples, until_it_fails
 
@@ -64,12 +65,11 @@ def tokens_are_those_of_plain_arithmetic(bucket: Any, settings: Settings) -> Non
     @given(eighths_of_a_start=st.integers(1, 40), burst=st.integers(1, 9), pauses=pauses)
     def check(eighths_of_a_start: int, burst: int, pauses: list[int]) -> None:
         rate = Fraction(eighths_of_a_start, 8)
-        meter: Meter = bucket(float(rate), burst).meter(0.0)
+        meter: Meter = bucket(float(rate), burst)
         now, tokens = 0.0, Fraction(burst)
         for pause in pauses:
             now += pause * EIGHTH
             tokens = min(Fraction(burst), tokens + rate * pause / 8)
-            assert meter.allowance(now) == math.floor(tokens)
             starts = _start_all(meter, now)
             assert starts == math.floor(tokens)
             tokens -= starts
@@ -84,14 +84,14 @@ def the_next_start_is_allowed_when_it_is_said_to_be(limit: Any, settings: Settin
     @settings
     @given(rate=st.floats(0.01, 1_000), looks=st.integers(1, 50))
     def check(rate: float, looks: int) -> None:
-        meter: Meter = limit(rate).meter(0.0)
+        meter: Meter = limit(rate)
         now = 0.0
         for _ in range(looks):
-            _start_all(meter, now)
+            assert _start_all(meter, now) == 1
             due = meter.next_at(now)
             assert due > now
-            assert meter.allowance(now + (due - now) * 0.99) == 0
-            assert meter.allowance(due) == 1
+            before = now + (due - now) * 0.99
+            assert meter.next_at(before) > before
             now = due
 
     check()
@@ -103,7 +103,7 @@ def a_drop_falls_every_interval(bucket: Any, settings: Settings) -> None:
     @settings
     @given(looks=st.lists(st.sampled_from([1, 2, 3]), min_size=1, max_size=100))
     def check(looks: list[int]) -> None:
-        meter: Meter = bucket(2.0).meter(0.0)  # one every four eighths
+        meter: Meter = bucket(2.0)  # one every four eighths
         eighths = starts = 0
         for pause in looks:
             started = _start_all(meter, eighths * EIGHTH)
@@ -169,15 +169,24 @@ def _start_all(meter: Meter, now: float) -> int:
 
 # ---- they hold ---------------------------------------------------------------------------------
 
+
+def token_bucket(rate: float, burst: int = 1) -> Meter:
+    return meter_of(TokenBucket(rate, burst), 0.0)
+
+
+def leaky_bucket(rate: float) -> Meter:
+    return meter_of(LeakyBucket(rate), 0.0)
+
+
 HOLD: list[tuple[Law, Any]] = [
     (no_retry_waits_less_than_the_one_before, improved.Backoff),
     (no_retry_waits_less_than_the_one_before, final.Backoff),
     (jitter_only_shortens, improved.Backoff),
     (jitter_only_shortens, final.Backoff),
-    (tokens_are_those_of_plain_arithmetic, TokenBucket),
-    (the_next_start_is_allowed_when_it_is_said_to_be, TokenBucket),
-    (the_next_start_is_allowed_when_it_is_said_to_be, LeakyBucket),
-    (a_drop_falls_every_interval, LeakyBucket),
+    (tokens_are_those_of_plain_arithmetic, token_bucket),
+    (the_next_start_is_allowed_when_it_is_said_to_be, token_bucket),
+    (the_next_start_is_allowed_when_it_is_said_to_be, leaky_bucket),
+    (a_drop_falls_every_interval, leaky_bucket),
     (what_is_stored_comes_back_or_is_refused, (encode, decode)),
 ]
 
@@ -214,36 +223,30 @@ class JitterAdds(final.Backoff):
         return super().delay(retry) * (1 + self.jitter)
 
 
-class NeverRefilled(TokenBucket):
-    def meter(self, now: float) -> Meter:
-        meter = super().meter(now)
-        meter._fill = lambda now: None  # type: ignore[attr-defined]
-        return meter
+def never_refilled(rate: float, burst: int) -> Any:
+    meter: Any = token_bucket(rate, burst)
+    meter._fill = lambda now: None
+    return meter
 
 
-class NoLimitToTheBurst(TokenBucket):
-    def meter(self, now: float) -> Meter:
-        meter = super().meter(now)
-        meter._burst = 1_000_000  # type: ignore[attr-defined]
-        return meter
+def no_limit_to_the_burst(rate: float, burst: int) -> Any:
+    meter: Any = token_bucket(rate, burst)
+    meter._burst = 1_000_000
+    return meter
 
 
-class WakesTooLate(TokenBucket):
-    def meter(self, now: float) -> Meter:
-        meter = super().meter(now)
-        next_at = meter.next_at
-        meter.next_at = lambda now: next_at(now) * 1.1  # type: ignore[method-assign]
-        return meter
+def wakes_too_late(rate: float) -> Any:
+    meter: Any = token_bucket(rate)
+    next_at = meter.next_at
+    meter.next_at = lambda now: next_at(now) * 1.1
+    return meter
 
 
-class Drifts(LeakyBucket):
+def drifts(rate: float) -> Any:
     """Each late start delays all those after it."""
-
-    def meter(self, now: float) -> Meter:
-        meter = super().meter(now)
-        interval = 1 / self.rate
-        meter.take = lambda now: meter.restore((now + interval, 0.0))  # type: ignore[method-assign]
-        return meter
+    meter: Any = leaky_bucket(rate)
+    meter.take = lambda now: meter.restore((now + 1 / rate, 0.0))
+    return meter
 
 
 def forgiving(name: str, value: object, limit: int) -> Stored:
@@ -256,10 +259,10 @@ BROKEN: list[tuple[Law, Any]] = [
     (no_retry_waits_less_than_the_one_before, NoMaximum),
     (no_retry_waits_less_than_the_one_before, StartsOver),
     (jitter_only_shortens, JitterAdds),
-    (tokens_are_those_of_plain_arithmetic, NeverRefilled),
-    (tokens_are_those_of_plain_arithmetic, NoLimitToTheBurst),
-    (the_next_start_is_allowed_when_it_is_said_to_be, WakesTooLate),
-    (a_drop_falls_every_interval, Drifts),
+    (tokens_are_those_of_plain_arithmetic, never_refilled),
+    (tokens_are_those_of_plain_arithmetic, no_limit_to_the_burst),
+    (the_next_start_is_allowed_when_it_is_said_to_be, wakes_too_late),
+    (a_drop_falls_every_interval, drifts),
     (what_is_stored_comes_back_or_is_refused, (forgiving, decode)),
 ]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from final import Job, JobQueue, Metrics, Priority, Status
-from final.metrics import Counts
+from final.engine.metrics import Counts
 from tests.benchmarks.report import terminal
 from tests.final.helpers import nothing
 from tests.labs import soak

@@ -198,7 +198,10 @@ def test_what_an_earlier_release_took_and_cannot_be_shown(
     levels = "[" * 300 + "]" * 300
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("UPDATE job SET due_at = 253402300800.0 WHERE id = 'never'")
-        connection.execute("UPDATE job SET payload = ? WHERE id = 'deep'", (levels,))
+        connection.execute(
+            "UPDATE payload SET payload = ? WHERE seq = (SELECT seq FROM job WHERE id = 'deep')",
+            (levels,),
+        )
     http = open_service(path=path).http
     assert [job["id"] for job in http.get("/jobs").json()["jobs"]] == ["deep", "never", "good"]
     assert http.get("/jobs/never").json()["due_at"] == "9999-12-31T23:59:59.999999Z"

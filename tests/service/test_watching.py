@@ -8,7 +8,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from final import Priority, Status, StorageError
-from final.stores import SqliteStore
+from final.ledger.sqlite import SqliteFile
 from tests.final import inside
 from tests.final.helpers import eventually
 from tests.helpers import DEADLINE, Gate
@@ -66,7 +66,7 @@ class TestProbes:
         def broken(*_: object) -> None:
             raise RuntimeError("a bug in /secret/place")
 
-        monkeypatch.setattr(SqliteStore, "commit", broken)
+        monkeypatch.setattr(SqliteFile, "write", broken)
         refused = live.post("/jobs", {"type": "work"})
         assert refused.status_code == 503
         assert "a bug in /secret/place" in refused.json()["detail"]

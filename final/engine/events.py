@@ -4,7 +4,7 @@ One log line per transition at DEBUG, failures at WARNING with their traceback a
 Log handlers and subscribers are code of others, so couriers (courier.py) take the news to them,
 one to the log and one to the subscribers: a slow one holds up nobody.
 
-But: events are news, not a record. Who listens too slowly misses some; the store has
+But: events are news, not a record. Who listens too slowly misses some; the file has
 the truth.
 """
 
@@ -15,10 +15,9 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from final.courier import Courier
-from final.job import Priority, Status, Task
-from final.messages import Batch
-from final.stores.base import Changes
+from final.engine.courier import Courier
+from final.job import Priority, Status
+from final.ledger.base import Move
 
 log = logging.getLogger("final")
 
@@ -84,11 +83,11 @@ class Events:
 
         return unsubscribe
 
-    def publish(self, changes: Changes, batches: list[Batch]) -> None:
+    def publish(self, moves: list[Move], wall: float) -> None:
         """Never waits. Costs nothing while nobody wants to know."""
-        self._write(list(lines_of(changes, batches)))
+        self._write(list(lines_of(moves, wall)))
         if self._subscribers and self._courier is not None:
-            news = list(_transitions(changes, batches))
+            news = list(_transitions(moves, wall))
             if not self._courier.send(news):
                 self.missed += len(news)
 
@@ -131,72 +130,52 @@ class Line(NamedTuple):
     error: BaseException | None = None
 
 
-def log_transitions(changes: Changes, batches: list[Batch]) -> None:
-    """In the calling thread."""
-    for line in lines_of(changes, batches):
-        _write(line)
-
-
 def _write(line: Line) -> None:
     log.log(line.level, line.text, *line.args, exc_info=line.error)
 
 
-def lines_of(changes: Changes, batches: list[Batch]) -> Iterator[Line]:
-    """Those that the log's level lets through."""
+def lines_of(moves: list[Move], wall: float) -> Iterator[Line]:
+    """Those that the log's level lets through. wall: when it was, in Unix seconds."""
     if log.isEnabledFor(logging.WARNING):
-        yield from _warnings(changes)
+        yield from _warnings(moves, wall)
     if log.isEnabledFor(logging.DEBUG):
-        for outcome, _ in changes.failed:
-            yield Line(logging.DEBUG, "job %s traceback:\n%s", (outcome.task.id, outcome.traceback))
-        for transition in _transitions(changes, batches):
-            args = (transition.job_id, transition.status, transition.attempts)
-            yield Line(logging.DEBUG, "job %s %s, attempts %d", args)
+        for move in moves:
+            for outcome in move.outcomes:
+                if outcome.error is not None:
+                    args = (outcome.task.id, outcome.traceback)
+                    yield Line(logging.DEBUG, "job %s traceback:\n%s", args)
+        for transition in _transitions(moves, wall):
+            told = (transition.job_id, transition.status, transition.attempts)
+            yield Line(logging.DEBUG, "job %s %s, attempts %d", told)
 
 
-def _warnings(changes: Changes) -> Iterator[Line]:
-    for outcome in changes.completed:
-        if outcome.note is not None:
-            yield Line(logging.WARNING, "job %s: %s", (outcome.task.id, outcome.note))
-    for outcome, due_at in changes.failed:
-        task = outcome.task
-        if due_at is not None:
-            fate = f"again in {due_at - changes.now:.1f} s"
-        else:
-            fate = "for good" if outcome.permanent else "no attempts left"
-        yield Line(
-            logging.WARNING,
-            "job %s failed, attempt %d, %s: %s",
-            (task.id, task.attempts, fate, outcome.error),
-        )
-    if dropped := len(changes.dropped) + len(changes.turned_away):
+def _warnings(moves: list[Move], wall: float) -> Iterator[Line]:
+    dropped = 0
+    for tasks, _, target, _, outcomes in moves:
+        if target is Status.DROPPED:
+            dropped += len(tasks)
+        for outcome in outcomes:
+            task = outcome.task
+            if outcome.note is not None:
+                yield Line(logging.WARNING, "job %s: %s", (task.id, outcome.note))
+            if target in (Status.FAILED, Status.RETRYING):
+                fate = "for good" if outcome.permanent else "no attempts left"
+                if target is Status.RETRYING:
+                    fate = f"again in {(task.due_at or wall) - wall:.1f} s"
+                args = (task.id, task.attempts, fate, outcome.error)
+                yield Line(logging.WARNING, "job %s failed, attempt %d, %s: %s", args)
+    if dropped:
         yield Line(logging.WARNING, "%d jobs dropped: no room", (dropped,))
 
 
-def _transitions(changes: Changes, batches: list[Batch]) -> Iterator[Transition]:
-    for outcome in changes.completed:
-        yield _of(outcome.task, Status.COMPLETED, changes.now, outcome.note)
-    for outcome, due_at in changes.failed:
-        status = Status.FAILED if due_at is None else Status.RETRYING
-        yield _of(outcome.task, status, changes.now, outcome.error)
-    for status, tasks in (
-        (Status.QUEUED, changes.interrupted),
-        (Status.QUEUED, changes.returned),
-        (Status.QUEUED, changes.requeued),
-        (Status.QUEUED, changes.revived),
-        (Status.CANCELLED, changes.cancelled),
-        (Status.DROPPED, changes.dropped),
-        (Status.DROPPED, changes.turned_away),
-    ):
-        for task in tasks:
-            yield _of(task, status, changes.now)
-    for task in changes.inserted:
-        status = Status.QUEUED if task.due_at is None else Status.SCHEDULED
-        # One that starts in this very turn has its first attempt counted already.
-        yield _of(task, status, changes.now)._replace(attempts=0)
-    for batch in batches:
-        for task in batch.claimed:
-            yield _of(task, Status.PROCESSING, changes.now)
-
-
-def _of(task: Task, status: Status, at: float, error: str | None = None) -> Transition:
-    return Transition(task.id, status, at, task.attempts, task.priority, task.kind, error)
+def _transitions(moves: list[Move], wall: float) -> Iterator[Transition]:
+    claimed = {task for move in moves if move.target is Status.PROCESSING for task in move.tasks}
+    for tasks, _, target, _, outcomes in moves:
+        if target is None:
+            continue  # deleted: there is nothing more to be told of it
+        errors = [outcome.error or outcome.note for outcome in outcomes] or [None] * len(tasks)
+        for task, error in zip(tasks, errors, strict=True):
+            # One that starts in this very exchange has that attempt counted already.
+            before = target is not Status.PROCESSING and task in claimed
+            attempts = task.attempts - before
+            yield Transition(task.id, target, wall, attempts, task.priority, task.kind, error)

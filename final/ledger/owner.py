@@ -7,7 +7,7 @@ Three things keep a second owner out, since each alone can fail:
   anything in it opens and closes the file (so POSIX says), and Windows has none;
 - the epoch in the file: each owner adds one, and every commit compares it (``sqlite.py``).
 
-But: it only notices. What is done about files that were removed or cut off is for the store.
+But: it only notices. What is done about files that were removed or cut off is in ``sqlite.py``.
 """
 
 from __future__ import annotations

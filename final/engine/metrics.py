@@ -15,14 +15,16 @@ stand for the others.
 
 from __future__ import annotations
 
+import copy
+import threading
 from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from final.job import Outcome, Priority, Status, Task
-from final.stores.base import Changes
+from final.job import Outcome, Priority, Status
+from final.ledger.base import Move
 
 SAMPLES = 1_000  # the latest jobs per lane that percentiles are taken from
 RATE_WINDOW = 10.0  # seconds over which throughput and utilisation are averaged
@@ -138,6 +140,11 @@ class Tally:
         self._counts[bisect_left(self._bounds, value)] += times
         self._total += value * times
 
+    def copy(self) -> Tally:
+        tally = copy.copy(self)
+        tally._counts = self._counts.copy()
+        return tally
+
     def histogram(self) -> Histogram:
         return Histogram(self._bounds, tuple(self._counts), self._total)
 
@@ -152,6 +159,51 @@ class Lane:
         self.runs: deque[float] = deque(maxlen=SAMPLES)
         self.all_waits = Tally(SECONDS)
         self.all_runs = Tally(SECONDS)
+
+    def copy(self) -> Lane:
+        lane = copy.copy(self)
+        lane.by_status, lane.waits = self.by_status.copy(), self.waits.copy()
+        lane.runs = self.runs.copy()
+        lane.all_waits, lane.all_runs = self.all_waits.copy(), self.all_runs.copy()
+        return lane
+
+
+class Snapshot:
+    """The figures of one instant, as the dispatcher hands them over: copied, and not yet sorted.
+
+    So the work of percentiles is done by the first who asks for them, and holds up nobody else.
+    others: fields of Metrics.
+    """
+
+    def __init__(
+        self,
+        lanes: Mapping[Priority, Lane],
+        waiting: Mapping[Priority, float],
+        others: Mapping[str, Any],
+    ) -> None:
+        self.lanes = lanes
+        self.waiting = waiting
+        self.others = others
+        self._metrics: Metrics | None = None
+        self._mutex = threading.Lock()  # guards _metrics: all who ask in a turn share it
+
+    def metrics(self) -> Metrics:
+        with self._mutex:
+            if self._metrics is None:
+                self._metrics = self._calculate()
+            return self._metrics
+
+    def _calculate(self) -> Metrics:
+        by_priority = {
+            priority: Counts(**_counts([lane]), oldest_queued=self.waiting.get(priority, 0.0))
+            for priority, lane in self.lanes.items()
+        }
+        return Metrics(
+            **_counts(list(self.lanes.values())),
+            oldest_queued=max(self.waiting.values(), default=0.0),
+            by_priority=by_priority,
+            **self.others,
+        )
 
 
 class Recorder:
@@ -169,58 +221,39 @@ class Recorder:
         # window. Between two of them it all rose evenly.
         self._history: deque[tuple[float, float, float]] = deque([(now, 0, 0.0)])
 
-    def committed(self, changes: Changes, now: float) -> None:
-        """What a turn has written. now: monotonic seconds."""
-        self._advance(now)
-        if changes.inserted:
-            self._commits.add(len(changes.inserted))
-        self.ended(changes.completed, Status.COMPLETED)
-        scheduled = [task for task in changes.inserted if task.due_at is not None]
-        self.accepted(changes.inserted, Status.QUEUED)
-        self.moved(scheduled, Status.QUEUED, Status.SCHEDULED)
-        self.accepted(changes.turned_away, Status.DROPPED)
-        self.moved(changes.claimed, Status.QUEUED, Status.PROCESSING)
-        if changes.failed:
-            dead = [failed.outcome for failed in changes.failed if failed.due_at is None]
-            self.ended(dead, Status.FAILED)
-            again = [failed.outcome for failed in changes.failed if failed.due_at is not None]
-            self.ended(again, Status.RETRYING)
-        self.moved(changes.returned, Status.PROCESSING, Status.QUEUED)
-        self.moved(changes.cancelled, Status.PROCESSING, Status.CANCELLED)
-        for task in changes.requeued:
-            source = Status.RETRYING if task.due_at is None else Status.SCHEDULED
-            self.moved([task], source, Status.QUEUED)
-
     def found(self, priority: Priority, status: Status, count: int) -> None:
         """Jobs that were in the file when it was opened."""
         self._lanes[priority].accepted += count
         self._lanes[priority].by_status[status] += count
 
-    def accepted(self, tasks: Iterable[Task], status: Status) -> None:
-        """New jobs."""
-        for priority, count in Counter([task.priority for task in tasks]).items():
-            self.found(priority, status, count)
+    def moved(self, moves: Iterable[Move], now: float) -> None:
+        """What an exchange has done. now: monotonic seconds."""
+        self._advance(now)
+        new = 0
+        for tasks, source, target, _, outcomes in moves:
+            for priority, count in Counter([task.priority for task in tasks]).items():
+                self._count(self._lanes[priority], source, target, count)
+            if source is None:
+                new += len(tasks)
+            if outcomes:
+                self._sample(outcomes)
+        if new:
+            self._commits.add(new)
 
-    def moved(self, tasks: Iterable[Task], source: Status, target: Status) -> None:
-        """Jobs that went from one status to another: the sum stays what it was."""
-        for priority, count in Counter([task.priority for task in tasks]).items():
-            by_status = self._lanes[priority].by_status
-            by_status[source] -= count
-            by_status[target] += count
+    def _count(self, lane: Lane, source: Status | None, target: Status | None, count: int) -> None:
+        if source is None:
+            lane.accepted += count
+        else:
+            lane.by_status[source] -= count
+        if target is None:
+            lane.accepted -= count
+        else:
+            lane.by_status[target] += count
             if target.ended:
                 self._ended += count
 
-    def purged(self, tasks: Iterable[Task]) -> None:
-        """Dead letters that were deleted."""
-        for priority, count in Counter([task.priority for task in tasks]).items():
-            self.found(priority, Status.FAILED, -count)
-
-    def ended(self, outcomes: Sequence[Outcome], target: Status) -> None:
-        """Attempts that ended, and with what status for their jobs.
-
-        Only now is it certain what a job has waited: one that was claimed may go back unstarted.
-        """
-        self.moved([outcome.task for outcome in outcomes], Status.PROCESSING, target)
+    def _sample(self, outcomes: Sequence[Outcome]) -> None:
+        """Only now is it certain what a job has waited: one that was claimed may go back."""
         for priority, lane in self._lanes.items():
             of_lane = [outcome for outcome in outcomes if outcome.task.priority is priority]
             for outcome, times in _samples(of_lane):
@@ -264,25 +297,22 @@ class Recorder:
         running: Sequence[Running],
         storage_error: str | None,
         missed_events: int,
-    ) -> Metrics:
+    ) -> Snapshot:
         """The figures of this instant. waiting: seconds, of the first job of each lane."""
         self._advance(now)
         start, ended, busy_seconds = self._at_left_edge(now)
         elapsed = max(now - start, 1e-9)
-        by_priority = {
-            priority: Counts(**_counts([lane]), oldest_queued=waiting.get(priority, 0.0))
-            for priority, lane in self._lanes.items()
-        }
-        return Metrics(
-            **_counts(list(self._lanes.values())),
-            oldest_queued=max(waiting.values(), default=0.0),
-            throughput=(self._ended - ended) / elapsed,
-            utilisation=(self._busy_seconds - busy_seconds) / (elapsed * self._workers),
-            commits=self._commits.histogram(),
-            running=running,
-            storage_error=storage_error,
-            missed_events=missed_events,
-            by_priority=by_priority,
+        return Snapshot(
+            {priority: lane.copy() for priority, lane in self._lanes.items()},
+            waiting,
+            {
+                "throughput": (self._ended - ended) / elapsed,
+                "utilisation": (self._busy_seconds - busy_seconds) / (elapsed * self._workers),
+                "commits": self._commits.histogram(),
+                "running": running,
+                "storage_error": storage_error,
+                "missed_events": missed_events,
+            },
         )
 
 

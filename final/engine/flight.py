@@ -1,0 +1,255 @@
+"""What is with a worker: handing out, taking back, time-outs.
+
+What has come back stays here until the ledger has written it: ``outcomes`` of attempts, jobs that
+are ``unstarted``, and those set ``aside``, each with the token of their claim.
+
+But: a plain data structure, used by the dispatcher's thread alone. What is to become of a job is
+the ledger's business.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
+
+from final.engine.metrics import Running
+from final.job import Outcome, Task
+from final.workers.batch import Batch
+
+# A batch that was misjudged (a slow job among quick ones) is not waited for: when a job of it has
+# run for so long, the outcomes before it are collected, and what has not started goes back to the
+# front of its lanes, where a more urgent job may pass it.
+OVERDUE_SECONDS = 0.01
+# Weight of the newest batch in the running average of a kind's handler time.
+COST_WEIGHT = 0.05
+# So many kinds are remembered, those that ran last.
+KINDS = 1_000
+
+
+Delay = Callable[[int, bool], float | None]
+
+
+class Workers(Protocol):
+    """What is asked of the pool. None of it may block."""
+
+    def deliver(self, batch: Batch) -> None:
+        """Hand a batch to an idle worker."""
+
+    def tell(self, batch: Batch, task: Task) -> None:
+        """Tell the handler of a running job to stop."""
+
+    def obeys(self, batch: Batch, task: Task) -> bool:
+        """Whether ``tell`` frees the worker in any case."""
+
+    def replace(self, batch: Batch) -> bool:
+        """Seize the batch, and put a fresh worker in the place of the one that has it.
+
+        False: it cannot be had, or the worker is through with it; its report is on the way.
+        """
+
+
+class Flight:
+    """The batches of ``workers`` threads in the ``pool``; ``idle`` of them wait for one.
+
+    timeout: seconds for an attempt of a job that names none itself; None for no limit.
+    delay: seconds until a job is tried again, by the number of its attempt that has failed and
+    whether no other would help; None for never. cost: seconds that a job of a kind takes, about.
+    """
+
+    def __init__(self, pool: Workers, workers: int, timeout: float | None, delay: Delay) -> None:
+        self.workers = self.idle = workers
+        self.batches: dict[Batch, None] = {}  # in the order of handing out
+        self.cost: OrderedDict[str, float] = OrderedDict()
+        self.next_look = math.inf  # when ``look`` may find something
+        self._pool = pool
+        self._timeout = timeout
+        self._delay = delay
+        self.written()
+
+    def __bool__(self) -> bool:
+        """Whether anything is with a worker, or has come back and is not written yet."""
+        return bool(self.batches or self.outcomes or self.unstarted or self.aside)
+
+    def written(self) -> None:
+        """What has come back is in the ledger."""
+        self.outcomes: list[tuple[int, Sequence[Outcome]]] = []
+        self.unstarted: list[tuple[int, Sequence[Task]]] = []
+        self.aside: list[tuple[int, Sequence[Task]]] = []
+
+    def hand_out(self, tasks: list[Task], now: float) -> None:
+        overdue_at = now + OVERDUE_SECONDS if len(tasks) > 1 else math.inf
+        batch = Batch(tasks, tasks[0].token, overdue_at, now + self._shortest(tasks))
+        self.batches[batch] = None
+        self.next_look = min(self.next_look, overdue_at, batch.check_at)
+        self.idle -= 1
+        self._pool.deliver(batch)
+
+    def hand_in(self, batch: Batch) -> None:
+        """A worker is through with it, or was given up."""
+        del self.batches[batch]
+        self.idle += 1
+        self._collect(batch)
+
+    def tell(self, task: Task) -> None:
+        """Tell the handler of a running job to stop."""
+        for batch in self.batches:
+            if task.token == batch.token and task in batch.claimed:
+                self._pool.tell(batch, task)
+
+    def recall(self, running: bool = False) -> int:
+        """Take back what has not started, and what is ``running`` if nobody waits for it.
+
+        Returns how many jobs that are.
+        """
+        count = 0
+        for batch in self.batches:
+            count += self._take_unstarted(batch)
+            if running:
+                self._collect(batch)
+                self.unstarted.append((batch.token, batch.claimed))
+                count += len(batch.claimed)
+        return count
+
+    def forgive(self) -> None:
+        """Who ended because the queue is closed is not charged for it.
+
+        Nor does it run again here, where it could only end so again.
+        """
+        for number, (token, outcomes) in enumerate(self.outcomes):
+            turned_away = [o.task for o in outcomes if o.closed and not o.task.cancelled]
+            if turned_away:
+                self.aside.append((token, turned_away))
+                self.outcomes[number] = (token, [o for o in outcomes if o.task not in turned_away])
+
+    def abandon(self) -> None:
+        """Nobody waits any more for what is out: tell it to stop, or not to begin."""
+        for batch in self.batches:
+            for task in batch.claimed:
+                task.cancelled = True
+                self._pool.tell(batch, task)
+
+    def is_running(self, batch: Batch | None) -> bool:
+        """Whether this is a batch with a handler that runs and was not given up."""
+        if batch is None or batch not in self.batches:
+            return False
+        return batch.running is not None and batch.running is not batch.late
+
+    def running(self, now: float) -> Iterator[Running]:
+        """The job of each busy worker at this moment."""
+        for batch in self.batches:
+            task, started, attempt = batch.running, batch.started, batch.attempt
+            if task is not None and batch.worker is not None:
+                seconds = max(0.0, now - started)
+                name = batch.worker.name
+                yield Running(name, task.id, task.kind, task.priority, attempt, seconds)
+
+    # ---- time ------------------------------------------------------------------------------
+
+    def look(self, now: float) -> None:
+        """End attempts whose time is up, and take back what waits behind a slow job."""
+        if self.next_look > now:
+            return
+        for batch in list(self.batches):
+            if batch.check_at <= now:
+                self._check_time(batch, now)
+            if batch.overdue_at <= now:
+                self._look_after(batch, now)
+        times = [min(batch.check_at, batch.overdue_at) for batch in self.batches]
+        self.next_look = min(times, default=math.inf)
+
+    def _look_after(self, batch: Batch, now: float) -> None:
+        """Nobody waits for a slow job: not who has ended before it, nor who stands behind it."""
+        self._collect(batch)
+        due = now if batch.running is None else batch.started
+        batch.overdue_at = due + OVERDUE_SECONDS if batch.tasks else math.inf
+        if batch.overdue_at <= now:
+            self._take_unstarted(batch)
+            batch.overdue_at = math.inf
+
+    def _check_time(self, batch: Batch, now: float) -> None:
+        task, started = batch.running, batch.started
+        batch.check_at = now + self._shortest(batch.claimed)
+        if task is None or task is batch.late:
+            return  # none has started yet, or this one has had its end and cleans up
+        due = started + self._timeout_of(task)
+        if due > now:  # it has started later than it was handed out
+            batch.check_at = min(due, batch.check_at)
+            return
+        obeys = self._pool.obeys(batch, task)
+        self._pool.tell(batch, task)
+        if not obeys and not self._pool.replace(batch):
+            return  # until the report comes, or the next look at it
+        batch.late = task
+        batch.claimed = [other for other in batch.claimed if other is not task]
+        late = Outcome(task, now - started, waited=started - task.queued_at)
+        self._fail(late)
+        self.outcomes.append((batch.token, [late]))
+        if not obeys:
+            self._take_unstarted(batch)
+            self.hand_in(batch)
+
+    # ---- taking back -----------------------------------------------------------------------
+
+    def _take_unstarted(self, batch: Batch) -> int:
+        """The worker may take the leftmost at the same moment; each job is popped once."""
+        taken: list[Task] = []
+        with contextlib.suppress(IndexError):
+            while True:
+                taken.append(batch.tasks.pop())
+        if taken:
+            gone = set(taken)
+            batch.claimed = [task for task in batch.claimed if task not in gone]
+            self.unstarted.append((batch.token, taken[::-1]))
+        return len(taken)
+
+    def _collect(self, batch: Batch) -> None:
+        """Take the outcomes that have come in."""
+        outcomes = [batch.outcomes.popleft() for _ in range(len(batch.outcomes))]
+        if not outcomes:
+            return
+        self._learn(outcomes)
+        if batch.check_at < math.inf:
+            for outcome in outcomes:
+                self._fail_if_late(outcome)
+        self.outcomes.append((batch.token, outcomes))
+        if batch in self.batches:  # it is still out
+            ended = {outcome.task for outcome in outcomes}
+            batch.claimed = [task for task in batch.claimed if task not in ended]
+
+    def _fail_if_late(self, outcome: Outcome) -> None:
+        """It may come in just before ``look``; its time was up all the same."""
+        if outcome.seconds >= self._timeout_of(outcome.task):
+            self._fail(outcome)
+
+    def _fail(self, outcome: Outcome) -> None:
+        timeout = self._timeout_of(outcome.task)
+        outcome.error = f"TimeoutError: the attempt took longer than {timeout:g} s."
+        outcome.result, outcome.permanent = None, False
+        outcome.delay = self._delay(outcome.task.attempts, False)
+
+    def _learn(self, outcomes: list[Outcome]) -> None:
+        """Update the running averages.
+
+        Averaged over the batch first: one job that had to wait 5 ms for the GIL says nothing
+        about its kind.
+        """
+        by_kind: dict[str, list[float]] = {}
+        for outcome in outcomes:
+            by_kind.setdefault(outcome.task.kind, []).append(outcome.seconds)
+        for kind, seconds in by_kind.items():
+            mean = sum(seconds) / len(seconds)
+            known = self.cost.get(kind, mean)
+            self.cost[kind] = known + COST_WEIGHT * (mean - known)
+            self.cost.move_to_end(kind)
+        while len(self.cost) > KINDS:
+            self.cost.popitem(last=False)
+
+    def _timeout_of(self, task: Task) -> float:
+        timeout = self._timeout if task.timeout is None else task.timeout
+        return math.inf if timeout is None else timeout
+
+    def _shortest(self, tasks: Sequence[Task]) -> float:
+        return min([self._timeout_of(task) for task in tasks], default=math.inf)

@@ -1,0 +1,155 @@
+"""What callers ask of the dispatcher: requests, each with one answer.
+
+Nothing is shared under a lock. A caller puts a ``Request`` into the dispatcher's inbox and waits
+for its answer.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from final.engine.metrics import Snapshot
+from final.errors import DuplicateJob
+from final.job import JobRecord, Task
+from final.ledger import base
+from final.workers.batch import Batch, Report
+
+Answer = TypeVar("Answer")
+
+
+class Request(Generic[Answer]):
+    """A message whose sender waits for one answer.
+
+    The lock is the cheapest thing a thread can wait on once: it is born locked, and
+    ``answer`` unlocks it. (A threading.Event is a lock, a condition and a second lock.)
+    """
+
+    def __init__(self) -> None:
+        self._unanswered = threading.Lock()
+        self._unanswered.acquire()
+        self._value: Answer | None = None
+        self._error: BaseException | None = None
+        self.answered = False
+
+    def answer(self, value: Answer) -> None:
+        """Give the answer; only the first one counts. For the dispatcher's thread."""
+        if not self.answered:
+            self.answered = True
+            self._value = value
+            self._unanswered.release()
+
+    def refuse(self, error: BaseException) -> None:
+        """Answer with an error, which ``result`` raises in the sender's thread."""
+        if not self.answered:
+            self.answered = True
+            self._error = error
+            self._unanswered.release()
+
+    def wait(self, timeout: float | None) -> bool:
+        """Wait for the answer, at most ``timeout`` seconds; False when there is none yet."""
+        return self._unanswered.acquire(timeout=-1 if timeout is None else timeout)
+
+    def result(self) -> Answer:
+        """The answer, after ``wait`` said True."""
+        if self._error is not None:
+            raise self._error
+        return self._value  # type: ignore[return-value]
+
+
+class Enqueue(Request[list[str]]):
+    """Jobs to accept, in this order; answered with their ids when all are durable.
+
+    durable: how many of them are in. sender: the batch of the handler that sends it; None from
+    outside. waits: one for each job, if any, which hold from the moment that it is accepted.
+    taken: ids because of which it was cut short; DuplicateJob names them in the end. patient:
+    whether its sender waits for room, if there is none.
+    """
+
+    def __init__(
+        self, tasks: list[Task], sender: Batch | None = None, waits: Sequence[Wait] = ()
+    ) -> None:
+        super().__init__()
+        self.tasks = tasks
+        self.sender = sender
+        self.waits = waits
+        self.patient = True
+        self.durable = 0
+        self.taken: Sequence[str] = ()
+
+    def next_task(self) -> Task:
+        return self.tasks[self.durable]
+
+    def accepted(self) -> list[str]:
+        return [task.id for task in self.tasks[: self.durable]]
+
+    def cut(self, taken: Sequence[str]) -> None:
+        """No more is accepted, because of these ids."""
+        self.taken = taken
+        del self.tasks[self.durable :]
+
+    def finish(self) -> bool:
+        """Answer if all that it asks for is in; whether it is."""
+        if self.durable < len(self.tasks):
+            return False
+        if self.taken:
+            self.refuse(DuplicateJob(self.taken, self.accepted()))
+        else:
+            self.answer(self.accepted())
+        return True
+
+
+class Order(Request[Answer]):
+    """What is to become of jobs that are in: answered as the ledger does (``ledger/base.py``).
+
+    sender: the batch of the handler that sends it; None from outside.
+    """
+
+    def __init__(self, order: base.Order, sender: Batch | None = None) -> None:
+        super().__init__()
+        self.order = order
+        self.sender = sender
+
+
+class Wait(Request[JobRecord]):
+    """Answered with the job's record when it has ended.
+
+    sender: the batch of the handler that waits; None from outside.
+    """
+
+    def __init__(self, job_id: str, sender: Batch | None = None) -> None:
+        super().__init__()
+        self.job_id = job_id
+        self.sender = sender
+
+    def asker(self) -> str | None:
+        """The job whose handler waits; None from outside."""
+        sender = self.sender  # a `map` that is given up sets it to None
+        task = None if sender is None else sender.running
+        return None if task is None else task.id
+
+
+class Join(Request[None]):
+    """Answered when nothing is queued, processing or retrying."""
+
+
+class Measure(Request[Snapshot]):
+    """Asks for the figures of this instant."""
+
+
+class Close(Request[bool]):
+    """Stop accepting; drain says whether to run what is waiting. True: nothing was cut off."""
+
+    def __init__(self, drain: bool) -> None:
+        super().__init__()
+        self.drain = drain
+
+
+class Withdraw(NamedTuple):
+    """The sender of this request has waited long enough. It still gets an answer."""
+
+    request: Request[Any]
+
+
+Message = Request[Any] | Withdraw | Report

@@ -1,0 +1,101 @@
+"""Producers that wait for room, first come first served: a line in front of each lane.
+
+A request stands in the line of the lane that its next job needs. One request may carry
+jobs for several lanes; then it goes from line to line, so that its jobs are accepted in
+the order they were given. A scheduled job needs no room, since it is not in a lane yet:
+for such there is a line of their own (None).
+
+But: a plain data structure, used by the dispatcher's thread alone. Whether there is room is what
+the ledger said last. Who has waited for too long says so itself (``Withdraw``).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Collection, Iterator, Mapping
+
+from final.engine.messages import Enqueue
+from final.job import Priority, Task
+from final.workers.batch import Batch
+
+# Jobs of a line that a turn offers to the ledger, at most: who brings more shares with the others.
+AT_ONCE = 500
+
+
+class Producers:
+    """Every ``Enqueue`` that has jobs left to bring in."""
+
+    def __init__(self) -> None:
+        # Ordered, so that one from the middle can leave without a search.
+        self._lines: dict[Priority | None, OrderedDict[Enqueue, None]] = {
+            which: OrderedDict() for which in (None, *Priority)
+        }
+        self._inside: dict[Enqueue, None] = {}  # those of handlers that wait for room
+
+    def __iter__(self) -> Iterator[Enqueue]:
+        for line in self._lines.values():
+            yield from line
+
+    def join(self, request: Enqueue) -> None:
+        """Stand at the end of the line of its first job."""
+        self._lines[_lane(request.next_task())][request] = None
+        if request.sender is not None and request.patient:
+            self._inside[request] = None
+
+    def leave(self, request: Enqueue) -> None:
+        """Go away, if it stands anywhere."""
+        for line in self._lines.values():
+            line.pop(request, None)
+        self._inside.pop(request, None)
+
+    def can_go(self, room: Mapping[Priority, float]) -> bool:
+        """Whether the first in some line has room."""
+        return any(line and (lane is None or room[lane] > 0) for lane, line in self._lines.items())
+
+    def take(self, room: Mapping[Priority, float]) -> Iterator[tuple[Enqueue, list[Task]]]:
+        """Requests that may go, each with what may go of it; they stand in no line now."""
+        left: dict[Priority | None, float] = {None: math.inf}
+        left.update(room.items())
+        for own, line in self._lines.items():
+            budget = AT_ONCE
+            while line and left[own] > 0 and budget > 0:
+                request, _ = line.popitem(last=False)
+                self._inside.pop(request, None)
+                tasks: list[Task] = []
+                for number in range(request.durable, len(request.tasks)):
+                    task = request.tasks[number]
+                    lane = _lane(task)
+                    others_were_first = lane is not own and self._lines[lane]
+                    if left[lane] <= 0 or len(tasks) == budget or others_were_first:
+                        break
+                    left[lane] -= 1
+                    tasks.append(task)
+                budget -= len(tasks)
+                yield request, tasks
+
+    def step_back(self, request: Enqueue, stood: Task) -> None:
+        """It is not through: in the line where it ``stood`` for that job it is still the first.
+
+        But where nobody waits for room the next one has its turn. For several: the last one first.
+        """
+        lane = _lane(request.next_task())
+        self.join(request)
+        if lane is not None and lane is _lane(stood):
+            self._lines[lane].move_to_end(request, last=False)
+
+    def senders(self) -> set[Batch | None]:
+        """The batches of the handlers that wait for room."""
+        return {request.sender for request in self._inside}
+
+    def last_inside(self, batches: Collection[Batch]) -> Enqueue | None:
+        """Of the handlers that wait for room, the one that came last.
+
+        batches: those in flight. One that was given up may still wait; it is not among these.
+        """
+        inside = [request for request in self._inside if request.sender in batches]
+        return inside[-1] if inside else None
+
+
+def _lane(task: Task) -> Priority | None:
+    return task.priority if task.due_at is None else None

@@ -1,0 +1,1 @@
+"""What is accepted, and in which order it runs. Read ``base.py`` first, the seam."""

@@ -1,0 +1,526 @@
+"""The file: one SQLite database, one writing connection, one transaction an exchange.
+
+- A job is two rows: what is said once (``payload``), and what each claim and each end rewrites
+  (``job``).
+- A move is one statement for all of its jobs. ``executemany`` would take and release the GIL
+  once for each.
+- Each statement carries the fence: an attempt ends where the token of its claim still stands,
+  and a job is claimed where none does. Whoever finds fewer rows than it moved is not the owner
+  any more.
+- Job ids are ordered in time, so the id index grows at its end instead of all over.
+
+Durability, in the words of SQLite's documentation of WAL mode: with ``synchronous``
+FULL a commit survives a power cut; with NORMAL it survives the end of the process,
+and after a power cut the latest commits may be gone, but the file is consistent.
+
+But: it decides nothing. And one process at a time (``owner.py``), and of its connections only one
+ever writes or checkpoints, which also keeps clear of the WAL-reset bug that SQLite has documented
+for releases before 3.51.3.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import sqlite3
+import threading
+import weakref
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from final.errors import QueueClosed, StorageError
+from final.job import AttemptRecord, JobRecord, Outcome, Priority, Status, Task
+from final.ledger.base import Move
+from final.ledger.owner import Owner
+from final.ledger.rows import (
+    ATTEMPT_COLUMNS,
+    PLAIN,
+    RECORD_COLUMNS,
+    SOUND,
+    SUMMARY_COLUMNS,
+    TASK_COLUMNS,
+    attempt_of,
+    failure_row,
+    record_of,
+    task_of,
+)
+from final.ledger.schema import SCHEMA_VERSION, bring_up_to_date, require_health, set_modes
+from final.ledger.trouble import taken_over, translated
+from final.payload import Stored
+
+THESE = "seq IN (SELECT value FROM json_each(?))"
+
+# Moves whose jobs all get the same values, by where these go. The first is for what has not run.
+GIVEN_BACK = (
+    "UPDATE job SET status = 'queued', attempts = attempts - 1, token = 0, started_at = NULL"
+    f" WHERE token = ? AND {THESE}"
+)
+COMPLETED = (
+    "UPDATE job SET status = 'completed', ended_at = ?, token = 0, error = NULL"
+    f" WHERE token = ? AND {THESE}"
+)
+ENDED = (
+    f"UPDATE job SET status = ?, ended_at = ?, token = 0, due_at = NULL WHERE token = ? AND {THESE}"
+)
+CLAIMED = (
+    "UPDATE job SET status = 'processing', attempts = attempts + 1, token = ?, alone = ?,"
+    f" started_at = ? WHERE token = 0 AND {THESE}"
+)
+# And those where each job has values of its own: a row of VALUES for each.
+KEPT = (
+    "UPDATE job SET status = 'completed', ended_at = ?, token = 0, result = column2,"
+    " error = column3 FROM (VALUES {}) WHERE seq = column1 AND token = ?"
+)
+FAILED = (
+    "UPDATE job SET status = ?, ended_at = ?, token = 0, interrupted = 0, due_at = column2,"
+    " error = column3 FROM (VALUES {}) WHERE seq = column1 AND token = ?"
+)
+DUE = (
+    "UPDATE job SET status = 'queued', place = column2 FROM (VALUES {})"
+    " WHERE seq = column1 AND token = 0"
+)
+RETRIED = (
+    "UPDATE job SET status = 'queued', place = column2, due_at = ?, ended_at = NULL, attempts = 0"
+    " FROM (VALUES {}) WHERE seq = column1 AND status = 'failed'"
+)
+INTERRUPTED = (
+    "UPDATE job SET status = 'queued', attempts = ?, interrupted = ?, due_at = ?, token = 0,"
+    " started_at = NULL WHERE seq = ?"
+)
+INSERT = (
+    "INSERT INTO job (status, attempts, token, alone, started_at, ended_at, enqueued_at,"
+    " interrupted, seq, id, kind, priority, size) SELECT ?, ?, ?, ?, ?, ?, ?, 0,"
+    " column1, column2, column3, column4, column5 FROM (VALUES {})"
+)
+INSERT_WITH_TIMES = INSERT.replace("size)", "size, timeout, due_at)").replace(
+    "column5", "column5, column6, column7"
+)
+FORGET = (
+    f"INSERT INTO forgotten SELECT priority, status, count(*) FROM job WHERE {THESE}"
+    " GROUP BY priority, status"
+    " ON CONFLICT (priority, status) DO UPDATE SET count = count + excluded.count"
+)
+INSERT_PAYLOAD = "INSERT INTO payload VALUES {}"
+INSERT_FAILURE = "INSERT INTO failure VALUES {}"
+
+COUNTS = (
+    "SELECT priority, status, sum(count) FROM (SELECT priority, status, count(*) AS count FROM job"
+    " GROUP BY priority, status UNION ALL SELECT * FROM forgotten) GROUP BY priority, status"
+)
+
+# Rows in a statement, at most. (Twice as many take more time for each.)
+ROWS = 256
+
+
+class SqliteFile:
+    """path: the database file, made when it is not there; ":memory:" keeps nothing.
+
+    durability: "full" or "normal", as described at the top of this file.
+
+    Raises StorageError, in a sentence, for a path that cannot be used.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], durability: str) -> None:
+        self._path = os.fspath(path)  # as the caller knows it, for errors
+        self.lasting = self._path != ":memory:"
+        self._durability = durability
+        # Guards _reader and _closed; where the reader is the writer, also the transaction. No user
+        # code runs under it; who has it may look again, in a signal handler or a finalizer.
+        self._mutex = threading.RLock()
+        self._closed = False
+        self._owner = Owner(self._path) if self.lasting else None
+        try:
+            with translated(f"Cannot open {self._path}"):
+                self._writer = self._connect()
+                bring_up_to_date(self._writer, self._path)
+                set_modes(self._writer, self._durability)
+                self._take_over()
+                # Look-ups come from any thread and never wait for a commit: WAL readers see
+                # the last one. A database in memory exists in its connection alone, so there
+                # they share it, and the mutex keeps them apart.
+                self._reader = self._connect(read_only=True) if self._owner else self._writer
+            if self._owner is not None:
+                self._owner.remember()
+        except BaseException:
+            self._release()
+            raise
+
+    def _connect(self, read_only: bool = False) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            self._path if self._owner is None else self._owner.place,
+            isolation_level=None,  # transactions are ours: BEGIN and COMMIT stand in the code
+            check_same_thread=False,  # opened by the caller, used by the dispatcher's thread
+            cached_statements=128,
+        )
+        # Where the root is read-only, there may be no folder for temporary files.
+        connection.execute("PRAGMA temp_store = MEMORY")
+        if read_only:
+            connection.execute("PRAGMA query_only = ON")
+            connection.execute("PRAGMA wal_autocheckpoint = 0")
+        return connection
+
+    def _take_over(self) -> None:
+        """From here on every other owner is a former one. (A read-only file is found out here.)"""
+        self._writer.execute("BEGIN IMMEDIATE")
+        self._writer.execute("UPDATE fence SET epoch = epoch + 1")
+        (self.epoch,) = self._writer.execute("SELECT epoch FROM fence").fetchone()
+        self._writer.execute("COMMIT")
+
+    # ---- writing ---------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All of what the block writes, or nothing.
+
+        Raises StorageError for a full or broken disk, and QueueClosed when the file has another
+        owner: then nothing can be written ever again.
+        """
+        self._require_files()
+        with self._mutex if self._owner is None else contextlib.nullcontext():
+            try:
+                with translated(f"Cannot write {self._path}"):
+                    self._writer.execute("BEGIN IMMEDIATE")
+                    self._require_epoch()
+                    yield
+                    self._writer.execute("COMMIT")
+            except BaseException:
+                if self._writer.in_transaction:  # some errors have rolled back by themselves
+                    self._writer.execute("ROLLBACK")
+                raise
+
+    def _require_epoch(self) -> None:
+        """Whoever finds another one here has been taken for dead, and writes nothing more."""
+        if self._writer.execute("SELECT epoch FROM fence").fetchone() != (self.epoch,):
+            raise taken_over(self._path)
+
+    def _require_files(self) -> None:
+        """SQLite would go on to write into files that nobody will find when it is closed."""
+        if self._owner is None or self._owner.finds_all():
+            return
+        if not self._owner.keeps_lock_file():
+            raise taken_over(self._path)
+        self._open_again()
+
+    def _open_again(self) -> None:
+        """The journal was removed or replaced, or a file was cut off: save what can be saved.
+
+        SQLite has the journal that it opened, name or no name, and moves all of it into the
+        database. Then both connections start anew; nothing but the database is needed for that.
+        """
+        assert self._owner is not None
+        try:
+            with self._mutex, translated(f"Cannot read {self._path}"):
+                checkpoint = self._writer.execute("PRAGMA wal_checkpoint(PASSIVE)")
+                _, in_journal, moved = checkpoint.fetchone()
+                if moved == in_journal:
+                    self._reader.close()
+                    self._writer.close()
+                    self._writer = self._connect()
+                    require_health(self._writer, self._path)
+                    self._require_epoch()
+                    set_modes(self._writer, self._durability)
+                    self.probe()  # the first write makes the journal
+                    self._reader = self._connect(read_only=True)
+                    self._owner.remember()
+        except StorageError as error:
+            raise QueueClosed(
+                f"Somebody changed {self._path} or its journal, and what was accepted cannot all "
+                f"be read any more: {error.__cause__ or error}"
+            ) from error
+        if moved < in_journal:
+            raise StorageError(
+                f"Somebody changed {self._path} or its journal, and another program reads the "
+                "file: close that; the queue goes on by itself."
+            )
+
+    def write(self, moves: Sequence[Move], wall: float) -> None:
+        """Write what an exchange has moved. New jobs are written once, as they are at its end."""
+        inserted = [task for move in moves if move.source is None for task in move.tasks]
+        if inserted:
+            self._insert(inserted, wall)
+        new = set(inserted)
+        for tasks, source, target, token, outcomes in moves:
+            if new:
+                tasks = [task for task in tasks if task not in new]
+            match source, target:
+                case None, _:
+                    pass
+                case _, None:
+                    self.delete([task.seq for task in tasks])
+                case Status.QUEUED, Status.PROCESSING:
+                    for alone in (False, True):
+                        some = [task for task in tasks if task.alone is alone]
+                        if some:
+                            self._update(CLAIMED, (some[0].token, alone, wall), some)
+                case Status.PROCESSING, Status.COMPLETED:
+                    self._write_completed(outcomes, token, wall)
+                case Status.PROCESSING, Status.FAILED | Status.RETRYING:
+                    self._write_failed(outcomes, target, token, wall)
+                case Status.PROCESSING, Status.QUEUED:
+                    self._update(GIVEN_BACK, (token,), tasks)
+                case Status.FAILED, Status.QUEUED:
+                    self._each(RETRIED, [(t.seq, t.key) for t in tasks], before=(wall,))
+                case _, Status.QUEUED:
+                    self._each(DUE, [(task.seq, task.key) for task in tasks])
+                case _, _:  # cancelled or dropped
+                    self._update(ENDED, (PLAIN[target], wall, token), tasks)
+
+    def _update(self, statement: str, values: tuple[object, ...], tasks: Sequence[Task]) -> None:
+        if tasks:
+            self._fence(self._writer.execute(statement, (*values, _seqs(tasks))), len(tasks))
+
+    def _each(
+        self,
+        statement: str,
+        rows: Sequence[tuple[object, ...]],
+        before: tuple[object, ...] = (),
+        after: tuple[object, ...] = (),
+    ) -> None:
+        """One statement for many rows. Sizes are powers of two: a few prepared ones do for all."""
+        start = 0
+        while start < len(rows):
+            size = min(ROWS, 1 << (len(rows) - start).bit_length() - 1)
+            some = rows[start : start + size]
+            values = [value for row in some for value in row]
+            cursor = self._writer.execute(
+                _with_rows(statement, size, len(some[0])), (*before, *values, *after)
+            )
+            self._fence(cursor, size)
+            start += size
+
+    def _fence(self, cursor: sqlite3.Cursor, expected: int) -> None:
+        if cursor.rowcount != expected:
+            raise taken_over(self._path)
+
+    def _insert(self, tasks: Sequence[Task], wall: float) -> None:
+        """New rows, with no more values for each than differ from row to row."""
+        alike: dict[tuple[Status | None, int, bool, bool], list[Task]] = {}
+        for task in tasks:
+            with_times = task.timeout is not None or task.due_at is not None
+            key = (task.status, task.token, task.alone, with_times)
+            alike.setdefault(key, []).append(task)
+        for (status, token, alone, with_times), some in alike.items():
+            started_at = wall if status is Status.PROCESSING else None
+            ended_at = wall if status is Status.DROPPED else None
+            self._each(
+                INSERT_WITH_TIMES if with_times else INSERT,
+                [
+                    (t.seq, t.id, t.kind, PLAIN[t.priority], t.size, t.timeout, t.due_at)
+                    if with_times
+                    else (t.seq, t.id, t.kind, PLAIN[t.priority], t.size)
+                    for t in some
+                ],
+                before=(
+                    *(PLAIN[some[0].status], some[0].attempts, token, alone),
+                    *(started_at, ended_at, wall),
+                ),
+            )
+        self._each(INSERT_PAYLOAD, [(task.seq, task.payload) for task in tasks])
+
+    def _write_completed(self, outcomes: Sequence[Outcome], token: int, wall: float) -> None:
+        plain, kept = [], []
+        for outcome in outcomes:
+            if outcome.result is None and outcome.note is None:
+                plain.append(outcome.task)
+            else:
+                kept.append((outcome.task.seq, outcome.result, outcome.note))
+        self._update(COMPLETED, (wall, token), plain)
+        self._each(KEPT, kept, before=(wall,), after=(token,))
+
+    def _write_failed(
+        self, outcomes: Sequence[Outcome], target: Status, token: int, wall: float
+    ) -> None:
+        dead = target is Status.FAILED
+        rows = [(o.task.seq, None if dead else o.task.due_at, o.error) for o in outcomes]
+        ended_at = wall if dead else None
+        self._each(FAILED, rows, before=(PLAIN[target], ended_at), after=(token,))
+        self._write_failures(outcomes, token, wall)
+
+    def _write_failures(self, outcomes: Sequence[Outcome], token: int, wall: float) -> None:
+        """The details of attempts that failed: their price is paid by those jobs alone."""
+        self._each(INSERT_FAILURE, [failure_row(outcome, token, wall) for outcome in outcomes])
+
+    def write_interrupted(self, crash: Outcome, charged: bool, wall: float) -> None:
+        """A job that ran when the last owner ended is queued again, ready from now on."""
+        task = crash.task
+        if charged:
+            self._write_failures([crash], task.token, wall)
+            self._writer.execute("UPDATE job SET error = ? WHERE seq = ?", (crash.error, task.seq))
+        self._writer.execute(INTERRUPTED, (task.attempts, task.interrupted, wall, task.seq))
+
+    def write_cancelled(self, tasks: Sequence[Task]) -> None:
+        """Jobs that run: they are not tried again, not even if the process ends now."""
+        if tasks:
+            self._writer.execute(f"UPDATE job SET cancelled = 1 WHERE {THESE}", (_seqs(tasks),))
+
+    def forget(self, seqs: Sequence[int]) -> None:
+        """The history lets go of these. They stay counted."""
+        self._writer.execute(FORGET, (str(seqs),))
+        self.delete(seqs)
+
+    def delete(self, seqs: Sequence[int]) -> None:
+        for table in ("job", "payload", "failure"):
+            self._writer.execute(f"DELETE FROM {table} WHERE {THESE}", (str(seqs),))
+
+    def probe(self) -> None:
+        """Write something that changes nothing. (An UPDATE that does, SQLite does not write.)"""
+        self._writer.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+    # ---- reading, for the dispatcher's thread ----------------------------------------------
+
+    def unsound(self) -> list[int]:
+        """Rows that another program has written, and that make no sense."""
+        rows = self._writer.execute(f"SELECT seq FROM job WHERE NOT ({SOUND})")
+        return [seq for (seq,) in rows]
+
+    def interrupted(self) -> list[tuple[Task, float]]:
+        """What ran when the last owner ended, and since when."""
+        rows = self._writer.execute(
+            f"SELECT {TASK_COLUMNS}, started_at FROM job"
+            f" WHERE status = 'processing' AND {SOUND} ORDER BY seq"
+        )
+        return [(task_of(columns), started_at) for *columns, started_at in rows]
+
+    def waiting(self) -> Iterator[tuple[Task, float]]:
+        """All that wait, in the order of their lanes; and since when they are ready to run."""
+        rows = self._writer.execute(
+            f"SELECT {TASK_COLUMNS}, coalesce(due_at, enqueued_at) FROM job"
+            f" WHERE status IN ('queued', 'scheduled', 'retrying') AND {SOUND}"
+            " ORDER BY coalesce(place, seq)"
+        )
+        for *columns, ready_at in rows:
+            yield task_of(columns), ready_at
+
+    def find(self, job_id: str) -> Task | None:
+        """The job with this id."""
+        tasks = self._tasks("WHERE id = ?", (job_id,))
+        return tasks[0] if tasks else None
+
+    def rows(self, tasks: Iterable[Task]) -> list[Task]:
+        """What the file says of these, as far as it has them."""
+        with translated(f"Cannot read {self._path}"):
+            return self._tasks(f"WHERE {THESE}", (_seqs(tasks),))
+
+    def dead_letters(
+        self, job_id: str | None, kind: str | None, after: int, limit: int
+    ) -> list[Task]:
+        """The one, or those of a kind, or all whose seq is above ``after``; oldest first."""
+        if job_id is not None:
+            return self._tasks(f"WHERE id = ? AND status = 'failed' AND {SOUND}", (job_id,))
+        return self._tasks(
+            f"WHERE status = 'failed' AND seq > ? AND kind = coalesce(?, kind) AND {SOUND}"
+            " ORDER BY seq LIMIT ?",
+            (after, kind, limit),
+        )
+
+    def _tasks(self, clause: str, values: tuple[object, ...] = ()) -> list[Task]:
+        rows = self._writer.execute(f"SELECT {TASK_COLUMNS} FROM job {clause}", values)
+        return [task_of(row) for row in rows]
+
+    def payloads(self, tasks: Iterable[Task]) -> dict[int, Stored]:
+        return dict(
+            self._writer.execute(f"SELECT seq, payload FROM payload WHERE {THESE}", (_seqs(tasks),))
+        )
+
+    def taken(self, job_ids: Sequence[str]) -> set[str]:
+        """Which of these ids are there already."""
+        rows = self._writer.execute(
+            "SELECT id FROM job WHERE id IN (SELECT value FROM json_each(?))",
+            (json.dumps(job_ids),),
+        )
+        return {job_id for (job_id,) in rows}
+
+    def ended(self) -> Iterator[int]:
+        """What the history may let go of, oldest first."""
+        for (seq,) in self._writer.execute(
+            "SELECT seq FROM job WHERE status IN ('completed', 'cancelled', 'dropped')"
+            " ORDER BY ended_at, seq"
+        ):
+            yield seq
+
+    def last_number(self) -> int:
+        """The highest number given to a job, or to a place in line."""
+        (number,) = self._writer.execute(
+            "SELECT coalesce(max(max(seq, CAST(coalesce(place, 0) AS INTEGER))), 0) FROM job"
+        ).fetchone()
+        return int(number)
+
+    # ---- look-ups, from any thread, also after ``close`` -----------------------------------
+
+    def counts(self) -> dict[tuple[Priority, Status], int]:
+        counts = {}
+        for priority, status, count in self._read(COUNTS, ()):
+            with contextlib.suppress(ValueError):  # a row that makes no sense
+                counts[Priority(priority), Status(status)] = count
+        return counts
+
+    def get(self, job_id: str) -> JobRecord | None:
+        records = self._records("id = ?", (job_id,))
+        return records[0] if records else None
+
+    def jobs(
+        self,
+        status: Status | None,
+        limit: int,
+        kind: str | None,
+        priority: Priority | None,
+        before: str | None,
+        payloads: bool,
+    ) -> list[JobRecord]:
+        wanted = {"status = ?": status, "kind = ?": kind, "priority = ?": priority}
+        wanted["seq < (SELECT seq FROM job WHERE id = ?)"] = before
+        conditions = [condition for condition, value in wanted.items() if value is not None]
+        values = [value for value in wanted.values() if value is not None]
+        wanted_all = " AND ".join(conditions) or "true"
+        columns = RECORD_COLUMNS if payloads else SUMMARY_COLUMNS
+        return self._records(f"{wanted_all} ORDER BY seq DESC LIMIT ?", (*values, limit), columns)
+
+    def attempts(self, job_id: str) -> list[AttemptRecord]:
+        rows = self._read(
+            f"SELECT {ATTEMPT_COLUMNS} FROM failure JOIN job USING (seq)"
+            " WHERE job.id = ? ORDER BY failure.token",
+            (job_id,),
+        )
+        return [attempt_of(row) for row in rows]
+
+    def _records(
+        self, clause: str, values: Sequence[object], columns: str = RECORD_COLUMNS
+    ) -> list[JobRecord]:
+        query = f"SELECT {columns} FROM job JOIN payload USING (seq) WHERE {SOUND} AND {clause}"
+        return [record_of(row) for row in self._read(query, values)]
+
+    def _read(self, statement: str, values: Sequence[object]) -> list[tuple[Any, ...]]:
+        with self._mutex, translated(f"Cannot read {self._path}"):
+            if self._owner is None or not self._closed:
+                return self._reader.execute(statement, values).fetchall()
+            self._owner.require_database()
+            with contextlib.closing(self._connect(read_only=True)) as reader:
+                return reader.execute(statement, values).fetchall()
+
+    def close(self) -> None:
+        with self._mutex:
+            self._closed = True
+            if self._owner is None:
+                weakref.finalize(self, self._writer.close)  # until then look-ups go on
+                return
+            self._release()
+
+    def _release(self) -> None:
+        for name in ("_reader", "_writer"):  # the last one to leave moves the WAL into the file
+            with contextlib.suppress(AttributeError):  # it may never have been opened
+                getattr(self, name).close()
+        if self._owner is not None:
+            self._owner.release()
+
+
+@functools.cache
+def _with_rows(statement: str, rows: int, columns: int) -> str:
+    row = f"({','.join('?' * columns)})"
+    return statement.format(",".join([row] * rows))
+
+
+def _seqs(tasks: Iterable[Task]) -> str:
+    """The numbers of these jobs as the JSON text that ``json_each`` takes apart."""
+    return str([task.seq for task in tasks])  # a list of integers reads the same in both

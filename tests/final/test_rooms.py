@@ -1,0 +1,51 @@
+"""The rooms of final, as docs/inside-final.md draws them: imports lead downwards only."""
+
+from __future__ import annotations
+
+import ast
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import final
+
+ROOT = Path(final.__file__).parent
+FLOORS = (
+    {"service", "cli", "examples", "__main__"},
+    {"__init__"},
+    {"job_queue"},
+    {"engine"},
+    {"ledger", "workers"},  # which do not know each other
+    {"job", "errors", "options", "payload"},
+)
+
+
+def imports() -> dict[str, set[str]]:
+    """What each module imports of final: ``"engine.flight": {"job", "engine.metrics", ...}``."""
+    files = {".".join(f.relative_to(ROOT).with_suffix("").parts): f for f in ROOT.rglob("*.py")}
+    found: dict[str, set[str]] = {module: set() for module in files}
+    for module, file in files.items():
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("final"):
+                for alias in node.names:
+                    name = f"{node.module}.{alias.name}".removeprefix("final.")
+                    if name not in files:  # it is a name in a module
+                        name = name.rpartition(".")[0] or "__init__"
+                    found[module].add(name)
+    return found
+
+
+def floor(module: str) -> int:
+    room = module.partition(".")[0]
+    return next(number for number, rooms in enumerate(FLOORS) if room in rooms)
+
+
+def test_imports_lead_downwards() -> None:
+    arrows = [(module, other) for module, others in imports().items() for other in others]
+    assert len(arrows) > 100
+    assert [arrow for arrow in arrows if floor(arrow[1]) < floor(arrow[0])] == []
+    rooms = {(module.partition(".")[0], other.partition(".")[0]) for module, other in arrows}
+    assert rooms.isdisjoint({("ledger", "workers"), ("workers", "ledger")})
+
+
+def test_imports_lead_nowhere_in_a_circle() -> None:
+    TopologicalSorter(imports()).prepare()  # raises CycleError, which names the circle
