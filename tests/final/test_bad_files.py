@@ -290,7 +290,7 @@ class TestRowsOfAnotherProgram:
         self, open_queue: OpenQueue, path: str, file: Callable[[str, str], None], change: str
     ) -> None:
         file("dead", change)
-        queue = open_queue(nothing, path=path)
+        queue = open_queue(nothing, path=path, max_retries=0)
         shown = queue.get("dead")
         assert "{" in (shown.payload, shown.result)
         assert [job.id for job in queue.jobs()] == ["waits", "dead", "done"]

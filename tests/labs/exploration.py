@@ -9,6 +9,7 @@ its threads do. "Holds" means these schedules of this scenario, not a proof.
 
 from __future__ import annotations
 
+import itertools
 import sys
 import time
 from collections.abc import Iterator
@@ -81,6 +82,7 @@ def explore(
     *modules: ModuleType,
     switches: int = 2,
     where: Where | None = None,
+    every: int = 1,
 ) -> Verdict:
     """Play ``scenario`` under every schedule with up to ``switches`` forced switches.
 
@@ -88,6 +90,7 @@ def explore(
         in the scenario's own module) are stand-ins, and a switch can be forced before each line.
     where: for modules with too many lines, the code in which it can. It can then also be
         forced before each operation on a lock, an event or a queue.
+    every: of the schedules with forced switches only each second, or third, ...
     """
     function = getattr(scenario, "func", scenario)  # a functools.partial has one
     own = sys.modules[function.__module__]
@@ -102,7 +105,7 @@ def explore(
     tree = _Tree(scenario, lines, operations=where is not None)
     began = time.monotonic()
     with in_place([*modules, own]):
-        for schedule in tree.all(switches):
+        for schedule in tree.all(switches, every):
             verdict.count(schedule)
             if tree.play(schedule, watch=False).failure is not None:
                 verdict.found(schedule, tree.play(schedule))
@@ -119,10 +122,11 @@ class _Tree:
     where: Where
     operations: bool
 
-    def all(self, switches: int) -> Iterator[Schedule]:
+    def all(self, switches: int, every: int) -> Iterator[Schedule]:
         """Those with few forced switches first."""
-        for forced in range(switches + 1):
-            yield from self.level(forced)
+        yield ()
+        for forced in range(1, switches + 1):
+            yield from itertools.islice(self.level(forced), 0, None, every)
 
     def level(self, forced: int) -> Iterator[Schedule]:
         """All with that many forced switches; each comes once.

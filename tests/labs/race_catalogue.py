@@ -72,10 +72,11 @@ class Entry:
     def title(self) -> str:
         return str(self.scenario.__name__).replace("_", " ")
 
-    def explore(self, switches: int) -> Verdict:
+    def explore(self, switches: int, every: int = 1) -> Verdict:
+        """every: see ``exploration.explore``."""
         play = functools.partial(self.scenario, self.subject.names)
         where = only(*self.subject.places) if self.subject.places else None
-        return explore(play, *self.subject.modules, switches=switches, where=where)
+        return explore(play, *self.subject.modules, switches=switches, where=where, every=every)
 
 
 class _InOrder(dict[Any, None]):

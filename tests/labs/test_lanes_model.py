@@ -127,7 +127,7 @@ class LanesMachine(RuleBasedStateMachine):
 
 
 def test_any_arrivals_keep_the_bound() -> None:
-    run_state_machine_as_test(LanesMachine, settings=examples(150))
+    run_state_machine_as_test(LanesMachine, settings=examples(100))
 
 
 class OncePerElevenPicks(Lanes):

@@ -160,7 +160,7 @@ class FinalMachine(RuleBasedStateMachine):
 
 def test_any_history_keeps_the_contract() -> None:
     with quiet():
-        run_state_machine_as_test(FinalMachine, settings=examples(50, steps=40))
+        run_state_machine_as_test(FinalMachine, settings=examples(35, steps=40))
 
 
 def one_retry_more(

@@ -179,7 +179,7 @@ def virtual_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_any_history_keeps_the_contract() -> None:
-    run_state_machine_as_test(ImprovedMachine, settings=examples(150))
+    run_state_machine_as_test(ImprovedMachine, settings=examples(100))
 
 
 class OneAttemptMore(Steered):

@@ -47,7 +47,7 @@ def test_final_loses_nothing_miscounts_nothing_and_does_not_grow(tmp_path: Path)
 
 PLANTS = {
     # Much, for it is seen within 3 seconds; and cheap, for whoever cannot keep up does not end.
-    "memory": lambda: soak.hoard(lambda: bytearray(b"x") * 1_000_000, a_second=100),
+    "memory": lambda: soak.hoard(lambda: bytearray(b"x") * 1_000_000, a_second=150),
     "miscount": FAULTS["miscount"],
     "lost": FAULTS["lost"],
 }
