@@ -83,7 +83,13 @@ class Owner:
         """SQLite has opened the files: these are the ones."""
         self._hold_database()
         paths = (self.place, self._wal_path, self._shm_path)
-        self._files = Files(*map(os.stat, paths))
+        try:
+            self._files = Files(*map(os.stat, paths))
+        except OSError as error:  # SQLite goes on without a journal if it cannot make one
+            raise StorageError(
+                f"Cannot open {self._path}: its journal is not there ({error.strerror}). Check "
+                "the disk, and that files can be made beside it."
+            ) from None
         self._look_again_at = time.monotonic() + LOOK_SECONDS
 
     def release(self) -> None:
