@@ -48,6 +48,7 @@ CHAPTERS = {
     "Start": ["syllabus", "commands", "scoreboard", "flaws", "from-go", "glossary"],
     "Concepts": ["concepts/README", "concepts/*"],
     "final": [
+        "inside-final",
         "reliability",
         "performance",
         "load",
