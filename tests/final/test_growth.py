@@ -155,7 +155,9 @@ def claim_held(n: int) -> Callable[[], object]:
 def test_it_costs_the_same_with_a_hundred_times_as_many(
     prepare: Callable[[int], Callable[[], object]],
 ) -> None:
+    steps_of(prepare(FEW))  # Python 3.12 counts from the second time on
     few, many = steps_of(prepare(FEW)), steps_of(prepare(MANY))
+    assert few > 0
     assert many <= 1.5 * few, f"{few} steps with {FEW} jobs, {many} with {MANY}"
 
 
