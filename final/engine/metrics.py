@@ -231,7 +231,10 @@ class Recorder:
         self._advance(now)
         new = 0
         for tasks, source, target, _, outcomes in moves:
-            for priority, count in Counter([task.priority for task in tasks]).items():
+            counts: dict[Priority, int] = {}  # a Counter takes three times as long for one job
+            for task in tasks:
+                counts[task.priority] = counts.get(task.priority, 0) + 1
+            for priority, count in counts.items():
                 self._count(self._lanes[priority], source, target, count)
             if source is None:
                 new += len(tasks)
@@ -254,8 +257,11 @@ class Recorder:
 
     def _sample(self, outcomes: Sequence[Outcome]) -> None:
         """Only now is it certain what a job has waited: one that was claimed may go back."""
-        for priority, lane in self._lanes.items():
-            of_lane = [outcome for outcome in outcomes if outcome.task.priority is priority]
+        by_priority: dict[Priority, list[Outcome]] = {}
+        for outcome in outcomes:
+            by_priority.setdefault(outcome.task.priority, []).append(outcome)
+        for priority, of_lane in by_priority.items():
+            lane = self._lanes[priority]
             for outcome, times in _samples(of_lane):
                 lane.waits.append(outcome.waited)
                 lane.all_waits.add(outcome.waited, times)

@@ -112,6 +112,7 @@ COUNTS = (
 
 # Rows in a statement, at most. (Twice as many take more time for each.)
 ROWS = 256
+FEW_ROWS = 8
 
 
 class SqliteFile:
@@ -278,10 +279,11 @@ class SqliteFile:
         before: tuple[object, ...] = (),
         after: tuple[object, ...] = (),
     ) -> None:
-        """One statement for many rows. Sizes are powers of two: a few prepared ones do for all."""
+        """One statement for many rows. Sizes are few or powers of two: some prepared ones do."""
         start = 0
         while start < len(rows):
-            size = min(ROWS, 1 << (len(rows) - start).bit_length() - 1)
+            left = len(rows) - start
+            size = left if left <= FEW_ROWS else min(ROWS, 1 << left.bit_length() - 1)
             some = rows[start : start + size]
             values = [value for row in some for value in row]
             cursor = self._writer.execute(
