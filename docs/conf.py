@@ -44,23 +44,57 @@ myst_url_schemes = {
 pygments_style = "friendly"
 pygments_dark_style = "native"
 
+
+def _in_reading_order() -> list[str]:
+    """The concepts as their first page lists them."""
+    first_page = (DOCS / "concepts" / "README.md").read_text(encoding="utf-8")
+    return [
+        f"concepts/{name}" for name in re.findall(r"^\| \[.+\]\(([\w-]+)\.md\)", first_page, re.M)
+    ]
+
+
 CHAPTERS = {
-    "Start": ["syllabus", "commands", "scoreboard", "flaws", "from-go", "glossary"],
-    "Concepts": ["concepts/README", "concepts/*"],
+    "Start": [
+        "syllabus",
+        "using",
+        "groups",
+        "unique",
+        "control",
+        "operations",
+        "asyncio",
+        "testing",
+        "cheat-sheet",
+        "commands",
+        "ladder",
+        "scoreboard",
+        "flaws",
+    ],
+    "Concepts": ["concepts/README", *_in_reading_order()],
     "final": [
         "inside-final",
         "reliability",
+        "labs",
         "performance",
         "load",
         "service",
         "decisions",
+        "groups",
+        "handlers",
+        "kinds",
+        "dependencies",
+        "periodic",
+        "many-hosts",
+        "operations-postgres",
+        "engines",
         "outgrowing",
         "mutants",
+        "CHANGELOG",
     ],
     "Interview": ["interview/README", "interview/*"],
+    "Words": ["glossary", "from-go"],
 }
 
-_LINK = re.compile(r"\]\((?![a-z]+:|#)([^)\s#]+)(#[^)\s]*)?\)")
+_LINK = re.compile(r'\]\((?![a-z]+:|#)([^)\s#]+)(#[^)\s"]*)?( "[^"]*")?\)')
 _linked: set[Path] = set()
 
 
@@ -83,7 +117,7 @@ def _prepare(app: Sphinx, name: str, source: list[str]) -> None:
             return link[0]  # the parser will complain
         _linked.add(target)
         address = f"{up}code/{target.relative_to(ROOT).as_posix()}.html"
-        return f"](source:{address}{anchor})"
+        return f"](source:{address}{anchor}{link[3] or ''})"
 
     source[0] = _LINK.sub(redirect, source[0])
     if name == root_doc:
@@ -117,13 +151,29 @@ def _page_of(path: Path, name: str) -> str:
         lexer = get_lexer_for_filename("plain.txt")
     formatter = HtmlFormatter(linenos="inline", linespans="L", full=True, title=name)
     page: str = highlight(path.read_text(encoding="utf-8"), lexer, formatter)
-    return page.replace('id="L-', 'id="L')  # the anchors of the web host
+    return _with_a_way_back(page.replace('id="L-', 'id="L'), name)  # the anchors of the web host
 
 
 def _notebook(path: Path) -> str:
-    from nbconvert import HTMLExporter  # slow to import, and not every build has notebooks
+    import nbformat  # slow to import, and not every build has notebooks
+    from nbconvert import HTMLExporter
 
-    return str(HTMLExporter().from_filename(str(path))[0])
+    notebook = nbformat.read(path, as_version=4)
+    notebook.metadata["language_info"] = {"name": "python", "pygments_lexer": "python3"}
+    page = str(HTMLExporter().from_notebook_node(notebook)[0])
+    return _with_a_way_back(page, path.relative_to(ROOT).as_posix())
 
+
+def _with_a_way_back(page: str, name: str) -> str:
+    """``page`` with a link to the site's first page, and dark where the reader's system is."""
+    up = "../" * (name.count("/") + 1)
+    return re.sub(r"(<body[^>]*>)", rf"\1{_BACK.format(up=up)}", page, count=1)
+
+
+# A dark page is the light one inverted, and its pictures inverted back.
+_BACK = """<p style="margin:1em"><a href="{up}README.html">← Three job queues</a></p>
+<style>@media (prefers-color-scheme: dark) {{
+html {{ filter: invert(0.9) hue-rotate(180deg); background: #fff }}
+img {{ filter: invert(1) hue-rotate(180deg) }} }}</style>"""
 
 _HTML = "<!doctype html><meta charset=utf-8><title>{title}</title><h1>{title}</h1>{body}"

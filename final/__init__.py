@@ -1,5 +1,15 @@
 """Stage 3: durable, fair, measured. Read ``final/job_queue.py`` first."""
 
+from final.engine import loading  # noqa: F401  (before the rest, which takes a while)
+
+# isort: split
+from final.async_job_queue import AsyncJobQueue
+from final.beyond.control import Pause
+from final.beyond.kinds import Kind
+from final.beyond.periodic import Every, PeriodicRecord
+from final.beyond.progress import Progress
+from final.beyond.snooze import Snooze
+from final.beyond.unique import Unique
 from final.engine.events import Transition
 from final.engine.metrics import Counts, Histogram, Metrics, Percentiles, Running
 from final.errors import (
@@ -7,25 +17,32 @@ from final.errors import (
     EnqueueError,
     JobFailed,
     JobQueueError,
+    PeriodicExists,
     PermanentFailure,
     QueueClosed,
     QueueFull,
     StorageError,
     UnknownJob,
+    UnknownPeriodic,
 )
 from final.job import AttemptRecord, Job, JobRecord, Priority, Status
 from final.job_queue import JobQueue
+from final.ledger.base import ProcessRecord, SharedFigures
 from final.options import Backoff, LeakyBucket, TokenBucket
 from final.workers.attempts import Handler
 from final.workers.current import CurrentJob, current_job
+from final.workers.middleware import CallNext, Middleware
 
 __all__ = [
+    "AsyncJobQueue",
     "AttemptRecord",
     "Backoff",
+    "CallNext",
     "Counts",
     "CurrentJob",
     "DuplicateJob",
     "EnqueueError",
+    "Every",
     "Handler",
     "Histogram",
     "Job",
@@ -33,18 +50,29 @@ __all__ = [
     "JobQueue",
     "JobQueueError",
     "JobRecord",
+    "Kind",
     "LeakyBucket",
     "Metrics",
+    "Middleware",
+    "Pause",
     "Percentiles",
+    "PeriodicExists",
+    "PeriodicRecord",
     "PermanentFailure",
     "Priority",
+    "ProcessRecord",
+    "Progress",
     "QueueClosed",
     "QueueFull",
     "Running",
+    "SharedFigures",
+    "Snooze",
     "Status",
     "StorageError",
     "TokenBucket",
     "Transition",
+    "Unique",
     "UnknownJob",
+    "UnknownPeriodic",
     "current_job",
 ]

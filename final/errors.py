@@ -67,11 +67,37 @@ class PermanentFailure(Exception):
 
 
 class UnknownJob(JobQueueError, KeyError):
-    """No job with this id: it was never accepted, or its history has been pruned."""
+    """No job with this id: it was never accepted, or its history has been pruned.
 
-    def __init__(self, job_id: str) -> None:
+    ``accepted``: as of EnqueueError, where a job was to come after that one.
+    """
+
+    def __init__(self, job_id: str, accepted: Sequence[str] = ()) -> None:
         super().__init__(job_id)
         self.id = job_id
+        self.accepted = list(accepted)
 
     def __str__(self) -> str:  # KeyError would show the repr of its argument
         return f"No job {self.id!r} in this queue: check the id, or raise history=."
+
+
+class UnknownPeriodic(JobQueueError, KeyError):
+    """No periodic entry has this name."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+    def __str__(self) -> str:  # KeyError would show the repr of its argument
+        return f"No periodic entry is called {self.name!r}: periodic() lists those that there are."
+
+
+class PeriodicExists(JobQueueError, ValueError):
+    """A periodic entry with this name is there already."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"There is a periodic entry called {name!r}: change_periodic changes it, or choose "
+            "another name."
+        )
+        self.name = name

@@ -1,9 +1,7 @@
-"""The words of this package: Job, Priority, Status, JobRecord, and what goes in and out as payload.
+"""The words of this package: Job, Priority, Status, JobRecord, and Task.
 
 A ``Job`` is what a client hands in and a handler receives; a ``JobRecord`` is what
 the queue knows about it; a ``Task`` is the same job on its way through the engine.
-
-But: nothing here does anything. No threads, no I/O.
 """
 
 from __future__ import annotations
@@ -12,14 +10,17 @@ import enum
 import os
 import random
 import time
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from final.options import require_number
+from final.beyond.meta import NO_META, Meta, frozen
+from final.beyond.progress import Progress
+from final.beyond.snooze import Again
+from final.beyond.unique import Unique
+from final.options import require_choice, require_moment, require_number, require_text
 from final.payload import Stored
-
-LONGEST_TEXT = 1_000  # characters of an id or a kind: they are names, and stand in an index
 
 
 class Priority(enum.StrEnum):
@@ -41,6 +42,7 @@ class Status(enum.StrEnum):
     FAILED = "failed"
     CANCELLED = "cancelled"
     DROPPED = "dropped"  # by overflow="drop-newest" or "drop-oldest"
+    WAITING = "waiting"  # for the jobs in its ``after``
 
     @property
     def ended(self) -> bool:
@@ -86,10 +88,23 @@ class Job:
         a thousand years at most.
         A handler sees None: the time has come, and is kept no longer.
     timeout: seconds that one attempt may take; None for the queue's own.
+    group: whose it is, say a tenant's: within a lane groups take turns, and ``group_limit`` bounds
+        how many of one run at a time. None for none.
+    unique: a key that no other job has meanwhile, see Unique; None for no such key, and in what a
+        handler sees.
+    after: ids of jobs that have to end first, its parents; any iterable, kept as a tuple. They are
+        in the queue already, or come with the same ``enqueue_many``. None for none. A handler
+        sees None, and has ``current_job().parents``.
+    if_failed: what becomes of it if a parent fails, is cancelled or dropped. "cancel" (the default
+        where there are parents): it is cancelled, too. "run": it runs all the same.
+    meta: what it is about, as {"user": "7"}; ``jobs(meta=...)`` finds it by that. At most 20 names,
+        of 100 characters and without ":" and "=", with values of 500. A copy, which cannot be
+        changed; empty for none.
 
-    Raises TypeError or ValueError, naming the field, for an id or kind that is not
+    Raises TypeError or ValueError, naming the field, for an id, kind or group that is not
     text, is empty or longer than 1,000 characters, an unknown priority, a datetime
-    without a time zone, or a number that makes no sense.
+    without a time zone, a number that makes no sense, a job that is to come after itself,
+    ``if_failed`` without ``after``, or a ``meta`` beyond its limits.
     """
 
     id: str = field(default_factory=new_id)
@@ -98,8 +113,13 @@ class Job:
     kind: str = "default"
     run_at: datetime | float | None = None
     timeout: float | None = None
+    group: str | None = None
+    unique: Unique | None = None
+    after: tuple[str, ...] | None = None
+    if_failed: Literal["cancel", "run"] | None = None
+    meta: Mapping[str, str] = NO_META
 
-    if TYPE_CHECKING:  # what goes in as text comes out as a Priority
+    if TYPE_CHECKING:  # what goes in as text comes out as a Priority, and a list as a tuple
 
         def __init__(
             self,
@@ -109,6 +129,11 @@ class Job:
             kind: str = "default",
             run_at: datetime | float | None = None,
             timeout: float | None = None,
+            group: str | None = None,
+            unique: Unique | None = None,
+            after: Iterable[str] | None = None,
+            if_failed: Literal["cancel", "run"] | None = None,
+            meta: Mapping[str, str] | None = None,
         ) -> None: ...
 
     def __post_init__(self) -> None:
@@ -119,7 +144,22 @@ class Job:
         if self.timeout is not None:
             require_number("Job.timeout", self.timeout, above=0)
         if self.run_at is not None:
-            _require_run_at(self.run_at)
+            require_moment("Job.run_at", self.run_at)
+        if self.group is not None:
+            require_text("Job.group", self.group)
+        if self.unique is not None and not isinstance(self.unique, Unique):
+            raise TypeError(f"Job.unique must be a Unique, not {type(self.unique).__name__}.")
+        if self.after is not None:
+            object.__setattr__(self, "after", _parents(self.id, self.after))
+            if self.if_failed is None:
+                object.__setattr__(self, "if_failed", "cancel")
+            require_choice("Job.if_failed", self.if_failed, ("cancel", "run"))
+            if self.unique is not None:
+                raise ValueError("Job.unique is not for a job that comes after others (Job.after).")
+        elif self.if_failed is not None:
+            raise ValueError("Job.if_failed says what a failed parent means: name some in after=.")
+        if self.meta is not NO_META:
+            object.__setattr__(self, "meta", frozen("Job.meta", self.meta))
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +169,14 @@ class JobRecord:
     attempts: how many were started, the running one included.
     due_at: when a scheduled or retrying job runs.
     run_at and timeout of its Job are due_at and timeout here.
-    error: the last failure as one line; for a completed job, why its result was not kept.
+    error: the last failure as one line; for a completed job, why its result was not kept; for one
+        that a parent has taken with it, which.
+    seq: its number, in the order of acceptance.
+    unique: the key of its Unique.
+    after: the ids of its parents; empty for none.
+    meta: of its Job; empty for none.
+    snoozes: how often its handler has put it off (``Snooze``).
+    progress: what a handler has said last, in any attempt; None where none has said anything.
     """
 
     id: str
@@ -145,6 +192,13 @@ class JobRecord:
     result: Any
     error: str | None
     timeout: float | None
+    seq: int
+    group: str | None = None
+    unique: str | None = None
+    after: tuple[str, ...] = ()
+    meta: Mapping[str, str] = NO_META
+    snoozes: int = 0
+    progress: Progress | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +220,7 @@ class Task:
     due_at: Unix seconds, while it waits for its time. by_clock: it is a time of the wall clock (a
         datetime), and holds whoever sets that; else it is the end of a delay.
     job: as it was enqueued, if a handler may see just that: its payload cannot change and it
-        had no ``run_at``. Else the handler's job is made from the above.
+        had no ``run_at`` and no key. Else the handler's job is made from the above.
     seq: its number in order of acceptance.
     key: what it waits for: its place in line, a new one each time that it goes to the back; or the
         moment when it is due.
@@ -177,6 +231,10 @@ class Task:
     interrupted: how many times in a row the process has ended while it was claimed.
     queued_at: monotonic; when it last became ready to run.
     cancelled: while it ran; it is not tried again.
+    group: "" for none.
+    unique: on its way in; what is in has its key in the file.
+    after and if_failed: of its Job, while it is new; then the ledger has them.
+    meta: of its Job; empty while it is in the file only, as the payload then is.
     """
 
     id: str
@@ -195,20 +253,25 @@ class Task:
     token: int = 0
     alone: bool = False
     interrupted: int = 0
-    enqueued_at: float = 0.0
     queued_at: float = 0.0
     cancelled: bool = False
+    group: str = ""
+    unique: Unique | None = None
+    after: tuple[str, ...] = ()
+    if_failed: str = "cancel"
+    meta: Meta = NO_META
 
 
 @dataclass(slots=True, eq=False)
 class Outcome:
-    """How one attempt ended. No ``error``: well.
+    """How one attempt ended. No ``error`` and no ``again``: well.
 
     seconds: how long the handler took. waited: how long the job was ready and had not started.
     ended_at: Unix seconds; None as long as nobody has looked. result: what it returned, in stored
     form; None where there is nothing to keep. note: why a result was not kept. error: the
     failure as one line.
     permanent: it is not to be tried again. closed: it ended with QueueClosed.
+    again: it ended with Snooze, and is to be run again then.
     delay: seconds until it is tried again, once that is known.
     """
 
@@ -220,47 +283,22 @@ class Outcome:
     traceback: str = ""
     permanent: bool = False
     closed: bool = False
+    again: Again | None = None
     delay: float | None = None
     waited: float = 0.0
     ended_at: float | None = None
 
 
-def require_text(name: str, value: object) -> None:
-    """Raise unless ``value`` is non-empty text that can be stored (UTF-8, no lone surrogate)."""
-    if type(value) is not str:
-        raise TypeError(f"{name} must be text (str), not {type(value).__name__}.")
-    if not value:
-        raise ValueError(f"{name} must not be empty.")
-    if len(value) > LONGEST_TEXT:
-        raise ValueError(f"{name} has {len(value):,} characters, more than {LONGEST_TEXT:,}.")
-    if not value.isascii():
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:
-            raise ValueError(f"{name} cannot be stored as UTF-8: {error.reason}.") from None
-    if "\0" in value:
-        raise ValueError(f"{name} must not contain a NUL character.")
-
-
-def _require_run_at(value: object) -> None:
-    if isinstance(value, datetime):
-        if value.utcoffset() is None:  # also that of a tzinfo which does not know
-            raise ValueError(
-                "Job.run_at must be an aware datetime: say which time zone, for example "
-                "datetime.now(timezone.utc) + timedelta(minutes=5)."
-            )
-        if value.timestamp() >= _YEAR_10000:
-            raise ValueError(f"Job.run_at, {value}, is too far away: the year 9999 has to hold it.")
-    elif isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"Job.run_at must be a datetime or a delay in seconds, not {value!r}.")
-    else:
-        require_number("Job.run_at, a delay in seconds,", value, most=_LONGEST_DELAY)
-
-
-# What is accepted can be shown: no datetime goes beyond. (Unix seconds as a float are rounded, so
-# that the last microseconds before it are it.)
-_YEAR_10000 = 253_402_300_800.0
-_LONGEST_DELAY = 1_000 * 365 * 86_400.0
+def _parents(job_id: str, after: object) -> tuple[str, ...]:
+    """Each once, in the order given."""
+    if isinstance(after, (str, bytes)) or not isinstance(after, Iterable):
+        raise TypeError(f"Job.after is a list of ids, as after=[job_id], not {after!r}.")
+    parents = tuple(after)
+    for parent in parents:
+        require_text("An id in Job.after", parent)
+    if job_id in parents:
+        raise ValueError(f"A job cannot come after itself: {job_id} -> {job_id}.")
+    return tuple(dict.fromkeys(parents))
 
 
 def _priority(value: object) -> Priority:

@@ -15,15 +15,17 @@ Follow one job through the files (docs/inside-final.md has pictures, and in whic
 
 But: at least once, not exactly once. A process that dies between running a handler and
 committing the outcome runs that job again at the next start: make handlers idempotent.
-One process owns a file.
+One process owns a file; a database (ledger/postgres/) is for many.
 """
 
 from __future__ import annotations
 
 import atexit
 import contextlib
+import dataclasses
 import functools
 import itertools
+import logging
 import os
 import threading
 import time
@@ -33,18 +35,45 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from queue import SimpleQueue
 from types import TracebackType
-from typing import Literal, TypeVar
+from typing import Literal, Self, TypeVar, Unpack
 
+from final.beyond.control import Pause, in_order, pause_of
+from final.beyond.filters import Filter, Which, filter_of, plain_text
+from final.beyond.graph import parents_elsewhere, parents_first
+from final.beyond.kinds import Kind, Policies
+from final.beyond.meta import frozen
+from final.beyond.periodic import Entry, Every, PeriodicRecord, require_names
 from final.engine.dispatcher import Dispatcher
 from final.engine.events import Events, Subscriber
 from final.engine.flight import Flight
-from final.engine.messages import Close, Enqueue, Join, Measure, Order, Request, Wait, Withdraw
+from final.engine.many import Progress, in_turns
+from final.engine.messages import (
+    Close,
+    Enqueue,
+    Join,
+    Measure,
+    Order,
+    Request,
+    Wait,
+    Withdraw,
+    Woken,
+)
 from final.engine.metrics import Metrics, Recorder
+from final.engine.sayings import Sayings
 from final.engine.uninterrupted import uninterrupted
-from final.errors import JobFailed, QueueClosed, QueueFull, UnknownJob
+from final.errors import (
+    JobFailed,
+    PeriodicExists,
+    QueueClosed,
+    QueueFull,
+    UnknownJob,
+    UnknownPeriodic,
+)
 from final.job import AttemptRecord, Job, JobRecord, Priority, Status, Task
 from final.ledger import base
+from final.ledger.base import SharedFigures
 from final.ledger.local import LocalLedger
+from final.ledger.postgres import address
 from final.ledger.sqlite import SqliteFile
 from final.options import (
     Backoff,
@@ -55,12 +84,14 @@ from final.options import (
     require_int,
     require_limits,
     require_timeout,
+    require_workers,
 )
 from final.payload import IMMUTABLE, encode
 from final.workers.attempts import Handler
 from final.workers.batch import Report
-from final.workers.current import current_batch
+from final.workers.current import Ways, current_batch
 from final.workers.handlers import Handlers
+from final.workers.middleware import Middleware, before_enqueue
 from final.workers.pool import WorkerPool
 
 Answer = TypeVar("Answer")
@@ -71,12 +102,16 @@ LARGEST_LIMIT = 2**63 - 1  # the largest number that SQLite knows
 class JobQueue:
     """A durable job queue: bounded lanes by priority, retries with backoff, no starvation.
 
-    handler: ``handler(job)``, or a mapping of kinds to handlers; coroutine functions too. An
-        exception fails the attempt, a PermanentFailure the job; a returned JSON value or bytes
-        is kept as the result. A returned coroutine is run to its end; other work that is not
-        done (a generator, a function) fails the job.
-    path: the SQLite file; ":memory:" (the default) keeps nothing beyond this object.
-    workers: how many handlers run at a time.
+    handler: ``handler(job)``, or a mapping of kinds to handlers, or to a ``Kind`` where one has
+        options of its own (docs/kinds.md); coroutine functions too. An exception fails the attempt,
+        a PermanentFailure the job; a returned JSON value or bytes is kept as the result. A returned
+        coroutine is run to its end; other work that is not done (a generator, a function) fails
+        the job.
+    path: the SQLite file; ":memory:" (the default) keeps nothing beyond this object; or
+        "postgresql://host/database?queue=name", which many processes share: docs/many-hosts.md
+        says what that changes.
+    workers: how many handlers run at a time, until ``set_workers`` says otherwise. On PostgreSQL
+        also 0: it brings jobs that others run, and the handler may be None.
     capacity: how many jobs may wait in each lane; retries and recovered jobs come on top.
     max_retries: further attempts after the first one fails, spaced by ``backoff``.
     fairness: how often in a row a waiting lane may be passed over (lanes.py); None for
@@ -85,12 +120,16 @@ class JobQueue:
         "drop-newest" and "drop-oldest": a job of that lane is dropped, and its status says so.
     rate_limit: a TokenBucket or LeakyBucket for the queue, or a mapping of kinds to such;
         it bounds how fast jobs start, not how fast they are accepted.
-    timeout: seconds that an attempt may take, where the job names none; None for no limit.
+    group_limit: how many jobs of each group (``Job.group``) run at a time; None for no limit.
+    timeout: seconds that an attempt may take, where neither the job nor its kind names any; None
+        for no limit.
         A late attempt has failed. A thread that goes on all the same is abandoned, and so is a
         coroutine that goes on for 5 s after it was cancelled.
     executor: "thread", or "process" for handlers that compute: each worker then has a process
         of its own, and a handler must be importable there: a script needs its
         ``if __name__ == "__main__":``.
+    middleware: functions ``m(job, call_next)`` around every attempt, the first one outermost
+        (docs/handlers.md): what they return is the result, what they raise the attempt ends with.
     durability: "full": an accepted job survives a power cut. "normal": it survives the end
         of the process; a power cut may take the latest ones.
     history: how many completed, cancelled and dropped jobs the file keeps; dead letters are
@@ -98,6 +137,8 @@ class JobQueue:
     memory: bytes of waiting payloads that are kept at hand, 64 MiB; the others are read from the
         file when their jobs start.
     max_payload: the most bytes a payload or a result may take, 16 MiB; at most 256 MiB.
+    periodic: what is to be enqueued again and again, each an ``Every``. They are durable: an entry
+        that is stored under the same name is changed, and those that are not among these stay.
     shutdown_timeout: seconds that ``close`` and the end of a ``with`` block wait by default;
         None for as long as it takes.
 
@@ -108,9 +149,12 @@ class JobQueue:
     a file that cannot be used (wrong place, no database, damaged, owned by a process).
     """
 
+    _can_run = True  # it has a handler
+    _has_thread = True  # which takes the turns; else who asks does (testing.py)
+
     def __init__(
         self,
-        handler: Handler | Mapping[str, Handler],
+        handler: Handler | Mapping[str, Handler | Kind] | None,
         *,
         path: str | os.PathLike[str] = ":memory:",
         workers: int = 4,
@@ -120,16 +164,20 @@ class JobQueue:
         fairness: int | None = 10,
         overflow: Literal["block", "reject", "drop-newest", "drop-oldest"] = "block",
         rate_limit: Limit | Mapping[str, Limit] | None = None,
+        group_limit: int | None = None,
         timeout: float | None = None,
         executor: Literal["thread", "process"] = "thread",
+        middleware: Iterable[Middleware] = (),
         durability: Literal["full", "normal"] = "full",
         history: int = 100_000,
         memory: int = 64 * 1024 * 1024,
         max_payload: int = 16 * 1024 * 1024,
+        periodic: Iterable[Every] = (),
         shutdown_timeout: float | None = 30.0,
     ) -> None:
         if not isinstance(path, (str, os.PathLike)):
             raise TypeError(f"path must be text or a Path, not {path!r}.")
+        shared = address.is_address(path)
         self._options = options = Options(
             workers=workers,
             capacity=capacity,
@@ -138,6 +186,7 @@ class JobQueue:
             fairness=fairness,
             overflow=overflow,
             rate_limit=rate_limit,
+            group_limit=group_limit,
             timeout=timeout,
             executor=executor,
             durability=durability,
@@ -145,7 +194,11 @@ class JobQueue:
             memory=memory,
             max_payload=max_payload,
             shutdown_timeout=shutdown_timeout,
+            shared=shared,
         )
+        policies = Policies(options, handler)
+        if handler is None and shared and not workers:
+            handler, self._can_run = _nobody, False
         self._process = os.getpid()
         # Waited on by the dispatcher's thread: whether all the rest is there.
         self._complete: SimpleQueue[bool] = SimpleQueue()
@@ -156,13 +209,18 @@ class JobQueue:
         try:
             with uninterrupted(), _explained():
                 now = time.monotonic()
-                self._handlers = Handlers(handler, executor, max_payload)
+                self._handlers = Handlers(handler, policies, max_payload, middleware)
                 undo.callback(self._handlers.close)
                 handles, shares = self._handlers.handles, self._handlers.share_batches
                 require_limits(rate_limit, handles)
-                file = SqliteFile(path, durability)
-                undo.callback(file.close)
-                self._ledger = LocalLedger(file, options, handles, shares, now)
+                entries = self._entries(periodic)
+                self._ledger: base.Ledger
+                if shared:
+                    self._ledger = _on_postgres(os.fspath(path), options, policies, self._handlers)
+                else:
+                    file = SqliteFile(path, durability)
+                    self._ledger = LocalLedger(file, options, policies, handles, shares, now)
+                undo.callback(self._ledger.close)
                 self._events = Events()
                 self._events.start()
                 undo.callback(self._events.close)
@@ -170,37 +228,51 @@ class JobQueue:
                 undo.callback(self._thread.join)
                 undo.callback(self._complete.put, False)
                 say = self._events.say
-                delay = functools.partial(options.retry_delay, say=say)
-                self._pool = WorkerPool(self._handlers, self._report, timeout, delay, say)
+                delay = functools.partial(policies.retry_delay, say=say)
+                sayings = Sayings(self._wake)
+                ways = Ways(policies.timeout, self._ledger.parents, sayings.say)
+                self._pool = WorkerPool(self._handlers, self._report, delay, say, ways)
                 undo.callback(self._pool.join)
                 undo.callback(self._pool.stop)
-                self._workers = self._pool.start(workers)
+                if (kept := self._ledger.workers) not in (None, workers):
+                    text = "%d workers, as by set_workers, and not %d as the option says."
+                    say(logging.WARNING, text, kept, workers)
+                self._workers = self._pool.start(workers if kept is None else kept)
                 self._dispatcher = Dispatcher(
                     self._ledger,
-                    Flight(self._pool, self._workers, timeout, delay),
-                    Recorder(self._workers, now),
+                    Flight(self._pool, self._workers, policies.timeout, delay, sayings),
+                    Recorder(now),
                     self._events,
                 )
                 # Both clocks at once: the file may have taken a while to open.
                 self._dispatcher.open(time.monotonic(), time.time())
                 _open.add(self)
+                declare = Order[bool](base.ChangePeriodic("declare", entries))
+                if entries:
+                    self._dispatcher.ask(declare)  # known before the first turn makes jobs of them
                 self._complete.put(True)
                 undo.pop_all()  # from here on the dispatcher owns it all
                 undo.callback(self.close, drain=False, timeout=0)
+                if entries:
+                    self._await(declare, None)
         except BaseException:
             undo.close()
             raise
 
     # ---- jobs in ---------------------------------------------------------------------------
 
-    def enqueue(self, job: Job, timeout: float | None = None) -> str:
+    def enqueue(self, job: Job, timeout: float | None = None, *, connection: object = None) -> str:
         """Accept ``job`` and return its id once it is durable; wait while its lane is full.
 
         Waits for room at most ``timeout`` seconds (None: as long as it takes; 0: not at all).
         Raises TypeError or ValueError for a job that cannot be stored or has no handler,
-        QueueFull when there was no room in time, DuplicateJob for an id that is taken,
-        QueueClosed, and StorageError when the disk is full or broken. In all of these cases
-        the job is not in the queue.
+        QueueFull when there was no room in time, DuplicateJob for an id that is taken, UnknownJob
+        for a parent (``Job.after``) that is not there (any more), QueueClosed, and StorageError
+        when the disk is full or broken. In all of these cases the job is not in the queue.
+
+        connection: on PostgreSQL, a psycopg connection to the same database. The job then is part
+        of the transaction that is open there: it commits and rolls back with it, and a full lane
+        raises QueueFull at once.
 
         While the queue closes, only handlers that run may enqueue (see ``close``), themselves or
         by ``asyncio.to_thread``; a thread that they have started is not known to be theirs.
@@ -208,17 +280,42 @@ class JobQueue:
         It blocks the calling thread. Inside a coroutine handler that is the event loop of them
         all, so there it waits for no room: use ``await asyncio.to_thread(queue.enqueue, job)``.
         """
-        return self.enqueue_many([job], timeout)[0]
+        return self.enqueue_many([job], timeout, connection=connection)[0]
 
-    def enqueue_many(self, jobs: Iterable[Job], timeout: float | None = None) -> list[str]:
+    def enqueue_many(
+        self,
+        jobs: Iterable[Job],
+        timeout: float | None = None,
+        *,
+        connection: object = None,
+    ) -> list[str]:
         """Accept jobs in order, as by ``enqueue`` for each, in as few transactions as possible.
 
+        Jobs may come after others of the same call, wherever these stand: parents are accepted
+        first.
+
         Where one is refused, the error's ``accepted`` lists the ids before it, which are
-        durable and will run. Only a job that cannot be stored is found before anything is
-        accepted.
+        durable and will run. Before anything is accepted only this is found: a job that cannot be
+        stored, a parent that is not there (UnknownJob), and jobs that come after each other in a
+        circle (ValueError).
         """
         require_timeout(timeout)
-        return self._enqueue([self._task(job) for job in jobs], timeout)
+        tasks = [self._task(job) for job in jobs]
+        if any(task.after for task in tasks):
+            if connection is not None:
+                raise ValueError(
+                    "A job inside your transaction (connection=) cannot come after others: they "
+                    "would be locked until you commit. Enqueue it afterwards."
+                )
+            in_order = self._in_order(tasks)
+            ids = dict(zip([t.id for t in in_order], self._enqueue(in_order, timeout), strict=True))
+            return [ids[task.id] for task in tasks]
+        if connection is None:
+            return self._enqueue(tasks, timeout)
+        self._refuse_out_of_place()
+        if self._dispatcher.finished:
+            raise QueueClosed(self._dispatcher.why_closed)
+        return self._ledger.enqueue_within(connection, tasks, self._now())
 
     def _enqueue(
         self, tasks: list[Task], timeout: float | None, waits: Sequence[Wait] = ()
@@ -226,14 +323,18 @@ class JobQueue:
         if not tasks:
             return []
         request = Enqueue(tasks, current_batch(), waits)
+        if self._options.overflow == "block" and self._handlers.is_current_thread():
+            return self._enqueue_on_the_loop(request)
+        return self._ask(request, self._patience(request, timeout))
+
+    def _patience(self, request: Enqueue, timeout: float | None) -> float | None:
+        """How long its sender waits for room."""
         if self._options.overflow == "reject":
             timeout = 0
         elif self._options.overflow != "block":
             timeout = None  # nobody waits for room, so nobody runs out of time
-        elif self._handlers.is_current_thread():
-            return self._enqueue_on_the_loop(request)
         request.patient = timeout != 0
-        return self._ask(request, timeout)
+        return timeout
 
     def map(
         self,
@@ -253,29 +354,40 @@ class JobQueue:
         """
         require_timeout(timeout)
         self._refuse_on_the_loop("asyncio.to_thread(list, queue.map(payloads))")
-        window = 16 * self._workers
         remaining = iter(payloads)
-        # They are watched from the start, so that no history, however short, forgets a result.
         under_way: deque[Wait] = deque()
         try:
             while True:
-                if len(under_way) <= window // 2:  # refill by halves: one transaction each
-                    chunk = itertools.islice(remaining, window - len(under_way))
-                    jobs = [Job(payload=p, kind=kind, priority=priority) for p in chunk]
-                    tasks = [self._task(job) for job in jobs]
-                    waits = [Wait(task.id, current_batch()) for task in tasks]
-                    self._dispatcher.unanswered.update(waits)
-                    under_way.extend(waits)
-                    self._enqueue(tasks, None, waits)
+                self._enqueue(*self._more_of(remaining, under_way, kind, priority))
                 if not under_way:
                     return
                 record = self._await(under_way[0], timeout)
                 under_way.popleft()
-                if record.status is not Status.COMPLETED or record.error is not None:
-                    raise JobFailed(record)
-                yield record.result
+                yield _result(record)
         finally:
             self._give_up(under_way)
+
+    def _more_of(
+        self,
+        payloads: Iterator[object],
+        under_way: deque[Wait],
+        kind: str,
+        priority: Priority | str,
+    ) -> tuple[list[Task], None, list[Wait]]:
+        """What ``map`` enqueues next; refills ``under_way`` by halves, a transaction each.
+
+        They are watched from the start, so that no history, however short, forgets a result.
+        """
+        window = 16 * max(1, self._workers)
+        if len(under_way) > window // 2:
+            return [], None, []
+        chunk = itertools.islice(payloads, window - len(under_way))
+        jobs = [Job(payload=p, kind=kind, priority=priority) for p in chunk]
+        tasks = [self._task(job) for job in jobs]
+        waits = [Wait(task.id, current_batch(), task.kind) for task in tasks]
+        self._dispatcher.unanswered.update(waits)
+        under_way.extend(waits)
+        return tasks, None, waits
 
     def cancel(self, job_id: str) -> bool:
         """Keep a job from running, or tell its handler to stop (``current_job().cancelled``).
@@ -286,18 +398,151 @@ class JobQueue:
         """
         return self._ask(Order[bool](base.Cancel(self.get(job_id).id)), None)
 
+    # ---- periodic jobs ---------------------------------------------------------------------
+
+    def periodic(self) -> list[PeriodicRecord]:
+        """The periodic entries that there are, by name."""
+        self._refuse_out_of_place()
+        return [entry.record() for entry in self._ledger.periodic()]
+
+    def add_periodic(self, every: Every) -> None:
+        """Enqueue a job again and again from now on, over restarts. Durable when it returns.
+
+        Raises PeriodicExists where one has its name, ValueError for a job without a handler here.
+        """
+        if not self._ask(Order[bool](base.ChangePeriodic("add", [self._entry(every)])), None):
+            raise PeriodicExists(every.name)
+
+    def change_periodic(self, every: Every) -> None:
+        """The entry of this name is now what ``every`` says; one that is paused stays so.
+
+        If its schedule is the same, it goes on where it is. Raises UnknownPeriodic, and as
+        ``add_periodic``.
+        """
+        if not self._ask(Order[bool](base.ChangePeriodic("change", [self._entry(every)])), None):
+            raise UnknownPeriodic(every.name)
+
+    def pause_periodic(self, name: str) -> None:
+        """No jobs of this entry until it is resumed. Raises UnknownPeriodic."""
+        self._change_stored("pause", name)
+
+    def resume_periodic(self, name: str) -> None:
+        """Its next tick is the first one from now on: those of the pause count for nothing.
+
+        One that is not paused goes on as it was. Raises UnknownPeriodic.
+        """
+        self._change_stored("resume", name)
+
+    def remove_periodic(self, name: str) -> None:
+        """No more jobs of this entry; those that are enqueued stay. Raises UnknownPeriodic."""
+        self._change_stored("remove", name)
+
+    # ---- many at once ----------------------------------------------------------------------
+
+    def cancel_all(
+        self,
+        kind: str | None = None,
+        *,
+        status: Status | str | None = None,
+        dry_run: bool = False,
+        progress: Progress | None = None,
+        **which: Unpack[Which],
+    ) -> int:
+        """Cancel jobs that have not ended, as ``cancel`` does each; returns how many.
+
+        Those of which all that is given holds (see ``jobs``); all, where nothing is.
+        dry_run: only count them. progress: called with how many it is so far, in this thread,
+            after each turn of at most 500; what it raises ends it there.
+
+        Jobs that come in meanwhile are not meant.
+        """
+        wanted = filter_of(status, _kind(kind), **which)
+        if status is None:
+            wanted = wanted._replace(statuses=tuple(s for s in Status if not s.ended))
+        elif wanted.statuses[0].ended:
+            raise ValueError(
+                f"status {status} is of jobs that have ended: these are not cancelled."
+            )
+        return self._in_turns(base.CancelAll, wanted, dry_run, progress)
+
+    def retry_all(
+        self,
+        kind: str | None = None,
+        *,
+        dry_run: bool = False,
+        progress: Progress | None = None,
+        **which: Unpack[Which],
+    ) -> int:
+        """Put dead letters back into their lanes, those that can be; returns how many.
+
+        All of them, or those of a kind, or of which all that is given holds. dry_run, progress: as
+        in ``cancel_all``; a dry run counts those, too, that another job's unique key will keep.
+        """
+        wanted = filter_of(Status.FAILED, _kind(kind), **which)
+        return self._in_turns(base.RetryAll, wanted, dry_run, progress)
+
+    def purge(
+        self,
+        kind: str | None = None,
+        *,
+        status: Status | str | None = Status.FAILED,
+        dry_run: bool = False,
+        progress: Progress | None = None,
+        **which: Unpack[Which],
+    ) -> int:
+        """Delete jobs that have ended; returns how many.
+
+        status: dead letters, unless another one is given; None for all that have ended.
+        Beside that as ``retry_all``. A job stays whose result is still read by jobs after it.
+        """
+        wanted = filter_of(status, _kind(kind), **which)
+        if status is None:
+            wanted = wanted._replace(statuses=tuple(s for s in Status if s.ended))
+        elif not wanted.statuses[0].ended:
+            raise ValueError(f"status {status} is of jobs that have not ended: cancel them first.")
+        return self._in_turns(base.Purge, wanted, dry_run, progress)
+
+    def delete(self, job_id: str) -> None:
+        """Delete a job that has ended, with all that is known about it.
+
+        Raises UnknownJob for an unknown id, ValueError for a job that has not ended, or whose
+        result is still read by jobs after it.
+        """
+        job = self.get(job_id)
+        if not job.status.ended:
+            raise ValueError(f"Job {job.id} is {job.status}: cancel it first.")
+        if not self._ask(Order[int](base.Purge([job.seq], Filter((job.status,)))), None):
+            self.get(job_id)  # or somebody else has done it
+            raise ValueError(f"Job {job.id} stays: jobs after it have not ended, or it runs again.")
+
+    def _in_turns(
+        self,
+        order: type[base.CancelAll | base.RetryAll | base.Purge],
+        wanted: Filter,
+        dry_run: bool,
+        progress: Progress | None,
+    ) -> int:
+        def carry_out(numbers: Sequence[int]) -> int:
+            return self._ask(Order[int](order(numbers, wanted), current_batch()), None)
+
+        self._refuse_out_of_place()
+        try:
+            return in_turns(self._ledger, wanted, len if dry_run else carry_out, progress)
+        except UnicodeEncodeError:  # no stored text has a lone surrogate
+            return 0
+
     # ---- dead letters ----------------------------------------------------------------------
 
     def dead_letters(self) -> list[JobRecord]:
         """The jobs that have failed for good, newest first."""
         self._refuse_out_of_place()
-        return self._ledger.jobs(Status.FAILED, -1)
+        return self._ledger.jobs(Filter((Status.FAILED,)), -1)
 
     def attempts(self, job_id: str) -> list[AttemptRecord]:
         """The failed attempts of a job, with their times and tracebacks."""
         self._refuse_out_of_place()
         try:
-            return self._ledger.attempts(_text("A job's id", job_id))
+            return self._ledger.attempts(plain_text("A job's id", job_id))
         except UnicodeEncodeError:  # no stored id has a lone surrogate
             return []
 
@@ -311,14 +556,6 @@ class JobQueue:
             raise ValueError(f"Job {job.id} is {job.status}: only a failed job can be retried.")
         self._ask(Order[int](base.Retry(job.id), current_batch()), None)
 
-    def retry_all(self, kind: str | None = None) -> int:
-        """Put all dead letters, or all of a kind, back into their lanes; returns how many."""
-        return self._ask(Order[int](base.Retry(kind=_kind(kind)), current_batch()), None)
-
-    def purge(self, kind: str | None = None) -> int:
-        """Delete all dead letters, or all of a kind; returns how many."""
-        return self._ask(Order[int](base.Purge(_kind(kind))), None)
-
     # ---- looking at jobs -------------------------------------------------------------------
 
     def status(self, job_id: str) -> Status:
@@ -328,7 +565,7 @@ class JobQueue:
     def get(self, job_id: str) -> JobRecord:
         """All that is known about the job. Raises UnknownJob for an unknown id."""
         self._refuse_out_of_place()
-        job_id = _text("A job's id", job_id)
+        job_id = plain_text("A job's id", job_id)
         try:
             record = self._ledger.get(job_id)
         except UnicodeEncodeError:  # no stored id has a lone surrogate
@@ -343,27 +580,30 @@ class JobQueue:
         limit: int = 100,
         *,
         kind: str | None = None,
-        priority: Priority | str | None = None,
-        before: str | None = None,
+        before: str | int | None = None,
         payloads: bool = True,
+        **which: Unpack[Which],
     ) -> list[JobRecord]:
-        """The newest jobs first, at most ``limit``; of one status, kind and priority, if given.
+        """The newest jobs first, at most ``limit``; those of which all that is given holds.
 
+        which: priority, group, meta, and when they were enqueued or have ended: see ``Which``.
         before: only jobs that were accepted before this one. So the last id of one page leads
-        to the next, whatever comes in between. Raises UnknownJob for an unknown id.
+        to the next, whatever comes in between. Raises UnknownJob for an unknown id; the ``seq``
+        of its record will do also where the history has let go of it.
         payloads: False for a list that reads neither payloads nor results; they are None in it.
         """
         self._refuse_out_of_place()
         require_int("limit", limit, 1, LARGEST_LIMIT)
-        kind = None if kind is None else _text("kind", kind)
-        before = None if before is None else _text("A job's id", before)
-        status = None if status is None else Status(status)
-        priority = None if priority is None else Priority(priority)
+        if isinstance(before, int):
+            require_int("before", before, 0, LARGEST_LIMIT)
+        elif before is not None:
+            before = plain_text("A job's id", before)
+        wanted = filter_of(status, kind, **which)
         try:
-            records = self._ledger.jobs(status, limit, kind, priority, before, bool(payloads))
+            records = self._ledger.jobs(wanted, limit, before, bool(payloads))
         except UnicodeEncodeError:  # no stored text has a lone surrogate
             records = []
-        if not records and before is not None:
+        if not records and isinstance(before, str):
             self.get(before)  # is it the last one, or unknown?
         return records
 
@@ -374,31 +614,33 @@ class JobQueue:
         QueueClosed when the queue closes before the job has ended.
 
         A handler may wait for another job while there are workers to run it. RuntimeError where
-        that would never end: for its own job, for one that waits for it, or when all workers
-        wait. And in a coroutine, where it would block the event loop of them all: there use
-        ``await asyncio.to_thread(queue.wait, job_id)``.
+        that would never end: for its own job, for one that waits for it, when all workers wait,
+        or all of a kind or group of which no more may run. And in a coroutine, where it would
+        block the event loop of them all: there use ``await asyncio.to_thread(queue.wait, job_id)``.
         """
         require_timeout(timeout)
         self._refuse_on_the_loop("asyncio.to_thread(queue.wait, job_id)")
         record = self.get(job_id)
         if not record.status.ended:
-            sender = None if timeout == 0 else current_batch()  # 0: it only looks
-            record = self._ask(Wait(record.id, sender), timeout)
+            try:
+                record = self._ask(self._wait_for(record, timeout), timeout)
+            except QueueClosed:  # too late to ask, but it may have ended before
+                record = self.get(job_id)
+                if not record.status.ended:
+                    raise
         return record
 
     def join(self, timeout: float | None = None) -> None:
         """Wait until nothing is queued, processing or retrying.
 
+        So a job that comes after others is waited for as long as one of these is; not if it comes
+        after one that is scheduled.
         Raises TimeoutError after ``timeout`` seconds, QueueClosed when the queue closes first.
         Jobs of a kind without a handler are not waited for. RuntimeError inside a handler,
         because it would wait for the very job that called it.
         """
         require_timeout(timeout)
-        if self._pool.is_calling():
-            raise RuntimeError(
-                "join() in a handler would wait for the job that calls it: wait(job_id) for "
-                "the jobs that you mean, or join outside of handlers."
-            )
+        self._refuse_to_join_inside()
         self._ask(Join(), timeout)
 
     def metrics(self) -> Metrics:
@@ -414,11 +656,79 @@ class JobQueue:
             assert self._dispatcher.last_figures is not None
             return self._dispatcher.last_figures.metrics()
 
+    def shared_figures(self) -> SharedFigures | None:
+        """The processes that share a database, and what is worth watching there; None on a file.
+
+        Raises StorageError where the database cannot be asked.
+        """
+        self._refuse_out_of_place()
+        return self._ledger.shared_figures()
+
     def set_fairness(self, fairness: int | None) -> None:
         """Choose by another ``fairness`` from the next pick on; None for strict priority."""
         require_fairness(fairness)
         rule = base.SetFairness(None if fairness is None else int(fairness))
         self._ask(Order[None](rule), None)
+
+    # ---- pause and scale ---------------------------------------------------------------------
+
+    def pause(
+        self,
+        kind: str | None = None,
+        priority: Priority | str | None = None,
+        group: str | None = None,
+    ) -> None:
+        """Start no more jobs: of one kind, of one lane, of one group, or with neither of any.
+
+        Durable when it returns, until ``resume``, over restarts, and for all processes that share
+        a database. From then on no handler begins here; on a database others hear of it within
+        milliseconds, and half a second at most. Those that run go on to their end. What is paused
+        keeps its place and is accepted as before, until its lane is full. To pause what is paused
+        changes nothing. docs/control.md has more.
+
+        Raises ValueError for more than one of the three, and TypeError or ValueError for what is
+        no kind, lane or group; StorageError where it cannot be written: then it is not paused.
+        """
+        self._ask(Order[None](base.SetPaused(pause_of(kind, priority, group), True)), None)
+
+    def resume(
+        self,
+        kind: str | None = None,
+        priority: Priority | str | None = None,
+        group: str | None = None,
+    ) -> None:
+        """Take back the ``pause`` with these arguments, and no other one.
+
+        What another pause holds, too, stays held. To resume what is not paused changes nothing.
+        Raises as ``pause`` does.
+        """
+        self._ask(Order[None](base.SetPaused(pause_of(kind, priority, group), False)), None)
+
+    def paused(self) -> list[Pause]:
+        """What is paused: the whole queue as ``Pause()``, then lanes, kinds and groups."""
+        self._refuse_out_of_place()
+        return in_order(self._ledger.paused())
+
+    def set_workers(self, count: int | None) -> int:
+        """Run so many handlers at a time from now on; returns how many.
+
+        More start at once. Of fewer the surplus ones leave when they are through with what they
+        have; nothing is interrupted. (Where the system has no threads for so many, it is fewer.)
+
+        The file keeps the number: at the next start it counts instead of the option ``workers``,
+        and the log says so. None gives it back to the option. A database does not keep it, since
+        each process has its own; there 0 is allowed, as in the option: it starts no more.
+
+        Raises TypeError or ValueError for what is no such number, StorageError where it cannot be
+        written: then all is as it was.
+        """
+        if count is not None:
+            require_workers(count, self._options.shared)
+        if count and not self._can_run:
+            raise ValueError("This queue has no handler (None): it brings jobs, and runs none.")
+        count = None if count is None else int(count)
+        self._workers = self._ask(Order[int](base.SetWorkers(count)), None)
+        return self._workers
 
     def subscribe(self, subscriber: Subscriber) -> Callable[[], None]:
         """Call ``subscriber(transition)`` for every change of a job's status.
@@ -476,7 +786,7 @@ class JobQueue:
         _open.discard(self)
         return done
 
-    def __enter__(self) -> JobQueue:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -489,22 +799,70 @@ class JobQueue:
 
     # ---- inside ----------------------------------------------------------------------------
 
+    def _in_order(self, tasks: list[Task]) -> list[Task]:
+        """Parents first; raises where one is nowhere, or where they lead in a circle."""
+        tasks = parents_first(tasks)
+        self._refuse_out_of_place()
+        elsewhere = parents_elsewhere(tasks)
+        if unknown := elsewhere - self._ledger.known(elsewhere):
+            raise UnknownJob(min(unknown))
+        return tasks
+
     def _task(self, job: Job) -> Task:
         """The job as the engine carries it; raises where it cannot be stored or run."""
         if not isinstance(job, Job):
             raise TypeError(f"enqueue takes a Job, not {type(job).__name__}.")
-        if not self._handlers.handles(job.kind):
-            known = ", ".join(self._handlers.kinds())
-            raise ValueError(f"Job.kind {job.kind!r} has no handler here; there are: {known}.")
+        job = before_enqueue(self._handlers.middleware, job)
+        self._require_handler(job)
         payload = encode("Job.payload", job.payload, self._options.max_payload)
         timeout = None if job.timeout is None else float(job.timeout)
         task = Task(job.id, payload, job.priority, job.kind, timeout, size=len(payload))
+        if job.meta:
+            task.meta = frozen("Job.meta", job.meta)
+            task.size += task.meta.size()
         if job.run_at is not None:
-            task.due_at = _due_at(job.run_at)
+            task.due_at = _due_at(job.run_at, self._now())
             task.by_clock = isinstance(job.run_at, datetime)
-        if type(job.payload) in IMMUTABLE and job.run_at is None:
+        if job.group is not None:
+            task.group = job.group
+        if job.after is not None:
+            task.after, task.if_failed = job.after, job.if_failed or "cancel"
+            job = dataclasses.replace(job, after=None, if_failed=None)  # as its handler sees it
+        task.unique = job.unique
+        if type(job.payload) in IMMUTABLE and job.run_at is None and job.unique is None:
             task.job = job
         return task
+
+    def _require_handler(self, job: Job) -> None:
+        if not self._handlers.handles(job.kind):
+            known = ", ".join(self._handlers.kinds())
+            raise ValueError(f"Job.kind {job.kind!r} has no handler here; there are: {known}.")
+
+    def _entries(self, periodic: Iterable[Every]) -> list[Entry]:
+        if not isinstance(periodic, Iterable):
+            raise TypeError(f"periodic must be a list of Every, not {periodic!r}.")
+        entries = [self._entry(every) for every in periodic]
+        require_names(entries)
+        return entries
+
+    def _entry(self, every: Every) -> Entry:
+        """As it is stored, from now on; raises where its jobs could not be enqueued here."""
+        if not isinstance(every, Every):
+            raise TypeError(f"A periodic entry is an Every, not {type(every).__name__}.")
+        self._require_handler(every.job)
+        return Entry.of(every, self._now(), self._options.max_payload)
+
+    def _change_stored(self, how: Literal["pause", "resume", "remove"], name: str) -> None:
+        """Until it has come about: somebody may change its schedule at the same time."""
+        name, done = plain_text("A periodic entry's name", name), False
+        while not done:
+            self._refuse_out_of_place()
+            entries = [entry for entry in self._ledger.periodic() if entry.name == name]
+            if not entries:
+                raise UnknownPeriodic(name)
+            entry = entries[0].from_(self._now()) if how == "resume" else entries[0]
+            change = base.ChangePeriodic(how, [entry])
+            done = self._ask(Order[bool](change), None)
 
     def _enqueue_on_the_loop(self, request: Enqueue) -> list[str]:
         """From a coroutine handler: while it waited, no other coroutine could make room."""
@@ -517,6 +875,18 @@ class JobQueue:
                 "await asyncio.to_thread(queue.enqueue, job).",
                 error.accepted,
             ) from None
+
+    def _wait_for(self, record: JobRecord, timeout: float | None) -> Wait:
+        """For the end of a job that has not ended."""
+        sender = None if timeout == 0 else current_batch()  # 0: it only looks
+        return Wait(record.id, sender, record.kind, record.group or "")
+
+    def _refuse_to_join_inside(self) -> None:
+        if self._pool.is_calling():
+            raise RuntimeError(
+                "join() in a handler would wait for the job that calls it: wait(job_id) for "
+                "the jobs that you mean, or join outside of handlers."
+            )
 
     def _refuse_on_the_loop(self, instead: str) -> None:
         if self._handlers.is_current_thread():
@@ -552,12 +922,12 @@ class JobQueue:
             dispatcher.unanswered.discard(request)
         return request.result()
 
-    def _give_up(self, waits: Iterable[Wait]) -> None:
+    def _give_up(self, waits: Iterable[Wait], patience: float = 1.0) -> None:
         """Cancel jobs whose results nobody wants any more, if the queue and they still exist.
 
         It may be the garbage collector that calls this, at any moment in any thread: in the one
-        that answers, or in one that holds what that needs. So it waits a moment at most; what is
-        sent is done all the same.
+        that answers, or in one that holds what that needs. So it waits a moment at most
+        (``patience`` seconds); what is sent is done all the same.
         """
         self._dispatcher.unanswered.difference_update(waits)
         for wait in waits:
@@ -568,7 +938,7 @@ class JobQueue:
         with contextlib.suppress(RuntimeError):
             self._refuse_out_of_place()
             if cancels and not self._dispatcher.finished:
-                cancels[-1].wait(timeout=1.0)
+                cancels[-1].wait(patience)
 
     def _refuse_out_of_place(self) -> None:
         """Neither threads nor SQLite's connections may be carried over a fork.
@@ -586,8 +956,15 @@ class JobQueue:
                 "(__del__, weakref, generator) wants of the queue must be done in another one."
             )
 
+    def _now(self) -> float:
+        """Unix seconds."""
+        return time.time()
+
     def _report(self, report: Report) -> None:
         self._dispatcher.inbox.put(report)
+
+    def _wake(self) -> None:
+        self._dispatcher.inbox.put(Woken())
 
     def _run(self) -> None:
         """The dispatcher's thread; whichever way it ends, the workers go home."""
@@ -596,6 +973,23 @@ class JobQueue:
                 self._dispatcher.run()
             finally:
                 self._pool.stop()
+
+
+def _on_postgres(url: str, options: Options, policies: Policies, handlers: Handlers) -> base.Ledger:
+    place = address.parse(url)
+    try:
+        from final.ledger.postgres.ledger import PostgresLedger
+    except ImportError as error:
+        raise ImportError(
+            "A queue on PostgreSQL needs psycopg: pip install 'three-stage-job-queue[postgres]'."
+        ) from error
+    kinds = None if handlers.handles_all else handlers.kinds()
+    return PostgresLedger(place, options, policies, kinds, handlers.share_batches)
+
+
+def _nobody(job: Job) -> None:
+    """The handler of a queue without workers, which only brings jobs."""
+    raise AssertionError("nobody gives a job to a queue without workers")
 
 
 @contextlib.contextmanager
@@ -612,18 +1006,18 @@ def _explained() -> Iterator[None]:
         ) from error
 
 
-def _text(name: str, value: object) -> str:
-    """Plain text: the dispatcher would run the ``==`` of a subclass of ``str``."""
-    if not isinstance(value, str):
-        raise TypeError(f"{name} is text (str), not {type(value).__name__}.")
-    return str.__str__(value)
+def _result(record: JobRecord) -> object:
+    """What ``map`` yields; raises JobFailed where there is none."""
+    if record.status is not Status.COMPLETED or record.error is not None:
+        raise JobFailed(record)
+    return record.result
 
 
 def _kind(value: object) -> str | None:
     """None for all kinds."""
     if value is None:
         return None
-    kind = _text("kind", value)
+    kind = plain_text("kind", value)
     try:
         kind.encode()
     except UnicodeEncodeError as error:
@@ -631,9 +1025,8 @@ def _kind(value: object) -> str | None:
     return kind
 
 
-def _due_at(run_at: datetime | float) -> float | None:
+def _due_at(run_at: datetime | float, now: float) -> float | None:
     """Unix seconds; None for a time that has come."""
-    now = time.time()
     due = run_at.timestamp() if isinstance(run_at, datetime) else now + run_at
     return due if due > now else None
 

@@ -3,17 +3,23 @@
 Each check raises TypeError or ValueError in a sentence that names the option.
 
 But: data. What the options mean is described where they are given, in ``JobQueue``; who goes by
-them is in ``engine/`` and ``ledger/``.
+them is in ``engine/`` and ``ledger/``. What a kind chooses for itself is in ``beyond/kinds.py``.
 """
 
 from __future__ import annotations
 
 import enum
-import logging
 import random
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
+
+LONGEST_TEXT = 1_000  # characters of an id, a kind or a key: they are names, and stand in an index
+LONGEST_DELAY = 1_000 * 365 * 86_400.0  # seconds
+# What is accepted can be shown: no datetime goes beyond. (Unix seconds as a float are rounded, so
+# that the last microseconds before it are it.)
+YEAR_10000 = 253_402_300_800.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +89,8 @@ class LeakyBucket:
 
 
 Limit = TokenBucket | LeakyBucket
+EXECUTORS = ("thread", "process")
+QUEUE = ""  # where others have a kind: the limit of the whole queue
 
 
 # A row of SQLite takes 1,000,000,000 bytes: a payload, a result and the rest fit in.
@@ -107,6 +115,7 @@ class Options:
     fairness: int | None
     overflow: str
     rate_limit: Limit | Mapping[str, Limit] | None
+    group_limit: int | None
     timeout: float | None
     executor: str
     durability: str
@@ -114,52 +123,52 @@ class Options:
     memory: int
     max_payload: int
     shutdown_timeout: float | None
+    shared: bool = False  # other processes may run the jobs
 
     def __post_init__(self) -> None:
-        require_int("workers", self.workers, 1)
+        require_workers(self.workers, self.shared)
         require_int("capacity", self.capacity, 1)
         require_int("max_retries", self.max_retries, 0)
         require_int("history", self.history, 0)
         require_int("memory", self.memory, 0)
         require_int("max_payload", self.max_payload, 1, LARGEST_PAYLOAD)
-        if not isinstance(self.backoff, Backoff):
-            raise TypeError(f"backoff must be a Backoff, not {self.backoff!r}.")
+        require_backoff("backoff", self.backoff)
         require_fairness(self.fairness)
         require_choice("overflow", self.overflow, ("block", "reject", "drop-newest", "drop-oldest"))
-        require_choice("executor", self.executor, ("thread", "process"))
+        require_choice("executor", self.executor, EXECUTORS)
         require_choice("durability", self.durability, ("full", "normal"))
         if self.timeout is not None:
             require_number("timeout", self.timeout, above=0)
         if self.shutdown_timeout is not None:
             require_number("shutdown_timeout", self.shutdown_timeout)
+        if self.group_limit is not None:
+            require_int("group_limit", self.group_limit, 1)
         if self.rate_limit is not None:
             _require_limits(self.rate_limit)
 
-    def retry_delay(self, attempt: int, permanent: bool, say: Callable[..., None]) -> float | None:
-        """Seconds until a job is tried again whose ``attempt`` has failed; None for never.
 
-        permanent: no other attempt would help. say: as ``Events.say``.
-        """
-        if permanent or attempt > self.max_retries:
-            return None
-        try:
-            delay = self.backoff.delay(attempt)
-            require_number("Backoff.delay", delay)
-            return float(delay)
-        except BaseException as error:  # a Backoff of one's own is code of others
-            delay = Backoff().delay(attempt)
-            text = "Backoff.delay(%d) is of no use; the job waits %.1f s, as by a plain Backoff()."
-            say(logging.ERROR, text, attempt, delay, error=error)
-            return delay
+def require_workers(workers: object, shared: bool) -> None:
+    if not shared and workers == 0 and type(workers) is int:
+        raise ValueError(
+            "workers must be at least 1, not 0: nobody else runs the jobs of a file. (To start "
+            "none for a while: pause().)"
+        )
+    require_int("workers", workers, 0 if shared else 1)
+
+
+def require_backoff(name: str, value: object) -> None:
+    if not isinstance(value, Backoff):
+        raise TypeError(f"{name} must be a Backoff, not {value!r}.")
+
+
+def require_limit(name: str, value: object, or_else: str = "") -> None:
+    if not isinstance(value, (TokenBucket, LeakyBucket)):
+        raise TypeError(f"{name} must be a TokenBucket or a LeakyBucket{or_else}, not {value!r}.")
 
 
 def _require_limits(limits: object) -> None:
     for limit in limits.values() if isinstance(limits, Mapping) else [limits]:
-        if not isinstance(limit, (TokenBucket, LeakyBucket)):
-            raise TypeError(
-                "rate_limit must be a TokenBucket, a LeakyBucket, or a mapping of kinds to such, "
-                f"not {limit!r}."
-            )
+        require_limit("rate_limit", limit, or_else=", or a mapping of kinds to such")
 
 
 def require_limits(limits: object, handles: Callable[[str], bool]) -> None:
@@ -201,6 +210,22 @@ def require_number(
         raise ValueError(f"{name} must be a number {bounds}, not {_short(value)}.")
 
 
+def require_moment(name: str, value: object) -> None:
+    """An aware datetime, or a delay in seconds; neither too far away to be shown."""
+    if isinstance(value, datetime):
+        if value.utcoffset() is None:  # also that of a tzinfo which does not know
+            raise ValueError(
+                f"{name} must be an aware datetime: say which time zone, for example "
+                "datetime.now(timezone.utc) + timedelta(minutes=5)."
+            )
+        if value.timestamp() >= YEAR_10000:
+            raise ValueError(f"{name}, {value}, is too far away: the year 9999 has to hold it.")
+    elif isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a datetime or a delay in seconds, not {value!r}.")
+    else:
+        require_number(f"{name}, a delay in seconds,", value, most=LONGEST_DELAY)
+
+
 def _short(value: float) -> str:
     """Some integers are too long to be written."""
     return repr(value) if isinstance(value, float) or abs(value) < 10**18 else "one so large"
@@ -215,3 +240,20 @@ def require_timeout(value: object) -> None:
 def require_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, not {value!r}.")
+
+
+def require_text(name: str, value: object, longest: int = LONGEST_TEXT) -> None:
+    """Raise unless ``value`` is non-empty text that can be stored (UTF-8, no lone surrogate)."""
+    if type(value) is not str:
+        raise TypeError(f"{name} must be text (str), not {type(value).__name__}.")
+    if not value:
+        raise ValueError(f"{name} must not be empty.")
+    if len(value) > longest:
+        raise ValueError(f"{name} has {len(value):,} characters, more than {longest:,}.")
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"{name} cannot be stored as UTF-8: {error.reason}.") from None
+    if "\0" in value:
+        raise ValueError(f"{name} must not contain a NUL character.")

@@ -1,7 +1,8 @@
 """The demo of stage 2: twelve jobs, one producer, three workers. ``python -m improved``
 
-A job takes about half a second, and the first attempt at photo-2 fails. Watch what this
-queue makes of that, of the payments (high priority), and of the jobs left at the end.
+A job takes four seconds, and the first attempt at photo-2 fails. Watch what this queue
+makes of that, of the payments (high priority), and of the jobs left at the end. (The
+environment variable JOB_SECONDS makes it quicker or slower.)
 Ctrl-C (or SIGTERM) ends it early and in order: what was accepted is run; exit code 0.
 
 The same scenario runs in every stage: compare ``python -m naive``, ``python -m final``.
@@ -23,6 +24,7 @@ PRIORITIES = {"payment": "high", "report": "low", "photo": "low", "email": "medi
 ENDINGS = {"completed": "completed", "failed": "failed for good"}
 COLOURS = {"processing": 36, "completed": 32, "failed": 31, "retrying": 33}
 COLOURED = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+JOB_SECONDS = float(os.environ.get("JOB_SECONDS") or 4)
 
 start = time.monotonic()
 go = threading.Event()
@@ -31,9 +33,10 @@ latest: dict[str, str] = {}  # job id -> the latest event: this queue has totals
 
 
 def main() -> None:
+    say_how_to_kill_it()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # an exception, as for Ctrl-C
     logging.getLogger("improved").setLevel(logging.ERROR)  # show() tells of failures already
-    queue = JobQueue(work, workers=3, backoff=Backoff(base=0.5))
+    queue = JobQueue(work, workers=3, backoff=Backoff(base=JOB_SECONDS))
     producer = threading.Thread(target=produce, args=(queue,), name="producer")
     producer.start()
     try:
@@ -54,13 +57,18 @@ def main() -> None:
     summarise()
 
 
+def say_how_to_kill_it() -> None:
+    command = "taskkill /F /PID" if os.name == "nt" else "kill -9"
+    print(f"Ctrl-C ends it politely; from another terminal, {command} {os.getpid()} at once.\n")
+
+
 def produce(queue: JobQueue) -> None:
     go.wait()
     for number in range(1, 13):
         job = make_job(number)
         show("queued", job.id)  # said first, because a worker may be faster than this thread
         queue.enqueue(job)
-        if stop.wait(0.1):
+        if stop.wait(JOB_SECONDS / 5):
             return
 
 
@@ -74,7 +82,7 @@ def work(job: Job) -> None:
     """The handler."""
     again = latest.get(job.id) == "failed"
     show("retrying" if again else "processing", job.id)
-    time.sleep(0.45)
+    time.sleep(JOB_SECONDS)
     if job.payload == "fails once" and not again:
         show("failed", job.id, "connection reset")
         raise ConnectionError("connection reset")

@@ -19,16 +19,15 @@ import contextlib
 import inspect
 import logging
 import os
-import subprocess
 import sys
 import tempfile
 import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
-from xml.etree import ElementTree
 
 from IPython import get_ipython
 from IPython.display import display
@@ -37,27 +36,40 @@ from improved import Job, Priority, QueueClosed, QueueFull
 from toolbox import check
 
 ROOT = Path(__file__).parents[1]
+sys.path.append(str(ROOT))  # for the ladder: the stages are installed, the tests are not
+from tests.ladder import steps as ladder  # noqa: E402
+from tests.ladder.grading import Candidate, Row, grade  # noqa: E402
+
 logging.getLogger("improved").setLevel(logging.ERROR)  # its warnings would fill the page
 LIMIT = 4.0  # seconds for one behaviour, on a busy machine; what hangs is given up then
-PATIENCE = 60.0  # seconds for a run of the suite
 
 
 class Step(NamedTuple):
-    """A part of the interview; ``capabilities`` are the files of tests/suite/ that it passes."""
+    """A part of the interview; ``rows`` are those of the ladder that it passes."""
 
     title: str
     minutes: int  # what a strong candidate needs
-    capabilities: tuple[str, ...]
+    rows: tuple[str, ...]
 
 
-# These find out that a queue is closing by its refusal of a producer at a full lane.
-CLOSING = ("close-wakes-producer", "close-in-flight", "close-drains")
+# What can be asked about closing of a queue that has no bound yet; the other rows see that it is
+# closing by its refusal of a producer at a full lane.
+CLOSED = ("enqueue-after-close", "close-twice")
+
+
+def _rows(*numbers: int) -> tuple[str, ...]:
+    rows = [row for number in numbers for row in ladder.STEPS[number - 1].rows]
+    return tuple(row for row in rows if row not in CLOSED)
+
+
+# Five parts for the first six steps of the ladder (tests/ladder/steps.py), where the same rows are
+# climbed with more time.
 STEPS = {
-    1: Step("a queue with workers", 5, ("enqueue", "delivery", "fifo", "concurrency")),
-    2: Step("survives, and closes", 5, ("worker-survival", "enqueue-after-close", "close-twice")),
-    3: Step("bounded", 5, ("backpressure", "backpressure-timeout", "bounded-memory", *CLOSING)),
-    4: Step("priorities", 3, ("priority",)),
-    5: Step("retries", 7, ("retry", "backoff", "retry-frees-worker")),
+    1: Step("a queue with workers", 5, _rows(1)),
+    2: Step("survives, and closes", 5, (*_rows(2), *CLOSED)),
+    3: Step("bounded", 5, _rows(3, 4)),
+    4: Step("priorities", 3, _rows(5)),
+    5: Step("retries", 7, _rows(6)),
 }
 
 
@@ -102,31 +114,31 @@ class Interview:
         return self._solved == set(STEPS)
 
     def run_suite(self) -> float:
-        """Run the repository's suite on the class of this notebook, as far as it is solved.
+        """Grade the class of this notebook as ``make mine`` would, as far as it is solved.
 
-        Prints a line for each capability, with what the same test measured on ``improved``.
-        Returns the share of capabilities that pass.
+        Prints a line for each row, with what the same test measured on ``improved``.
+        Returns the share of rows that pass.
         """
         steps = [step for number, step in STEPS.items() if number in self._solved]
-        asked = [name for step in steps for name in step.capabilities]
-        known = [name for step in STEPS.values() for name in step.capabilities]
-        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-            source = _definitions(get_ipython().user_ns["In"])
-            theirs = SuiteRun(Path(folder) / "improved", known)  # both at once
-            mine = SuiteRun(Path(folder) / "candidate", asked, source) if asked else None
-            seen = mine.outcomes() if mine else {}
-            expected = theirs.outcomes()
-        assert all(passed for passed, _ in expected.values()), theirs.said
-        if mine and not seen:
-            print("The suite could not load your class: is all that it needs in one cell?")
-            print(mine.said)
-        print(f"{'capability':22}{'yours':7}what was measured")
+        asked = [row for step in steps for row in step.rows]
+        known = [row for step in STEPS.values() for row in step.rows]
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "job_queue.py"
+            file.write_text(_definitions(get_ipython().user_ns["In"]), encoding="utf-8")
+            with ThreadPoolExecutor(2) as both:  # at once
+                theirs = both.submit(_graded, ROOT / "improved" / "job_queue.py", known)
+                mine = both.submit(_graded, file, asked)
+        seen, expected = mine.result(), theirs.result()
+        assert all(row.passed for row in expected.values()), expected
+        print(f"{'row':22}{'yours':7}what was measured")
         for name in known:
-            passed, evidence = seen.get(name, (False, ""))
-            mark = "pass" if passed else "FAIL" if name in asked else "-"
-            shown = evidence or f"improved: {expected[name][1]}"
+            row = seen.get(name)
+            mark = "-" if row is None else "pass" if row.passed else "FAIL"
+            shown = f"improved: {expected[name].evidence}"
+            if row is not None:
+                shown = row.evidence if row.passed else " ".join(row.seen)
             print(f"{name:22}{mark:7}{textwrap.shorten(shown, 70, placeholder=' ...')}")
-        self._suite_share = sum(passed for passed, _ in seen.values()) / len(known)
+        self._suite_share = sum(row.passed for row in seen.values()) / len(known)
         return self._suite_share
 
     def score(self, guess: dict[int, float], said: dict[str, bool]) -> int:
@@ -572,59 +584,15 @@ class Attempt:
 # ---- the suite ---------------------------------------------------------------------------------
 
 
-class SuiteRun:
-    """A run of tests/suite/ in a process of its own, on ``improved`` or on a class in its place.
-
-    The candidate's source becomes a pytest plugin. It is loaded before anything imports
-    ``improved``, and takes that name: the tests do not notice the exchange.
-    """
-
-    def __init__(self, folder: Path, capabilities: list[str], source: str = "") -> None:
-        folder.mkdir()
-        self._report = folder / "report.xml"
-        plugin = []
-        if source:
-            last = "\n\nimport sys\n\nsys.modules['improved'] = sys.modules[__name__]\n"
-            (folder / "candidate.py").write_text(source + last, encoding="utf-8")
-            plugin = ["-p", "candidate"]
-        files = [f"tests/suite/test_{name.replace('-', '_')}.py" for name in capabilities]
-        self._process = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "pytest", *plugin, "-p", "no:cacheprovider"),
-                *("-q", "--color=no"),
-                *("--stage", "improved", f"--junitxml={self._report}", *files),
-            ],
-            cwd=ROOT,
-            env=os.environ | {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        self.said = ""
-
-    def outcomes(self) -> dict[str, tuple[bool, str]]:
-        """For each capability whether it passed, and what was measured; empty if nothing ran."""
-        try:
-            self.said = self._process.communicate(timeout=PATIENCE)[0][-800:]
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self.said = f"The suite was given up after {PATIENCE:.0f} s."
-            self._process.communicate()
-        if not self._report.exists():
-            return {}
-        outcomes: dict[str, tuple[bool, str]] = {}
-        for case in ElementTree.parse(self._report).iter("testcase"):
-            module = case.get("classname", "").split(".test_")[-1].split(".")[0]
-            name = module.replace("_", "-")
-            passed = case.find("failure") is None and case.find("error") is None
-            evidence = [str(entry.get("value")) for entry in case.iter("property")]
-            if outcomes.get(name, (True, ""))[0]:  # of two tests, the one that failed counts
-                outcomes[name] = (passed, (evidence or [""])[-1])
-        return outcomes
+def _graded(file: Path, rows: list[str]) -> dict[str, Row]:
+    return grade(Candidate(file), rows, to_the_end=True).rows if rows else {}
 
 
 def _definitions(cells: list[str]) -> str:
-    """Imports, classes, functions and constants of a notebook's cells; of each name the last."""
+    """Imports, classes, functions and constants of a notebook's cells; of each name the last.
+
+    A class that goes on from an earlier one of its name needs that one as well.
+    """
     seen: set[str] = set()
     kept = []
     for cell in reversed(cells):
@@ -635,7 +603,7 @@ def _definitions(cells: list[str]) -> str:
         for node in reversed(nodes):
             names = _defined(node) - seen
             if names:
-                seen |= names
+                seen |= names - _bases(node)
                 kept.append(ast.unparse(node))
     return "\n\n".join(reversed(kept))
 
@@ -651,6 +619,11 @@ def _defined(node: ast.stmt) -> set[str]:
         case ast.Assign(targets=[ast.Name(id=name)]) if name.isupper() or name[0] == "_":
             return {name}
     return set()
+
+
+def _bases(node: ast.stmt) -> set[str]:
+    bases = node.bases if isinstance(node, ast.ClassDef) else []
+    return {base.id for base in bases if isinstance(base, ast.Name)}
 
 
 def _minutes(seconds: float) -> str:

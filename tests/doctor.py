@@ -30,7 +30,7 @@ with contextlib.suppress(ImportError):  # some builds of Python lack it: sqlite(
     import sqlite3
 
 NEEDED_PYTHON = (3, 11)
-INSTALL = "python -m pip install -e '.[dev,examples]' -c constraints.txt"
+INSTALL = "python -m tests.environment"
 
 # What to install, and the module that it brings.
 NEEDED_PACKAGES = {

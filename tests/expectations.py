@@ -15,10 +15,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 STAGES = ("naive", "improved", "final")
+# What the suite runs on: the stages, and final once more, with a database instead of a file.
+POSTGRES = "postgres"
+COLUMNS = (*STAGES, POSTGRES)
+# A queue that a reader wrote, graded by tests/ladder/: it passes a test or fails it, and nothing is
+# expected of it.
+CANDIDATE = "mine"
 
 PASSES = None
 # Not in this stage: a feature that it was never meant to have. To lack it is no flaw.
 ABSENT = "absent"
+MANY = 'JobQueue(path="postgresql://...")'  # what it takes for several processes
 
 
 @dataclass(frozen=True)
@@ -56,6 +63,7 @@ class Capability:
     final: str | None
     needs: str = ""
     instead: str = ""
+    postgres: str | None = PASSES
 
     @property
     def test_file(self) -> str:
@@ -77,7 +85,8 @@ class Capability:
         return next(name for name in later if self._expected(name) is PASSES)
 
     def _expected(self, stage: str) -> str | None:
-        return {"naive": self.naive, "improved": self.improved, "final": self.final}[stage]
+        expected: str | None = getattr(self, stage)
+        return expected
 
 
 # fmt: off
@@ -125,7 +134,7 @@ CAPABILITIES = {
     for row in (
         #          name                     group             title                                         naive   improved final
         Capability("enqueue",               "Running jobs",   "the handler gets the job that went in",      PASSES, PASSES, PASSES),
-        Capability("delivery",              "Running jobs",   "every job runs exactly once",                PASSES, PASSES, PASSES),
+        Capability("delivery",              "Running jobs",   "on a good day every job runs once",                PASSES, PASSES, PASSES),
         Capability("fifo",                  "Running jobs",   "first in, first out within a lane",          PASSES, PASSES, PASSES),
         Capability("concurrency",           "Running jobs",   "N workers run N jobs at once",               PASSES, PASSES, PASSES),
         Capability("stress",                "Running jobs",   "100,000 jobs from 64 producers, once each",  PASSES, PASSES, PASSES),
@@ -155,6 +164,10 @@ CAPABILITIES = {
         # What a queue may do without, until it has to run real work.
         Capability("schedule",              "Beyond the basics", "a job can wait for its time",             ABSENT, ABSENT, PASSES,
                    needs="Job(run_at=)",          instead="a threading.Timer can enqueue it, if the process lives that long"),
+        Capability("periodic",              "Beyond the basics", "each tick of a schedule is one job",       ABSENT, ABSENT, PASSES,
+                   needs="JobQueue(periodic=)",   instead="a line of cron can start a program that enqueues it, on one machine"),
+        Capability("missed-ticks",          "Beyond the basics", "ticks that nobody saw are made up for",   ABSENT, ABSENT, PASSES,
+                   needs="JobQueue(periodic=)",   instead="a program can remember when it ran last, and look at its start"),
         Capability("cancel",                "Beyond the basics", "a job that waits can be called off",      ABSENT, ABSENT, PASSES,
                    needs="cancel()",              instead="the handler can look whether the job is still wanted"),
         Capability("duplicate-id",          "Beyond the basics", "an id is accepted only once",             ABSENT, ABSENT, PASSES,
@@ -173,6 +186,56 @@ CAPABILITIES = {
                    needs="JobQueue(timeout=)",    instead="the handler can put a time-out on whatever it calls"),
         Capability("processes",             "Beyond the basics", "a crash costs one attempt, nothing else", ABSENT, ABSENT, PASSES,
                    needs="JobQueue(executor=)",   instead="the handler can start a process of its own for each job"),
+        Capability("unique",                "Beyond the basics", "one job with a key at a time",            ABSENT, ABSENT, PASSES,
+                   needs="Job(unique=)",          instead="the producer can remember which keys it has sent, until it ends"),
+        Capability("debounce",              "Beyond the basics", "of many jobs in a row one runs, the last", ABSENT, ABSENT, PASSES,
+                   needs="Job(run_at=)",          instead="a threading.Timer that each new one sets anew, in one process"),
+        Capability("kind-retries",          "Beyond the basics", "a kind has its own number of retries",    ABSENT, ABSENT, PASSES,
+                   needs="Kind",                  instead="the handler can try again itself, and holds its worker"),
+        Capability("kind-workers",          "Beyond the basics", "a slow kind leaves workers to the others", ABSENT, ABSENT, PASSES,
+                   needs="Kind",                  instead="a queue of its own for each kind"),
+        Capability("snooze",                "Beyond the basics", "a job can be put off by its handler",     ABSENT, ABSENT, PASSES,
+                   needs="Snooze",                instead="the handler can sleep, and holds its worker; or fail, and uses up an attempt"),
+        Capability("progress",              "Beyond the basics", "a handler can say how far it is",         ABSENT, ABSENT, PASSES,
+                   needs="current_job().progress()", instead="the handler can write to where whoever asks looks"),
+        Capability("middleware",            "Beyond the basics", "code of your own runs around every job",  ABSENT, ABSENT, PASSES,
+                   needs="JobQueue(middleware=)", instead="a decorator on each handler"),
+        Capability("pause",                 "Beyond the basics", "a kind can be paused, and resumed",        ABSENT, ABSENT, PASSES,
+                   needs="pause()",               instead="the handler can look whether it may, and enqueue its job anew"),
+        Capability("scale",                 "Beyond the basics", "workers can be added and taken away",     ABSENT, ABSENT, PASSES,
+                   needs="set_workers()",         instead="a restart with another number, which interrupts what runs"),
+        Capability("after",                 "Beyond the basics", "a job can run after others",              ABSENT, ABSENT, PASSES,
+                   needs="Job(after=)",           instead="the handler of the first can enqueue the second"),
+        Capability("fan-in",                "Beyond the basics", "a job gets the results of a whole batch", ABSENT, ABSENT, PASSES,
+                   needs="Job(after=)",           instead="each handler can count down, and the last one enqueues the next job"),
+        Capability("parent-failed",         "Beyond the basics", "a failed job takes those after it along", ABSENT, ABSENT, PASSES,
+                   needs="Job(after=)",           instead="the handler of the second can look whether the first one did its part"),
+
+        Capability("meta",                  "Beyond the basics", "jobs are found by what they are about",   ABSENT, ABSENT, PASSES,
+                   needs="Job(meta=)",            instead="a table beside the queue: which job is about what"),
+
+        Capability("cancel-all",            "Beyond the basics", "all jobs of one user can be called off",  ABSENT, ABSENT, PASSES,
+                   needs="Job(meta=)",            instead="somebody keeps the ids of each user, and cancels one after the other"),
+
+        Capability("groups",                "Beyond the basics", "one tenant's flood holds up nobody else", ABSENT, ABSENT, PASSES,
+                   needs="Job(group=)",           instead="a queue for each tenant, and somebody who takes from them in turn"),
+        Capability("group-limit",           "Beyond the basics", "of a tenant only so many jobs run",       ABSENT, ABSENT, PASSES,
+                   needs="JobQueue(group_limit=)", instead="the handler can count, and puts back what is too much"),
+
+        Capability("asyncio",               "Beyond the basics", "asyncio awaits it, and no thread waits", ABSENT, ABSENT, PASSES,
+                   needs="AsyncJobQueue",         instead="asyncio.to_thread(queue.enqueue, job), and a thread for each that waits"),
+
+        # What takes a database: several processes, on one host or many, with one queue.
+        Capability("shared-backlog",        "Many processes",    "processes share a backlog, each job once",ABSENT, ABSENT, ABSENT,
+                   needs=MANY, instead="one process owns the jobs, and the others ask it over HTTP (docs/service.md)"),
+        Capability("host-killed",           "Many processes",    "a killed process's jobs run elsewhere",   ABSENT, ABSENT, ABSENT,
+                   needs=MANY, instead="somebody starts the process again; in final the jobs are still there"),
+        Capability("late-result",           "Many processes",    "a paused process's late result is refused", ABSENT, ABSENT, ABSENT,
+                   needs=MANY, instead="there is no second process that could have run the job meanwhile"),
+        Capability("shared-limit",          "Many processes",    "a rate limit holds for all processes",    ABSENT, ABSENT, ABSENT,
+                   needs=MANY, instead="each of n processes gets a share of the limit"),
+        Capability("transaction",           "Many processes",    "a job commits with the caller's own row", ABSENT, ABSENT, ABSENT,
+                   needs=MANY, instead="an outbox: a row beside the data, and a relay that enqueues it (docs/outgrowing.md)"),
     )
 }
 # fmt: on

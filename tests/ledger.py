@@ -1,7 +1,4 @@
-"""Where the flaws are: every ``# FLAW N1: ...`` comment in the stages, found by reading the files.
-
-But: it does not know what a flaw does or which test shows it: see expectations.py.
-"""
+"""Where the flaws are: every ``# FLAW N1: ...`` comment in the stages, found by reading them."""
 
 from __future__ import annotations
 

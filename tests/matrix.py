@@ -12,7 +12,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from tests.expectations import CAPABILITIES, STAGES, Capability
+from tests.expectations import CAPABILITIES, COLUMNS, Capability
 from tests.results import Outcome, Results, Surprise
 
 TITLES = max(len(row.title) for row in CAPABILITIES.values()) + 3  # columns for the titles
@@ -159,7 +159,7 @@ def _next(results: Results) -> RenderableType:
             f"make test-{flawed[0]} HARD=1", "the flaws as failures: why, where, what to read"
         )
         lines.add_row("docs/flaws.md", "each flaw: its line, its tests, its fix")
-    if len(results.stages) < len(STAGES):
+    if len(results.stages) < len(COLUMNS):
         lines.add_row("make", "all stages, side by side")
     return _indented(lines)
 

@@ -1,4 +1,4 @@
-"""The generated pages: the matrix in README.md, docs/scoreboard.md and docs/flaws.md.
+"""The generated pages: the overview in README.md, docs/scoreboard.md and docs/flaws.md.
 
 What they say follows from expectations.py and the ``# FLAW`` comments; a run without
 surprises proves it, and adds the evidence. A file is written only if what it says has
@@ -8,12 +8,12 @@ changed. Figures do not count: they differ from run to run.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import groupby
 from pathlib import Path
 
 from tests import ledger
-from tests.expectations import CAPABILITIES, FLAWS, STAGES, Capability, Flaw
+from tests.expectations import CAPABILITIES, COLUMNS, FLAWS, STAGES, Capability, Flaw
 from tests.results import Results
 
 BEGIN, END = "<!-- scoreboard:begin -->", "<!-- scoreboard:end -->"
@@ -52,23 +52,39 @@ def _read(file: Path) -> str:
 
 
 def readme(page: str) -> str:
-    """``page`` with today's matrix between its markers."""
+    """``page`` with today's overview between its markers."""
     if page.count(BEGIN) != 1 or page.count(END) != 1:
         raise ValueError(
-            f"{README} needs the lines {BEGIN} and {END}, once each: the matrix goes between them."
+            f"{README} needs the lines {BEGIN} and {END}, once each: the table goes between them."
         )
     before, rest = page.split(BEGIN)
     _, after = rest.split(END)
-    return f"{before}{BEGIN}\n\n{matrix('')}\n\n{END}{after}"
+    return f"{before}{BEGIN}\n\n{overview()}\n\n{END}{after}"
+
+
+def overview() -> str:
+    """How many rows of each group a stage passes."""
+    lines = [_row("", *STAGES), _row(*["---"] * (len(STAGES) + 1))]
+    for group, rows in _groups():
+        anchor = group.lower().replace(" ", "-")
+        counts = (_count(rows, stage) for stage in STAGES)
+        lines.append(_row(f"[{group}]({SCOREBOARD}#{anchor})", *counts))
+    lines.append(_row("**in total**", *map(_total, STAGES)))
+    return "\n".join(lines)
+
+
+# docs/scoreboard.md
 
 
 def matrix(up: str) -> str:
     """The matrix as a table; ``up`` leads from its page to the top folder ("../" or "")."""
-    lines = [_row("", *STAGES), _row(*["---"] * (len(STAGES) + 1))]
+    lines = [_row("", *COLUMNS), _row(*["---"] * (len(COLUMNS) + 1))]
     for group, rows in _groups():
-        lines.append(_row(f"**{group}**", *[""] * len(STAGES)))
-        lines += [_row(_title(row, up), *(_cell(row, each, up) for each in STAGES)) for row in rows]
-    lines.append(_row("**in total**", *map(_total, STAGES)))
+        lines.append(_row(f"**{group}**", *[""] * len(COLUMNS)))
+        lines += [
+            _row(_title(row, up), *(_cell(row, each, up) for each in COLUMNS)) for row in rows
+        ]
+    lines.append(_row("**in total**", *map(_total, COLUMNS)))
     return "\n".join(lines)
 
 
@@ -84,9 +100,13 @@ def _title(row: Capability, up: str) -> str:
 
 
 def _total(stage: str) -> str:
-    measured = [row for row in CAPABILITIES.values() if not row.is_absent(stage)]
+    return f"**{_count(CAPABILITIES.values(), stage)}**"
+
+
+def _count(rows: Iterable[Capability], stage: str) -> str:
+    measured = [row for row in rows if not row.is_absent(stage)]
     passing = [row for row in measured if row.flaw(stage) is None]
-    return f"**{len(passing)} of {len(measured)}**"
+    return f"{len(passing)} of {len(measured)}" if measured else "—"
 
 
 def _row(*cells: str) -> str:
@@ -96,9 +116,6 @@ def _row(*cells: str) -> str:
 def _groups() -> Iterator[tuple[str, list[Capability]]]:
     for group, rows in groupby(CAPABILITIES.values(), key=lambda row: row.group):
         yield group, list(rows)
-
-
-# docs/scoreboard.md
 
 
 def scoreboard(results: Results) -> str:
@@ -125,9 +142,9 @@ def scoreboard(results: Results) -> str:
 
 
 def _measured(row: Capability, results: Results) -> Iterator[str]:
-    if absent := [stage for stage in STAGES if row.is_absent(stage)]:
+    if absent := [stage for stage in COLUMNS if row.is_absent(stage)]:
         yield f"- no `{row.needs}` in {' and '.join(absent)}: {row.instead}"
-    for stage in STAGES[len(absent) :]:
+    for stage in COLUMNS[len(absent) :]:
         cell = results.cell(row, stage)
         flaw = row.flaw(stage)
         sign = f"✗ {stage} ({flaw.id})" if flaw else f"✓ {stage}"

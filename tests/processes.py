@@ -1,7 +1,4 @@
-"""Programs of this repository, run as their readers run them: real processes, stopped and killed.
-
-But: what they print is for the tests to judge.
-"""
+"""Programs of this repository, run as readers run them: real processes, stopped and killed."""
 
 from __future__ import annotations
 
@@ -25,8 +22,10 @@ class Program:
     """``python -m MODULE ARGUMENTS`` in ``folder``; ends with the ``with`` block at the latest."""
 
     def __init__(self, folder: Path, module: str, *arguments: str) -> None:
-        # Wide, so that no line that a test waits for is wrapped; plain, wherever it runs.
+        # Wide, so that no line that a test waits for is wrapped; plain, wherever it runs. And
+        # demos in a tenth of their time.
         environment = {"PYTHONPATH": str(ROOT), "COLUMNS": "200", "FORCE_COLOR": ""}
+        environment |= {"JOB_SECONDS": "0.4"}
         self._process = subprocess.Popen(
             [sys.executable, "-m", module, *arguments],
             cwd=folder,
@@ -35,6 +34,7 @@ class Program:
             stderr=subprocess.STDOUT,
             text=True,
         )
+        self.pid = self._process.pid
         self.output = ""
 
     def __enter__(self) -> Self:

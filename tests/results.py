@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from tests.expectations import CAPABILITIES, FLAWS, STAGES, Capability, Flaw
+from tests.expectations import CAPABILITIES, COLUMNS, FLAWS, Capability, Flaw
 
 
 class Outcome(enum.Enum):
@@ -67,7 +67,7 @@ class Surprise:
 class Results:
     """The books of one run."""
 
-    stages: list[str] = field(default_factory=list)  # the columns, in the order of STAGES
+    stages: list[str] = field(default_factory=list)  # the columns, in the order of COLUMNS
     cells: dict[tuple[str, str], Cell] = field(default_factory=dict)
     surprises: list[Surprise] = field(default_factory=list)
     tests: int = 0
@@ -107,7 +107,7 @@ class Results:
 
     def is_complete(self) -> bool:
         """Whether every cell ran and none surprised: then the run may be written down."""
-        return not self.surprises and len(self.cells) == len(CAPABILITIES) * len(STAGES)
+        return not self.surprises and len(self.cells) == len(CAPABILITIES) * len(COLUMNS)
 
     def exhibits(self) -> Iterator[tuple[Flaw, list[tuple[str, Outcome, str]]]]:
         """For each flaw what its stage did, and what the first stage that has it did instead.

@@ -22,13 +22,16 @@ from collections.abc import Generator
 import pytest
 
 from tests import ledger, pages
-from tests.expectations import CAPABILITIES, STAGES, Flaw
+from tests.expectations import CANDIDATE, CAPABILITIES, COLUMNS, FLAWS, Flaw
 from tests.results import CASE, Case, Outcome, Results, Surprise
 from tests.screen import Scoreboard
 from tests.stages import NotInThisStage
 
 # What a test raises to say "this is not so": a failed assert, or pytest.fail("sentence").
 SHOWS_A_FLAW = (AssertionError, pytest.fail.Exception)
+
+# The exit code of --hard where all that failed was a known flaw: make goes on.
+ON_PURPOSE = 10
 
 RESULTS = pytest.StashKey[Results]()
 
@@ -67,14 +70,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     stages = set()
     for item in items:
         if item.path.is_relative_to(suite):
-            item.stash[CASE] = case = _case(item)
+            case = _case(item)
+            if case.stage == CANDIDATE:
+                continue  # it passes or fails, and that is all: see tests/ladder/
+            item.stash[CASE] = case
             stages.add(case.stage)
             if case.is_absent:
                 reason = f"{case.stage} has no {case.capability.needs}"
                 _expect_failure(item, NotInThisStage, reason)
             elif case.flaw and not config.option.hard:
                 _expect_failure(item, SHOWS_A_FLAW, f"{case.flaw.id}: {case.flaw.what}")
-    config.stash[RESULTS].stages = [stage for stage in STAGES if stage in stages]
+    config.stash[RESULTS].stages = [stage for stage in COLUMNS if stage in stages]
+    if config.option.hard:
+        items.sort(key=_by_flaw)
 
 
 def _expect_failure(
@@ -101,12 +109,18 @@ def _case(item: pytest.Item) -> Case:
         )
     callspec = getattr(item, "callspec", None)  # only parametrised tests have one
     stage = callspec.params.get("stage") if callspec else None
-    if stage not in STAGES:
+    if stage not in (*COLUMNS, CANDIDATE):
         raise pytest.UsageError(
             f"{item.nodeid} runs on the stage {stage!r}, which has no column in "
-            f"tests/expectations.py; let the test use the fixture `stage` ({', '.join(STAGES)})."
+            f"tests/expectations.py; let the test use the fixture `stage` ({', '.join(COLUMNS)})."
         )
     return Case(CAPABILITIES[name], stage)
+
+
+def _by_flaw(item: pytest.Item) -> int:
+    """The flaws in the order in which they are told, after what passes."""
+    case = item.stash.get(CASE, None)
+    return list(FLAWS).index(case.flaw.id) if case and case.flaw else -1
 
 
 # The verdict, test by test
@@ -218,11 +232,24 @@ def pytest_terminal_summary(
             terminalreporter.write_line(results.summary(stage))
 
 
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """The last word, below pytest's own: what fails on purpose does not look like an accident."""
+    results = config.stash.get(RESULTS, Results())
+    if config.option.hard and results.surprises:
+        print("A surprise is not meant to fail: see it above.")
+    elif config.option.hard and any(c.outcome is Outcome.FLAW for c in results.cells.values()):
+        print(
+            "All that failed did so on purpose: above, each says why, where, and where the fix is."
+        )
+
+
 # --write-docs
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     results = session.config.stash[RESULTS]
+    if session.config.option.hard and session.exitstatus == pytest.ExitCode.TESTS_FAILED:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED if results.surprises else ON_PURPOSE
     if not session.config.option.write_docs:
         return
     if not results.is_complete():

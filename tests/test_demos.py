@@ -43,6 +43,12 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Dem
         yield demos
 
 
+@pytest.mark.parametrize("name", STAGES)
+def test_it_says_how_to_kill_it(name: str, finished: dict[str, Demo]) -> None:
+    demo = finished[name]
+    assert re.search(rf"(kill -9|taskkill /F /PID) {demo.pid} at once", demo.output)
+
+
 def test_naive_loses_jobs_and_a_worker_and_says_which(finished: dict[str, Demo]) -> None:
     naive = finished["naive"]
     assert len(naive.ids("queued")) == 12
@@ -124,8 +130,8 @@ def test_final_continues_after_kill_9(tmp_path: Path) -> None:
 
     with Demo("final", tmp_path) as second:
         second.read_until("come back")
-        assert second.output.startswith(f"{len(left)} jobs of the last run come back: ")
-        assert set(re.findall(r"\w+-\d+", second.output)) == set(left)
+        assert f"\n{len(left)} jobs of the last run come back: " in second.output
+        assert set(re.findall(r"[a-z]+-\d+", second.output)) == set(left)
         second.finish()
     assert set(second.ids("completed")) >= set(left)
     assert len(stored(tmp_path)) == 12, "the round was not made complete"

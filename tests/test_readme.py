@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.docs import moving_picture
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -29,7 +31,8 @@ def test_its_example_runs_as_it_stands(tmp_path: Path) -> None:
 
 def test_its_example_has_the_types_that_it_says(tmp_path: Path) -> None:
     [code] = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    as_text = code.replace("Priority.HIGH", '"high"')
+    as_text = code.replace("})", '}, priority="high")')
+    assert as_text != code
     (tmp_path / "example.py").write_text(code)
     (tmp_path / "as_text.py").write_text(as_text)
     command = [sys.executable, "-m", "mypy", "--strict", "--no-error-summary"]
@@ -42,6 +45,19 @@ def test_its_example_has_the_types_that_it_says(tmp_path: Path) -> None:
     )
     assert run.stdout + run.stderr == ""
     assert (ROOT / "final" / "py.typed").exists()  # without it mypy would look at no installed one
+
+
+def test_it_is_read_in_five_minutes() -> None:
+    assert len(README.splitlines()) <= 100
+
+
+def test_the_moving_picture_is_what_the_lanes_do() -> None:
+    for file, picture in moving_picture.pictures().items():
+        assert file.read_text(encoding="utf-8") == picture, (
+            "run python -m tests.docs.moving_picture"
+        )
+        assert file.name in README
+        assert "<script" not in picture
 
 
 def test_what_it_links_to_is_there() -> None:

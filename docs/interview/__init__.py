@@ -1,1 +1,1 @@
-"""The design interview: sixteen topics in Markdown, and a quiz that asks them in the terminal."""
+"""The design interview: its topics in Markdown, and a quiz that asks them in the terminal."""

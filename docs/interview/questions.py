@@ -39,6 +39,7 @@ _FOLD = re.compile(
     re.DOTALL,
 )
 _LINK = re.compile(r"\[((?:[^\[\]`]|`[^`]*`)+)\]\(([^)\s]+)\)")
+_FIGURE = re.compile(r'\[([^\[\]]+)\]\([^)\s]+ "[^"]+"\)')  # it links to where it was measured
 
 
 class BadPage(ValueError):
@@ -122,6 +123,7 @@ def _question(page: Path, name: str, part: str) -> Question:
 
 def spelled_out(page: Path, text: str) -> str:
     """``text`` with each link as words and place: there is nothing to click on in a terminal."""
+    text = _FIGURE.sub(r"\1", text)
     return _LINK.sub(lambda link: f"{link[1]} ({_place(page, link[2])})", text)
 
 

@@ -1,6 +1,7 @@
 """The quiz: asks a question, takes the time, shows the answer, and lets you rate yourself.
 
-Weak questions come first, and several topics are mixed. Follow-ups and the proof are shown
+Weak questions come first, and several topics are mixed; a newcomer begins at the first topic, as an
+interview does. While you think, a clock ticks above the prompt. Follow-ups and the proof are shown
 when asked for. Leaving at any point (q, Ctrl-C, Ctrl-D or the end of the input) keeps what
 was rated so far.
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import random
 import sys
+import threading
 import time
 from collections import Counter
 
@@ -48,7 +50,8 @@ class Quiz:
 
     def run(self) -> None:
         questions = list(every_question(self._topics))
-        if len(self._topics) > 1:
+        newcomer = not any(self._progress.rating(question) for question in questions)
+        if len(self._topics) > 1 and not newcomer:
             random.shuffle(questions)  # what is remembered in order is not yet known
         questions = self._progress.weak_first(questions)
         self._welcome(questions)
@@ -69,7 +72,9 @@ class Quiz:
         self._print()
         self._print(Text(self._times(question), style="dim"))
         began = time.monotonic()
-        if self._choose({"": "show the answer", "s": "skip", "q": "stop"}) == "s":
+        with Clock(self._console, 60 * question.minutes):
+            choice = self._choose({"": "show the answer", "s": "skip", "q": "stop"})
+        if choice == "s":
             return False
         seconds = time.monotonic() - began
 
@@ -112,8 +117,8 @@ class Quiz:
         for key, meaning in choices.items():
             prompt.append(f"[{key or 'Enter'}]", style="bold cyan").append(f" {meaning}  ")
         prompt.append("> ")
-        self._print()
         while True:
+            self._print()  # for the clock, again after a choice that there is not
             choice = self._console.input(prompt).strip().lower()
             if not sys.stdin.isatty():
                 self._print()  # nobody has pressed Enter here
@@ -156,6 +161,42 @@ class Quiz:
 
     def _print(self, what: RenderableType = "") -> None:
         self._console.print(what, width=self._width)
+
+
+class Clock:
+    """A clock on the line above the prompt, once a second, as long as the ``with`` block lasts.
+
+    But: only where somebody looks: in a terminal that can move its cursor, is read from, and
+    is wide enough for the prompt to be one line.
+    """
+
+    def __init__(self, console: Console, allowed: float) -> None:
+        self._console = console
+        self._allowed = allowed
+        self._over = threading.Event()
+        movable = console.is_terminal and not console.legacy_windows and console.width >= 60
+        self._shown = movable and sys.stdin.isatty()
+        self._thread = threading.Thread(target=self._tick, daemon=True)
+
+    def __enter__(self) -> None:
+        self._began = time.monotonic()
+        if self._shown:
+            self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        if self._shown:
+            self._thread.join()
+
+    def _tick(self) -> None:
+        while not self._over.wait(1.0):
+            used = time.monotonic() - self._began
+            text = f"{_minutes(used)} of {_minutes(self._allowed)}"
+            colour = "33" if used > self._allowed else "2"
+            # Save the cursor, a line up and to its beginning, write, clear the rest, go back:
+            # what is being typed on the prompt's line stays as it is.
+            self._console.file.write(f"\0337\033[1A\r\033[{colour}m{text}\033[0m\033[K\0338")
+            self._console.file.flush()
 
 
 def _count(number: int, style: str) -> Text:

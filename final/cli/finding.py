@@ -1,4 +1,4 @@
-"""Which place a command line means: the service on this machine, another one, or a file."""
+"""Which place a command line means: a service, on this machine or another, a file, a database."""
 
 from __future__ import annotations
 
@@ -8,25 +8,33 @@ from pathlib import Path
 from final.cli.local import File
 from final.cli.places import Misuse, Place, Unreachable
 from final.cli.remote import Remote, answers
+from final.ledger.postgres.address import is_address
 
 DB = "jobs.db"
 
 
-def find(url: str | None, db: Path | None, token: str | None, create: bool = False) -> Place:
-    """The place that a command line means; ``create``: whether --db may name a new file."""
+def find(url: str | None, db: str | None, token: str | None, create: bool = False) -> Place:
+    """The place that a command line means; ``create``: whether --db may name a new file.
+
+    The token is for a service that was named. Whatever else answers here may be anybody's.
+    """
     token = token or os.environ.get("JOBQUEUE_TOKEN") or None
     if url is not None and db is not None:
         raise Misuse("--url names a service and --db a file: give one of them.")
-    if str(db) == ":memory:":
+    if db is not None and is_address(db):
+        from final.cli.database import Database  # here, because it needs psycopg
+
+        return Database(db)
+    if db == ":memory:":
         raise Misuse("A database in memory ends with its process: give --db a file.")
     if db is not None:
-        return File(os.fspath(db), create)
+        return File(db, create)
     url = url or os.environ.get("JOBQUEUE_URL") or None
     if url is not None:
         return Remote(url, token)
     here = f"http://127.0.0.1:{os.environ.get('PORT', '8080')}"
     if answers(here):
-        return Remote(here, token)
+        return Remote(here, None, withheld=token is not None)
     if not Path(DB).exists():
         raise Unreachable(
             f"No service answers at {here}, and there is no {DB} in this folder: "

@@ -7,11 +7,21 @@ which one a command line means in finding.py.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Literal, Protocol, Self
 
-from final.job import Priority, Status
+from pydantic import ValidationError
+
+from final.beyond.filters import Filter
+from final.beyond.periodic import Every
+from final.engine.many import Progress
+from final.job import Job
+from final.payload import encode
+from final.service.models import Body, NewJob, NewPeriodic
+
+LARGEST_PAYLOAD = 1024 * 1024  # bytes; as much as the service takes
 
 Document = dict[str, Any]  # as the API of the service has it
+Act = Literal["cancel-all", "retry-all", "purge"]
 
 
 class Trouble(Exception):
@@ -50,9 +60,7 @@ class Place(Protocol):
     def create(self, wishes: Document) -> Document:
         """A new job, by the fields of ``POST /jobs``."""
 
-    def jobs(
-        self, status: Status | None, kind: str | None, priority: Priority | None, limit: int
-    ) -> Iterator[Document]:
+    def jobs(self, wanted: Filter, limit: int) -> Iterator[Document]:
         """The newest first, as a list of the API has them."""
 
     def job(self, job_id: str) -> Document:
@@ -62,5 +70,69 @@ class Place(Protocol):
 
     def cancel(self, job_id: str) -> Document: ...
 
+    def pause(self, part: Document) -> Document:
+        """By the fields of ``POST /pause``, and answered as that: all that is paused."""
+
+    def resume(self, part: Document) -> Document: ...
+
+    def set_workers(self, number: int | None) -> Document:
+        """As ``PUT /workers``; None is what the option says."""
+
+    def periodic(self) -> list[Document]:
+        """The periodic entries, as ``GET /periodic`` has them."""
+
+    def add_periodic(self, wishes: Document) -> Document:
+        """Another one, by the fields of ``POST /periodic``."""
+
+    def pause_periodic(self, name: str) -> Document: ...
+
+    def resume_periodic(self, name: str) -> Document: ...
+
+    def remove_periodic(self, name: str) -> Document: ...
+
+    def delete(self, job_id: str) -> Document:
+        """One that has ended; what it was."""
+
+    def deal(self, act: Act, wanted: Filter, dry_run: bool, progress: Progress) -> int:
+        """With all that is meant; how many jobs it was. A dry run only counts them."""
+
     def stats(self) -> Document:
         """As ``GET /stats`` has it; null where only a running service could know."""
+
+
+def new_job(wishes: Document) -> Job:
+    """The job of these fields, checked as the service does. Raises Misuse, naming the field."""
+    try:
+        job = NewJob.model_validate(wishes).job()
+        encode("payload", job.payload, LARGEST_PAYLOAD)
+    except ValidationError as error:
+        raise Misuse("; ".join(map(_sentence, error.errors()))) from None
+    except (TypeError, ValueError) as error:
+        raise Misuse(str(error)) from None
+    return job
+
+
+def checked(model: type[Body], wishes: Document) -> Document:
+    """The same, checked as the service does. Raises Misuse, naming the field."""
+    try:
+        return model.model_validate(wishes).model_dump()
+    except ValidationError as error:
+        raise Misuse("; ".join(map(_sentence, error.errors()))) from None
+
+
+def new_periodic(wishes: Document) -> Every:
+    """The entry of these fields, checked as the service does. Raises Misuse, naming the field."""
+    try:
+        every = NewPeriodic.model_validate(wishes).every()
+        encode("payload", every.job.payload, LARGEST_PAYLOAD)
+    except ValidationError as error:
+        raise Misuse("; ".join(map(_sentence, error.errors()))) from None
+    except (TypeError, ValueError) as error:
+        raise Misuse(str(error)) from None
+    return every
+
+
+def _sentence(error: Any) -> str:
+    """What pydantic says of one field."""
+    field = ".".join(map(str, error["loc"]))
+    return f"{field}: ".removeprefix(": ") + str(error["msg"]).removeprefix("Value error, ")

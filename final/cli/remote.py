@@ -1,41 +1,80 @@
-"""A running service, over HTTP."""
+"""A running service, over HTTP. What it answers is checked: something else may be there.
+
+But: a token goes only to a service that was named.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any, Self
-from urllib.parse import quote
+from urllib.parse import parse_qsl, quote, urlsplit, urlunsplit
 
 import httpx
+from pydantic import BaseModel
 
-from final.cli.places import Document, Misuse, Refused, Trouble, Unreachable
-from final.job import Priority, Status
+from final.beyond.filters import Filter
+from final.cli.places import (
+    Act,
+    Document,
+    Misuse,
+    Refused,
+    Trouble,
+    Unreachable,
+    checked,
+    new_job,
+    new_periodic,
+)
+from final.engine.many import Progress
+from final.service.models import (
+    SERVICE,
+    Dealt,
+    JobDetails,
+    JobPage,
+    JobView,
+    Part,
+    Paused,
+    PeriodicList,
+    PeriodicView,
+    Stats,
+    Workers,
+)
 
 PATIENCE = 10.0  # seconds for an answer; the service itself lets nobody wait that long
 PAGE = 100  # the most that the service puts on one
 
 
 def answers(url: str) -> bool:
-    """Whether a service is there. The token stays here: it may be somebody else's."""
+    """Whether a service of ours says that it is there. Nobody sends it a token because of that."""
     try:
-        answer = httpx.get(f"{url}/health", timeout=PATIENCE, trust_env=False)
-        return bool(answer.json() == {"status": "ok"})
-    except (httpx.HTTPError, httpx.InvalidURL, ValueError):
+        answer = httpx.get(f"{url}/health", timeout=PATIENCE, trust_env=False, verify=False)
+        return bool(answer.json()["service"] == SERVICE)
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError, TypeError, KeyError, IndexError):
         return False
 
 
 class Remote:
-    """A ``Place``. The token goes to ``url`` alone: no proxy, no redirect."""
+    """A ``Place``. The token goes to ``url`` alone: no proxy, no redirect.
 
-    def __init__(self, url: str, token: str | None) -> None:
-        self.name = url.rstrip("/")
-        headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+    withheld: whether there was a token for it, had it been named.
+    """
+
+    def __init__(self, url: str, token: str | None, withheld: bool = False) -> None:
+        self.name = _without_password(url).rstrip("/")
+        self._withheld = withheld
+        if token is not None and not (token.isascii() and token.isprintable()):
+            raise Misuse("The token has characters that cannot be sent: only printable ASCII can.")
+        headers = {} if token is None else {"Authorization": f"Bearer {token.strip()}"}
         try:
             self._http = httpx.Client(
-                base_url=self.name, headers=headers, timeout=PATIENCE, trust_env=False
+                base_url=url,
+                headers=headers,
+                timeout=PATIENCE,
+                trust_env=False,
+                # Nothing is encrypted else, and to load the world's certificates takes a while.
+                verify=url.lower().startswith("https:"),
             )
-        except (httpx.InvalidURL, UnicodeEncodeError) as error:
-            raise Misuse(f"{url} or its token cannot be used: {error}.") from None
+        except (httpx.InvalidURL, UnicodeEncodeError):
+            raise Misuse(f"{self.name} is no address: write it as http://127.0.0.1:8080.") from None
 
     def __enter__(self) -> Self:
         return self
@@ -44,62 +83,136 @@ class Remote:
         self._http.close()
 
     def create(self, wishes: Document) -> Document:
-        return self._ask("POST", "/jobs", json=wishes)
+        new_job(wishes)  # what makes no sense is nobody's fault but the caller's
+        return self._ask("POST", "/jobs", JobView, json=wishes)
 
-    def jobs(
-        self, status: Status | None, kind: str | None, priority: Priority | None, limit: int
-    ) -> Iterator[Document]:
-        wanted = {"status": status, "type": kind, "priority": priority, "limit": min(limit, PAGE)}
-        query = {name: value for name, value in wanted.items() if value is not None}
-        page = self._ask("GET", "/jobs", params=query)
-        while True:
+    def jobs(self, wanted: Filter, limit: int) -> Iterator[Document]:
+        query = [*_query(wanted), ("limit", str(min(limit, PAGE)))]
+        while limit > 0:
+            page = self._ask("GET", "/jobs", JobPage, params=query)
             yield from page["jobs"][:limit]
             limit -= len(page["jobs"])
-            if limit <= 0 or page["next"] is None:
+            if page["next"] is None or not page["jobs"]:
                 return
-            page = self._ask("GET", page["next"])
+            query = parse_qsl(page["next"].partition("?")[2])
 
     def job(self, job_id: str) -> Document:
-        return self._ask("GET", _path(job_id))
+        return self._ask("GET", _path(job_id), JobDetails)
 
     def retry(self, job_id: str) -> Document:
-        return self._ask("POST", f"{_path(job_id)}/retry")
+        return self._ask("POST", f"{_path(job_id)}/retry", JobView)
 
     def cancel(self, job_id: str) -> Document:
-        return self._ask("DELETE", _path(job_id))
+        return self._ask("DELETE", _path(job_id), JobView)
+
+    def pause(self, part: Document) -> Document:
+        return self._ask("POST", "/pause", Paused, json=checked(Part, part))
+
+    def resume(self, part: Document) -> Document:
+        return self._ask("POST", "/resume", Paused, json=checked(Part, part))
+
+    def set_workers(self, number: int | None) -> Document:
+        wanted = checked(Workers, {"workers": number})
+        return self._ask("PUT", "/workers", Workers, json=wanted)
+
+    def periodic(self) -> list[Document]:
+        entries: list[Document] = self._ask("GET", "/periodic", PeriodicList)["periodic"]
+        return entries
+
+    def add_periodic(self, wishes: Document) -> Document:
+        new_periodic(wishes)
+        return self._ask("POST", "/periodic", PeriodicView, json=wishes)
+
+    def pause_periodic(self, name: str) -> Document:
+        return self._ask("POST", f"{_path(name, 'periodic')}/pause", PeriodicView)
+
+    def resume_periodic(self, name: str) -> Document:
+        return self._ask("POST", f"{_path(name, 'periodic')}/resume", PeriodicView)
+
+    def remove_periodic(self, name: str) -> Document:
+        return self._ask("DELETE", _path(name, "periodic"), PeriodicView)
+
+    def delete(self, job_id: str) -> Document:
+        return self._ask("POST", f"{_path(job_id)}/delete", JobView)
+
+    def deal(self, act: Act, wanted: Filter, dry_run: bool, progress: Progress) -> int:
+        """The service says nothing before the end, which may take its time."""
+        meant = {"status": next(iter(wanted.statuses), None), **wanted._asdict()}
+        meant |= {"type": meant.pop("kind"), "meta": wanted.meta or None, "dry_run": dry_run}
+        del meant["statuses"]
+        given = {name: value for name, value in meant.items() if value is not None}
+        answer = self._ask("POST", f"/{act}", Dealt, json=given, timeout=None)
+        return int(answer["jobs"])
 
     def stats(self) -> Document:
-        return self._ask("GET", "/stats")
+        return self._ask("GET", "/stats", Stats)
 
-    def _ask(self, method: str, path: str, **content: Any) -> Document:
+    def _ask(self, method: str, path: str, model: type[BaseModel], **content: Any) -> Document:
         try:
-            answer = self._http.request(method, path, **content)
+            request = self._http.build_request(method, path, **content)
+        except UnicodeEncodeError as error:
+            raise Misuse(f"This cannot be sent: {error.reason}.") from None
+        except (httpx.InvalidURL, ValueError):
+            raise Misuse(f"{self.name} is no address: write it as http://127.0.0.1:8080.") from None
+        try:
+            answer = self._http.send(request)
+        except httpx.HTTPError as error:
+            raise Unreachable(
+                f"No service answers at {self.name} ({str(error) or type(error).__name__}): start "
+                "one with `python -m final serve`, or name another with --url."
+            ) from None
+        try:
             document: Document = answer.json()
             if answer.is_success:
+                model.model_validate(document)
                 return document
-            raise _trouble(answer.status_code, document)
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise Unreachable(
-                f"No service answers at {self.name} ({error}): start one with "
-                "`python -m final serve`, or name another with --url."
-            ) from None
-        except (ValueError, KeyError, TypeError):
+            trouble = _trouble(answer.status_code, document, self.name, self._withheld)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise Unreachable(f"What answers at {self.name} is not this service.") from None
+        raise trouble
 
 
-def _path(job_id: str) -> str:
-    return f"/jobs/{quote(job_id, safe='')}"
+def _query(wanted: Filter) -> list[tuple[str, str]]:
+    """As an address has it."""
+    named = {
+        "status": next(iter(wanted.statuses), None),
+        "type": wanted.kind,
+        "priority": wanted.priority,
+        "group": wanted.group,
+    }
+    given = [(name, str(value)) for name, value in named.items() if value is not None]
+    return given + [("meta", f"{name}:{value}") for name, value in wanted.meta.items()]
 
 
-def _trouble(status: int, problem: Document) -> Trouble:
+def _path(job_id: str, place: str = "jobs") -> str:
+    """Also of an id that is made of dots, which a client would take for a way up."""
+    if not job_id:
+        raise Refused("No job has an empty id, and no periodic entry an empty name.")
+    return f"/{place}/{quote(job_id, safe='', errors='surrogatepass').replace('.', '%2E')}"
+
+
+def _without_password(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "This"
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+def _trouble(status: int, problem: Document, place: str, withheld: bool) -> Trouble:
     """What the service says about it (RFC 9457), and whose fault it is."""
     detail = str(problem["detail"])
     match status:
+        case 401 if withheld:
+            return Unreachable(
+                f"The service at {place} wants a token. It goes only to a service that is named: "
+                f"give --url {place}, or JOBQUEUE_URL, if that is yours."
+            )
         case 401:
             return Unreachable("The service wants its token: give --token, or JOBQUEUE_TOKEN.")
         case 404 | 409:
             return Refused(detail)
-        case 400 | 413 | 422:
+        case 400 | 413 | 415 | 422:
             fields = [f"{each['field']}: {each['message']}" for each in problem.get("errors", [])]
             return Misuse("; ".join(fields) or detail)
         case _:

@@ -8,6 +8,7 @@ But: errors are sentences on stderr, in app.py.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import threading
@@ -18,14 +19,16 @@ from typing import Any
 from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
 from final.cli.bench import Measurement
-from final.cli.places import Document
+from final.cli.places import Act, Document, Unreachable
 
 COLOURS = {"processing": "cyan", "completed": "green", "failed": "red", "retrying": "yellow"}
 MOST_RUNNING = 10
+SLOW_SECONDS = 2.0  # what takes longer has a bar
 
 
 def _console() -> Console:
@@ -83,7 +86,8 @@ def job_details(job: Document, place: str, as_json: bool) -> None:
         return
     grid = Table.grid(padding=(0, 2))
     for name, value in job.items():
-        if name != "failures" and value is not None:
+        empty = value is None or value == [] or (name in ("meta", "snoozes") and not value)
+        if name != "failures" and not empty:
             grid.add_row(Text(f" {name}", "dim"), _value(name, value, job))
     console = _console()
     console.print(grid)
@@ -97,12 +101,26 @@ def job_details(job: Document, place: str, as_json: bool) -> None:
 def _value(name: str, value: Any, job: Document) -> Text:
     if name == "status":
         return _status(job)
+    if name == "after":
+        return Text(plain("\n".join(value)), overflow="fold")
+    if name == "meta":
+        return Text(plain("\n".join(f"{n}: {v}" for n, v in value.items())), overflow="fold")
+    if name == "progress":
+        return Text(f"{_percent(value)} {plain(value['message'])}, {_age(value['at'])} ago")
     shown = json.dumps(value) if name in ("payload", "result") else str(value)
     return Text(plain(shown), overflow="fold")
 
 
 def _status(job: Document) -> Text:
     return Text(job["status"], COLOURS.get(job["status"], ""))
+
+
+def _percent(progress: Document | None) -> str:
+    """As a bar of ten; empty where nothing was said."""
+    if progress is None:
+        return ""
+    done = round(10 * progress["fraction"])
+    return f"{'█' * done}{'░' * (10 - done)} {progress['fraction']:.0%}"
 
 
 def _count(number: int, noun: str) -> str:
@@ -120,6 +138,89 @@ def _span(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
 
 
+# ---- pause and scale -----------------------------------------------------------------------
+
+
+def paused(answer: Document, place: str, as_json: bool) -> None:
+    if as_json:
+        _print_json(answer)
+    else:
+        line = Text(_paused(answer["paused"]) or "Nothing is paused.")
+        _console().print(line.append(f"  in {place}", "dim"), soft_wrap=True)
+
+
+def _paused(parts: list[Document]) -> str:
+    """In words; empty for none."""
+    named = [
+        " ".join(f"{name} {value}" for name, value in part.items() if value is not None)
+        for part in parts
+    ]
+    return plain(f"Paused: {', '.join(each or 'the whole queue' for each in named)}") * bool(named)
+
+
+def workers(answer: Document, place: str, as_json: bool) -> None:
+    if as_json:
+        _print_json(answer)
+        return
+    number = answer["workers"]
+    text = "As many workers as its start says" if number is None else _count(number, "worker")
+    _console().print(Text(text).append(f"  in {place}", "dim"), soft_wrap=True)
+
+
+# ---- periodic jobs -------------------------------------------------------------------------
+
+
+def periodic(entries: list[Document], place: str, as_json: bool) -> None:
+    if as_json:
+        for entry in entries:
+            _print_json(entry)
+        return
+    table = _table("name", "schedule", "time zone", "type", "next")
+    table.columns[0].overflow = "fold"
+    for entry in entries:
+        following = "paused" if entry["paused"] else entry["next"] or "never"
+        names = (entry["name"], entry["schedule"], entry["timezone"], entry["type"])
+        table.add_row(*map(plain, names), following)
+    console = _console()
+    if entries:
+        console.print(table)
+    what = "entry" if len(entries) == 1 else "entries"
+    console.print(Text(f" {len(entries)} periodic {what}, in {place}", "dim"))
+
+
+# ---- many jobs -------------------------------------------------------------------------------
+
+DONE = {"cancel-all": "cancelled", "retry-all": "retried", "purge": "deleted"}
+
+
+def dealt(act: Act, jobs: int, dry_run: bool, place: str, as_json: bool) -> None:
+    if as_json:
+        _print_json({"jobs": jobs, "dry_run": dry_run})
+        return
+    done = f"would be {DONE[act]}" if dry_run else DONE[act]
+    line = Text.assemble(f"{_count(jobs, 'job')} {done}  ", (f"in {place}", "dim"))
+    _console().print(line, soft_wrap=True)
+
+
+@contextlib.contextmanager
+def progress(act: Act, total: int) -> Iterator[Callable[[int], object]]:
+    """Gives what is told how many it is so far: a bar, if it takes longer and somebody sees it."""
+    console = Console(stderr=True)
+    bar = Progress(*Progress.get_default_columns(), console=console, transient=True)
+    task = bar.add_task(act, total=total)
+    soon = threading.Timer(SLOW_SECONDS, bar.start)
+    if console.is_terminal:
+        soon.start()
+    try:
+        yield lambda done: bar.update(task, completed=done)
+    finally:
+        soon.cancel()
+        if soon.ident is not None:
+            soon.join()
+        if bar.live.is_started:
+            bar.stop()
+
+
 # ---- figures -------------------------------------------------------------------------------
 
 
@@ -131,22 +232,45 @@ def stats(figures: Document, place: str, as_json: bool) -> None:
 
 
 def watch(look: Callable[[], Document], place: str, as_json: bool, interval: float) -> None:
-    """Until Ctrl-C: one table that changes, or lines where there is no terminal."""
+    """Until Ctrl-C: one table that changes, or lines where there is no terminal.
+
+    A service that is not there for a while may come back; one that never was does not count.
+    """
     console = _console()
     pause = threading.Event()  # nobody sets it
+    figures = look()
     if as_json or not console.is_terminal:
         while True:
-            stats(look(), place, as_json)
+            stats(figures, place, as_json)
             pause.wait(interval)
-    with Live(_figures(look(), place), console=console, auto_refresh=False) as live:
+            figures = _look_again(look, pause, interval)
+    with Live(_figures(figures, place), console=console, auto_refresh=False) as live:
         while not pause.wait(interval):
-            live.update(_figures(look(), place), refresh=True)
+            shown: RenderableType
+            try:
+                shown = _figures(look(), place)
+            except Unreachable as trouble:
+                shown = Text(f" {plain(str(trouble))} Looking again ...", "red")
+            live.update(shown, refresh=True)
+
+
+def _look_again(look: Callable[[], Document], pause: threading.Event, interval: float) -> Document:
+    """As soon as there is something to see."""
+    told = False
+    while True:
+        try:
+            return look()
+        except Unreachable as trouble:
+            if not told:
+                print(plain(f"{trouble} Looking again ..."), file=sys.stderr, flush=True)
+                told = True
+            pause.wait(interval)
 
 
 def _figures(figures: Document, place: str) -> RenderableType:
     parts: list[RenderableType] = [Text(f" {place}", "bold"), _lanes(figures)]
     if figures["throughput"] is None:
-        parts.append(Text(" The file alone: what is measured while jobs run is not in it.", "dim"))
+        parts.append(Text(" As it is stored: what is measured while jobs run is not there.", "dim"))
     else:
         parts.append(
             Text(
@@ -156,13 +280,17 @@ def _figures(figures: Document, place: str) -> RenderableType:
         )
     if figures["storage_error"] is not None:
         parts.append(Text(f" {plain(figures['storage_error'])}", "red"))
+    if figures["paused"]:
+        parts.append(Text(f" {_paused(figures['paused'])}", "yellow"))
     if figures["running"]:
         parts.append(_running(figures["running"]))
+    if figures["processes"]:
+        parts.append(_processes(figures["processes"]))
     return Group(*parts)
 
 
 def _lanes(figures: Document) -> Table:
-    columns = ("queued", "scheduled", "processing", "retrying", "completed", "failed")
+    columns = ("queued", "scheduled", "waiting", "processing", "retrying", "completed", "failed")
     table = _table(" lane", *columns, "oldest", "p99 wait", numbers_from=1)
     table.padding = (0, 0)  # so that nine columns fit into 80 characters
     for name, lane in [*figures["lanes"].items(), ("all", figures["totals"])]:
@@ -174,12 +302,25 @@ def _lanes(figures: Document) -> Table:
 
 
 def _running(jobs: list[Document]) -> Table:
-    table = _table("worker", "running", "type", "priority", "attempt")
+    has_progress = any(job.get("progress") for job in jobs[:MOST_RUNNING])
+    more = ("progress",) if has_progress else ()
+    table = _table("worker", "running", "type", "priority", "attempt", *more)
     for job in jobs[:MOST_RUNNING]:
         worker, attempt = str(job["worker"]), str(job["attempt"])
-        table.add_row(worker, plain(job["id"]), plain(job["type"]), job["priority"], attempt)
+        row = [worker, plain(job["id"]), plain(job["type"]), job["priority"], attempt]
+        table.add_row(*row, *([_percent(job.get("progress"))] if has_progress else ()))
     if len(jobs) > MOST_RUNNING:
         table.add_row("", f"and {len(jobs) - MOST_RUNNING} more")
+    return table
+
+
+def _processes(processes: list[Document]) -> Table:
+    table = _table("process", "lease", "workers", "runs")
+    for process in processes:
+        alive = Text(f"{process['lease']:.0f} s") if process["alive"] else Text("ran out", "red")
+        runs = ", ".join(f"{kind} {count}" for kind, count in process["running"].items())
+        name = process["name"] + (" (here)" if process["here"] else "")
+        table.add_row(plain(name), alive, str(process["workers"]), plain(runs))
     return table
 
 

@@ -4,7 +4,7 @@ What a log handler, a log filter or a subscriber raises ends nothing, and howeve
 only the news behind it wait. It may use the queue: nobody waits for the courier but ``close``,
 and that for so long and no longer.
 
-But: news are no record. Beyond ``BACKLOG`` they are dropped, and whoever sends them is told.
+News are no record. Beyond ``BACKLOG`` they are dropped, and whoever sends them is told.
 """
 
 from __future__ import annotations

@@ -45,9 +45,9 @@ from final.engine.messages import (
 from final.engine.metrics import Recorder, Snapshot
 from final.engine.producers import Producers
 from final.engine.waits import Waits
-from final.errors import QueueClosed, QueueFull, StorageError
+from final.errors import QueueClosed, QueueFull, StorageError, UnknownJob
 from final.job import Status, Task
-from final.ledger.base import Given, Ledger, Offer, Purge, Retry
+from final.ledger.base import Given, Ledger, Offer, Retry, RetryAll, SetWorkers, Told
 from final.workers.batch import Batch, Report
 
 # While the disk refuses to be written, an exchange is tried again this often.
@@ -90,6 +90,9 @@ class Dispatcher:
         self._storage_error: str | None = None  # why nothing could be written
         self._try_again_at = math.inf  # then, when to offer again
         self._again = True  # there is work for another turn right away
+        # Of a ledger that is shared with other processes:
+        self._told = False  # one of them says that something is new
+        self._recount_at = -math.inf  # when what they did is to be counted again
 
     # ---- the thread ----------------------------------------------------------------------
 
@@ -99,6 +102,7 @@ class Dispatcher:
         for (priority, status), count in self._ledger.counts().items():
             self._recorder.found(priority, status, count)
         self._events.publish(self._given.moves, wall)
+        self._ledger.listen(self.inbox.put)
 
     def run(self) -> None:
         """Turn after turn until closed. Whatever happens, nobody is left without an answer."""
@@ -136,7 +140,7 @@ class Dispatcher:
         """Seconds until a turn is needed even without a message; None when it is not."""
         due = self._try_again_at
         if self._storage_error is None:  # else what is due before could not be written
-            due = min(self._given.next_due, self._flight.next_look)
+            due = min(self._given.next_due, self._flight.next_look, self._flight.sayings.due())
             if self._idle():
                 due = min(due, self._given.next_start)
         return None if due == math.inf else min(max(0.0, due - now), LONGEST_SLEEP)
@@ -194,37 +198,45 @@ class Dispatcher:
                     self._measures.append(message)
                 case Close():
                     self._start_closing(message)
+                case Told():
+                    self._hear(message, wall)
         self._flight.look(now)
         if self._closes:
             self._turn_away()
         self._exchange(now, wall)
-        self._recorder.busy(self._flight.workers - self._flight.idle, now)
+        workers = self._flight.workers
+        self._recorder.busy(workers - self._flight.idle, workers, now)
         self._answer_those_who_wait(now)
         self._refuse_a_deadlock()
-        if self._closes and not (self._is_busy() if self._drain else self._flight):
+        if self._closes and not (self._has_to_run() if self._drain else self._flight):
             self._finish()
         # Last, so that a timeout of 0 still gets what this turn had to give.
         for request in withdrawn:
             if not request.answered:
                 self._withdraw(request, now, wall)
         self._again = (
-            bool(self._orders)
-            or self._producers.can_go(self._given.room)
+            (self._given.not_before <= now and self._producers.can_go(self._given.room))
             or (self._storage_error is None and self._idle() > 0 and self._given.ready > 0)
+            or (self._storage_error is None and bool(self._flight.unstarted))
         )
 
     def _exchange(self, now: float, wall: float) -> None:
         """Offer the ledger what there is, if there is anything, and act on what it gives."""
         orders, self._orders = self._orders, []
         requests, new = [], []
-        for request, tasks in self._producers.take(self._given.room):
-            requests.append(request)
-            new.append(tasks)
+        if self._given.not_before <= now:
+            for request, tasks in self._producers.take(self._given.room):
+                requests.append(request)
+                new.append(tasks)
         flight, idle = self._flight, self._idle()
         due = min(self._given.next_due, self._try_again_at)
         may_start = idle and (self._given.ready or self._given.next_start <= now)
         come_back = flight.outcomes or flight.unstarted or flight.aside
-        if not (come_back or orders or new or may_start or due <= now):
+        counts = self._ledger.shared and bool(self._joins or self._closes)
+        told, self._told = self._told, False
+        was_paused = self._given.paused
+        said = flight.sayings.take(now, flight.outcomes)
+        if not (come_back or orders or new or may_start or due <= now or counts or told or said):
             return
         given = self._given = self._ledger.exchange(
             Offer(
@@ -237,6 +249,10 @@ class Dispatcher:
                 new,
                 idle,
                 flight.cost,
+                self._is_curious(),
+                counts,
+                said,
+                bool(self._closes),
             )
         )
         if given.error is not None:
@@ -248,14 +264,19 @@ class Dispatcher:
             self._storage_error, self._try_again_at = None, math.inf
         self._set_aside += sum(len(tasks) for _, tasks in flight.aside)
         flight.written()
+        flight.sayings.written(said)
+        if given.paused - was_paused:
+            flight.recall()  # what has not begun does not begin, and goes back in the next turn
         self._answer_producers(requests, new, given)
-        for order, answer in zip(orders, given.answers, strict=True):
-            self._answer_order(order, answer)
         for task in given.stop:
             flight.tell(task)
         for tasks in given.claims:
             flight.hand_out(tasks, now)
+        for order, answer in zip(orders, given.answers, strict=True):
+            self._answer_order(order, answer)  # last: idle workers that got nothing may leave
         self._announce(wall, now)
+        if self._ledger.shared:
+            self._waits.others_ended()
 
     def _refuse(
         self, requests: list[Enqueue], orders: list[Order[Any]], error: str, now: float
@@ -279,18 +300,23 @@ class Dispatcher:
             accepted = request.durable + given.accepted[number]
             for wait in request.waits[request.durable : accepted]:
                 self._waits.add(wait)
+            for position, job_id in given.instead.get(number, {}).items():
+                request.instead[request.durable + position] = job_id
             request.durable = accepted
             if number in given.taken:
                 request.cut(given.taken[number])
+            if number in given.unknown:
+                request.refuse(UnknownJob(given.unknown[number], request.accepted()))
+                continue
             if not request.finish():
                 self._producers.step_back(request, stood)
 
     def _answer_order(self, order: Order[Any], answer: object) -> None:
         if isinstance(answer, Exception):
             order.refuse(answer)
-        elif isinstance(answer, Retry | Purge):  # there is more of it
-            order.order = answer
-            self._orders.append(order)
+        elif isinstance(order.order, SetWorkers):
+            assert isinstance(answer, int)
+            order.answer(self._flight.set_workers(answer))
         else:
             order.answer(answer)
 
@@ -311,7 +337,7 @@ class Dispatcher:
             for measure in self._measures:
                 measure.answer(figures)
             self._measures = []
-        if self._joins and not self._is_busy():
+        if self._joins and self._has_run_all():
             for join in self._joins:
                 join.answer(None)
             self._joins = []
@@ -322,8 +348,16 @@ class Dispatcher:
     def _refuse_a_deadlock(self) -> None:
         """If every handler waits for what only another one could do, turn one away."""
         batches, workers = self._flight.batches, self._flight.workers
-        if not batches or self._idle():
-            return  # nobody waits in a handler, or a worker is free for the others
+        if not batches:
+            return  # nobody waits in a handler
+        if self._closes and self._given.stalled:
+            self._refuse_what_is_paused()
+            return
+        if self._given.helped:
+            return  # other processes run what it waits for
+        if self._idle():
+            self._refuse_beside_idle_workers()
+            return
         waiting = self._waits.senders() | self._producers.senders()
         if not waiting.issuperset(batches):
             return
@@ -333,13 +367,44 @@ class Dispatcher:
         )
         if self._waits.refuse_last(error if self._claiming else _closed()):
             return
-        request = self._producers.last_inside(batches)
-        assert request is not None, "somebody waits"
-        self._producers.leave(request)
-        message = (
+        self._refuse_room(
             f"All {workers} workers wait to enqueue into full lanes, so no room would ever "
             "come: raise capacity, or enqueue less inside handlers."
         )
+
+    def _refuse_what_is_paused(self) -> None:
+        """A queue that closes waits for nobody to resume it; nor do its handlers."""
+        if (self._waits.senders() | self._producers.senders()).issuperset(self._flight.batches):
+            if self._waits.refuse_last(_closed()):
+                return
+            request = self._producers.last_inside(self._flight.batches)
+            assert request is not None, "somebody waits"
+            self._producers.leave(request)
+            request.refuse(_closed(request.accepted()))
+
+    def _refuse_beside_idle_workers(self) -> None:
+        """The same where a worker is free, and may take nothing of what waits.
+
+        What is paused may be resumed: that is waited for.
+        """
+        caps, group_limit = self._ledger.caps, self._ledger.group_limit
+        if not caps and group_limit is None:
+            return
+        self._waits.refuse_hopeless(caps, group_limit)
+        given = self._given
+        may_start = given.ready or given.next_start < math.inf or given.paused
+        if not may_start and self._producers.senders().issuperset(self._flight.batches):
+            self._refuse_room(
+                "All handlers that run wait to enqueue into full lanes, and what waits there is of "
+                "kinds or groups of which no more may run, so no room would ever come: raise "
+                "capacity, Kind.workers or group_limit, or enqueue less inside handlers."
+            )
+
+    def _refuse_room(self, message: str) -> None:
+        """To the handler that came last of those that wait for it."""
+        request = self._producers.last_inside(self._flight.batches)
+        assert request is not None, "somebody waits"
+        self._producers.leave(request)
         request.refuse(QueueFull(message, request.accepted()))
 
     def _withdraw(self, request: Request[Any], now: float, wall: float) -> None:
@@ -377,7 +442,7 @@ class Dispatcher:
             if not self._may_enqueue(request.sender):
                 self._producers.leave(request)
                 request.refuse(_closed(request.accepted()))
-        for order in [order for order in self._orders if isinstance(order.order, Retry)]:
+        for order in [o for o in self._orders if isinstance(o.order, Retry | RetryAll)]:
             if not self._may_enqueue(order.sender):
                 self._orders.remove(order)
                 order.refuse(_closed())
@@ -408,7 +473,10 @@ class Dispatcher:
     def _finish(self) -> None:
         """No more turns: find out what was left undone."""
         self.done = True
-        self._all_ran = not self._is_busy() and not self._set_aside
+        self._all_ran = self._has_run_all() or (self._given.helped and not self._flight)
+        if self._given.stalled and self._drain and self._is_busy():
+            text = "Closed with jobs that are paused: they stay where they are until a resume."
+            self._events.say(logging.WARNING, text)
         if not self._ledger.lasting:
             self._lost = sum(self._given.live.values()) + self._set_aside
         if self._lost:
@@ -434,15 +502,59 @@ class Dispatcher:
         """Whether anything is queued, processing or retrying (of a kind that is handled)."""
         live = self._given.live
         busy = live[Status.QUEUED] + live[Status.PROCESSING] + live[Status.RETRYING]
-        return bool(busy or self._flight)
+        return bool(busy or self._flight or self._given.releasing)
+
+    def _has_run_all(self) -> bool:
+        """Nothing is left to run; what was set aside here, others may have run since."""
+        return not self._is_busy() and (self._ledger.shared or not self._set_aside)
+
+    def _has_to_run(self) -> bool:
+        """Whether anything is left for a queue that drains.
+
+        What waits, others may run; and what is paused stays for the next start.
+        """
+        if self._given.helped or self._given.stalled:
+            return bool(self._flight)
+        return self._is_busy()
+
+    # ---- other processes on the same ledger --------------------------------------------------
+
+    def _is_curious(self) -> bool:
+        """Whether somebody here waits for what they do."""
+        is_blocked = any(True for _ in self._producers)
+        return bool(is_blocked or self._joins or self._waits or self._events.has_subscribers)
+
+    def _hear(self, told: Told, wall: float) -> None:
+        self._waits.end([c.job_id for c in told.changes if c.status.ended])
+        self._events.publish_told(told.changes, wall)
+        self._told |= told.stop or self._idle() > 0 or any(True for _ in self._producers)
+
+    def _recount(self, now: float) -> None:
+        """What they did is in the counts, too, now and then: it costs at most a twentieth."""
+        if now < self._recount_at:
+            return
+        began = time.monotonic()
+        try:
+            self._recorder.recount(self._ledger.counts())
+        except StorageError:
+            return  # what was known last
+        self._recount_at = now + max(1.0, 20 * (time.monotonic() - began))
 
     def _figures(self, now: float) -> Snapshot:
+        if self._ledger.shared:
+            self._recount(now)
+        try:
+            ages = self._ledger.ages(now)
+        except StorageError:
+            ages = {}
         return self._recorder.snapshot(
             now,
-            self._ledger.ages(now),
+            ages,
             list(self._flight.running(now)),
             self._storage_error,
             self._events.missed,
+            self._flight.wanted,
+            self._given.paused,
         )
 
 

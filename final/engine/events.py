@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from final.engine.courier import Courier
-from final.job import Priority, Status
-from final.ledger.base import Move
+from final.job import Priority, Status, Task
+from final.ledger.base import Change, Move
 
 log = logging.getLogger("final")
 
@@ -91,6 +91,17 @@ class Events:
             if not self._courier.send(news):
                 self.missed += len(news)
 
+    @property
+    def has_subscribers(self) -> bool:
+        return bool(self._subscribers)
+
+    def publish_told(self, changes: Sequence[Change], wall: float) -> None:
+        """What another process has done is news for subscribers; it writes its own log."""
+        if changes and self._subscribers and self._courier is not None:
+            news = [Transition(c.job_id, c.status, wall, *c[2:]) for c in changes]
+            if not self._courier.send(news):
+                self.missed += len(news)
+
     def say(self, level: int, text: str, *args: object, error: BaseException | None = None) -> None:
         """A line for the log, as by ``log.log``; with the traceback of ``error``. Never waits."""
         self._write([Line(level, text, args, error)])
@@ -118,20 +129,22 @@ class Events:
                 subscriber(transition)
             except BaseException as error:
                 text = "A subscriber raised on %s; the others go on."
-                self._log.send([Line(logging.ERROR, text, (transition,), error)])
+                about = {"job_id": transition.job_id, "kind": transition.kind}
+                self._log.send([Line(logging.ERROR, text, (transition,), error, about)])
 
 
 class Line(NamedTuple):
-    """What ``log.log`` is called with."""
+    """What ``log.log`` is called with. about: which job it is about, as ``extra``."""
 
     level: int
     text: str
     args: tuple[object, ...] = ()
     error: BaseException | None = None
+    about: Mapping[str, object] | None = None
 
 
 def _write(line: Line) -> None:
-    log.log(line.level, line.text, *line.args, exc_info=line.error)
+    log.log(line.level, line.text, *line.args, exc_info=line.error, extra=line.about)
 
 
 def lines_of(moves: list[Move], wall: float) -> Iterator[Line]:
@@ -143,10 +156,12 @@ def lines_of(moves: list[Move], wall: float) -> Iterator[Line]:
             for outcome in move.outcomes:
                 if outcome.error is not None:
                     args = (outcome.task.id, outcome.traceback)
-                    yield Line(logging.DEBUG, "job %s traceback:\n%s", args)
-        for transition in _transitions(moves, wall):
-            told = (transition.job_id, transition.status, transition.attempts)
-            yield Line(logging.DEBUG, "job %s %s, attempts %d", told)
+                    about = _about(outcome.task, move.target)
+                    yield Line(logging.DEBUG, "job %s traceback:\n%s", args, None, about)
+        for task, status, attempts, _ in _steps(moves):
+            told = (task.id, status, attempts)
+            about = _about(task, status, attempts)
+            yield Line(logging.DEBUG, "job %s %s, attempts %d", told, None, about)
 
 
 def _warnings(moves: list[Move], wall: float) -> Iterator[Line]:
@@ -157,18 +172,38 @@ def _warnings(moves: list[Move], wall: float) -> Iterator[Line]:
         for outcome in outcomes:
             task = outcome.task
             if outcome.note is not None:
-                yield Line(logging.WARNING, "job %s: %s", (task.id, outcome.note))
+                told = (task.id, outcome.note)
+                yield Line(logging.WARNING, "job %s: %s", told, None, _about(task, target))
             if target in (Status.FAILED, Status.RETRYING):
                 fate = "for good" if outcome.permanent else "no attempts left"
                 if target is Status.RETRYING:
                     fate = f"again in {(task.due_at or wall) - wall:.1f} s"
                 args = (task.id, task.attempts, fate, outcome.error)
-                yield Line(logging.WARNING, "job %s failed, attempt %d, %s: %s", args)
+                text = "job %s failed, attempt %d, %s: %s"
+                yield Line(logging.WARNING, text, args, None, _about(task, target))
     if dropped:
         yield Line(logging.WARNING, "%d jobs dropped: no room", (dropped,))
 
 
+def _about(task: Task, status: Status | None, attempt: int | None = None) -> dict[str, object]:
+    """What a line says of a job for programs (docs/operations.md)."""
+    return {
+        "job_id": task.id,
+        "kind": task.kind,
+        "priority": str(task.priority),
+        "group": task.group or None,
+        "attempt": task.attempts if attempt is None else attempt,
+        "status": None if status is None else str(status),
+    }
+
+
 def _transitions(moves: list[Move], wall: float) -> Iterator[Transition]:
+    for task, status, attempts, error in _steps(moves):
+        yield Transition(task.id, status, wall, attempts, task.priority, task.kind, error)
+
+
+def _steps(moves: list[Move]) -> Iterator[tuple[Task, Status, int, str | None]]:
+    """Each job that changed its status, the one that it has now, its attempts so far, and why."""
     claimed = {task for move in moves if move.target is Status.PROCESSING for task in move.tasks}
     for tasks, _, target, _, outcomes in moves:
         if target is None:
@@ -178,4 +213,4 @@ def _transitions(moves: list[Move], wall: float) -> Iterator[Transition]:
             # One that starts in this very exchange has that attempt counted already.
             before = target is not Status.PROCESSING and task in claimed
             attempts = task.attempts - before
-            yield Transition(task.id, target, wall, attempts, task.priority, task.kind, error)
+            yield task, target, attempts, error

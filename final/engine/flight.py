@@ -3,7 +3,7 @@
 What has come back stays here until the ledger has written it: ``outcomes`` of attempts, jobs that
 are ``unstarted``, and those set ``aside``, each with the token of their claim.
 
-But: a plain data structure, used by the dispatcher's thread alone. What is to become of a job is
+A plain data structure, used by the dispatcher's thread alone. What is to become of a job is
 the ledger's business.
 """
 
@@ -16,8 +16,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from final.engine.metrics import Running
-from final.job import Outcome, Task
+from final.engine.sayings import Sayings
+from final.job import Outcome, Status, Task
 from final.workers.batch import Batch
+from final.workers.current import Timeout
 
 # A batch that was misjudged (a slow job among quick ones) is not waited for: when a job of it has
 # run for so long, the outcomes before it are collected, and what has not started goes back to the
@@ -29,7 +31,7 @@ COST_WEIGHT = 0.05
 KINDS = 1_000
 
 
-Delay = Callable[[int, bool], float | None]
+Delay = Callable[[str, int, bool], float | None]
 
 
 class Workers(Protocol):
@@ -50,20 +52,37 @@ class Workers(Protocol):
         False: it cannot be had, or the worker is through with it; its report is on the way.
         """
 
+    def hire(self, count: int) -> int:
+        """Start so many more workers; returns how many there are threads for."""
+
+    def retire(self) -> None:
+        """Let an idle worker leave."""
+
 
 class Flight:
     """The batches of ``workers`` threads in the ``pool``; ``idle`` of them wait for one.
 
-    timeout: seconds for an attempt of a job that names none itself; None for no limit.
-    delay: seconds until a job is tried again, by the number of its attempt that has failed and
-    whether no other would help; None for never. cost: seconds that a job of a kind takes, about.
+    Where these are more than are ``wanted``, some leave as soon as they are idle.
+
+    timeout: seconds for an attempt, by the job's kind and the time-out that it names or None;
+    infinity for no limit. delay: seconds until a job is tried again, by its kind, the number of its
+    attempt that has failed and whether no other would help; None for never. cost: seconds that a
+    job of a kind takes, about. sayings: how far the jobs are, as their handlers say.
     """
 
-    def __init__(self, pool: Workers, workers: int, timeout: float | None, delay: Delay) -> None:
-        self.workers = self.idle = workers
+    def __init__(
+        self,
+        pool: Workers,
+        workers: int,
+        timeout: Timeout,
+        delay: Delay,
+        sayings: Sayings | None = None,
+    ) -> None:
+        self.workers = self.idle = self.wanted = workers
         self.batches: dict[Batch, None] = {}  # in the order of handing out
         self.cost: OrderedDict[str, float] = OrderedDict()
         self.next_look = math.inf  # when ``look`` may find something
+        self.sayings = sayings or Sayings()
         self._pool = pool
         self._timeout = timeout
         self._delay = delay
@@ -92,6 +111,23 @@ class Flight:
         del self.batches[batch]
         self.idle += 1
         self._collect(batch)
+        self._let_surplus_go()
+
+    def set_workers(self, count: int) -> int:
+        """So many are wanted; returns how many there will be, where there are too few threads."""
+        more = max(0, count - self.workers)
+        hired = self._pool.hire(more) if more else 0
+        self.workers += hired
+        self.idle += hired
+        self.wanted = count - more + hired
+        self._let_surplus_go()
+        return self.wanted
+
+    def _let_surplus_go(self) -> None:
+        while self.idle and self.workers > self.wanted:
+            self._pool.retire()
+            self.workers -= 1
+            self.idle -= 1
 
     def tell(self, task: Task) -> None:
         """Tell the handler of a running job to stop."""
@@ -119,7 +155,11 @@ class Flight:
         Nor does it run again here, where it could only end so again.
         """
         for number, (token, outcomes) in enumerate(self.outcomes):
-            turned_away = [o.task for o in outcomes if o.closed and not o.task.cancelled]
+            turned_away = [
+                o.task
+                for o in outcomes
+                if o.closed and not o.task.cancelled and _counts(o.task, token)
+            ]
             if turned_away:
                 self.aside.append((token, turned_away))
                 self.outcomes[number] = (token, [o for o in outcomes if o.task not in turned_away])
@@ -143,8 +183,9 @@ class Flight:
             task, started, attempt = batch.running, batch.started, batch.attempt
             if task is not None and batch.worker is not None:
                 seconds = max(0.0, now - started)
-                name = batch.worker.name
-                yield Running(name, task.id, task.kind, task.priority, attempt, seconds)
+                name, said = batch.worker.name, batch.said
+                progress = said[1] if said is not None and said[0] is task else None
+                yield Running(name, task.id, task.kind, task.priority, attempt, seconds, progress)
 
     # ---- time ------------------------------------------------------------------------------
 
@@ -227,8 +268,8 @@ class Flight:
     def _fail(self, outcome: Outcome) -> None:
         timeout = self._timeout_of(outcome.task)
         outcome.error = f"TimeoutError: the attempt took longer than {timeout:g} s."
-        outcome.result, outcome.permanent = None, False
-        outcome.delay = self._delay(outcome.task.attempts, False)
+        outcome.result, outcome.permanent, outcome.again = None, False, None
+        outcome.delay = self._delay(outcome.task.kind, outcome.task.attempts, False)
 
     def _learn(self, outcomes: list[Outcome]) -> None:
         """Update the running averages.
@@ -248,8 +289,12 @@ class Flight:
             self.cost.popitem(last=False)
 
     def _timeout_of(self, task: Task) -> float:
-        timeout = self._timeout if task.timeout is None else task.timeout
-        return math.inf if timeout is None else timeout
+        return self._timeout(task.kind, task.timeout)
 
     def _shortest(self, tasks: Sequence[Task]) -> float:
         return min([self._timeout_of(task) for task in tasks], default=math.inf)
+
+
+def _counts(task: Task, token: int) -> bool:
+    """Whether this attempt still counts; one whose time was up has had its end."""
+    return task.token == token and task.status is Status.PROCESSING

@@ -7,7 +7,7 @@ for its answer.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from final.engine.metrics import Snapshot
@@ -23,12 +23,14 @@ class Request(Generic[Answer]):
     """A message whose sender waits for one answer.
 
     The lock is the cheapest thing a thread can wait on once: it is born locked, and
-    ``answer`` unlocks it. (A threading.Event is a lock, a condition and a second lock.)
+    ``answer`` unlocks it. (A threading.Event is a lock, a condition and a second lock.) Who waits
+    in an event loop, and not in a thread, puts its own ``wake`` there.
     """
 
     def __init__(self) -> None:
         self._unanswered = threading.Lock()
         self._unanswered.acquire()
+        self.wake: Callable[[], object] = self._unanswered.release
         self._value: Answer | None = None
         self._error: BaseException | None = None
         self.answered = False
@@ -36,16 +38,16 @@ class Request(Generic[Answer]):
     def answer(self, value: Answer) -> None:
         """Give the answer; only the first one counts. For the dispatcher's thread."""
         if not self.answered:
-            self.answered = True
             self._value = value
-            self._unanswered.release()
+            self.answered = True  # first the value: who sees this may take it
+            self.wake()
 
     def refuse(self, error: BaseException) -> None:
         """Answer with an error, which ``result`` raises in the sender's thread."""
         if not self.answered:
-            self.answered = True
             self._error = error
-            self._unanswered.release()
+            self.answered = True
+            self.wake()
 
     def wait(self, timeout: float | None) -> bool:
         """Wait for the answer, at most ``timeout`` seconds; False when there is none yet."""
@@ -63,8 +65,9 @@ class Enqueue(Request[list[str]]):
 
     durable: how many of them are in. sender: the batch of the handler that sends it; None from
     outside. waits: one for each job, if any, which hold from the moment that it is accepted.
-    taken: ids because of which it was cut short; DuplicateJob names them in the end. patient:
-    whether its sender waits for room, if there is none.
+    taken: ids because of which it was cut short; DuplicateJob names them in the end. instead: where
+    another job holds the key of one, the id of that, by the number of the one. patient: whether its
+    sender waits for room, if there is none.
     """
 
     def __init__(
@@ -77,12 +80,16 @@ class Enqueue(Request[list[str]]):
         self.patient = True
         self.durable = 0
         self.taken: Sequence[str] = ()
+        self.instead: dict[int, str] = {}
 
     def next_task(self) -> Task:
         return self.tasks[self.durable]
 
     def accepted(self) -> list[str]:
-        return [task.id for task in self.tasks[: self.durable]]
+        ids = [task.id for task in self.tasks[: self.durable]]
+        for number, job_id in self.instead.items():
+            ids[number] = job_id
+        return ids
 
     def cut(self, taken: Sequence[str]) -> None:
         """No more is accepted, because of these ids."""
@@ -115,13 +122,17 @@ class Order(Request[Answer]):
 class Wait(Request[JobRecord]):
     """Answered with the job's record when it has ended.
 
-    sender: the batch of the handler that waits; None from outside.
+    sender: the batch of the handler that waits; None from outside. kind and group: of that job.
     """
 
-    def __init__(self, job_id: str, sender: Batch | None = None) -> None:
+    def __init__(
+        self, job_id: str, sender: Batch | None = None, kind: str = "", group: str = ""
+    ) -> None:
         super().__init__()
         self.job_id = job_id
         self.sender = sender
+        self.kind = kind
+        self.group = group
 
     def asker(self) -> str | None:
         """The job whose handler waits; None from outside."""
@@ -152,4 +163,8 @@ class Withdraw(NamedTuple):
     request: Request[Any]
 
 
-Message = Request[Any] | Withdraw | Report
+class Woken(NamedTuple):
+    """Nothing but a reason to look what is due: a handler has said how far it is."""
+
+
+Message = Request[Any] | Withdraw | Report | base.Told | Woken

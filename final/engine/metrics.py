@@ -2,7 +2,7 @@
 
 The invariant, in every ``Metrics`` and for every lane of it:
 
-    queued + scheduled + processing + retrying
+    queued + scheduled + waiting + processing + retrying
         + completed + failed + cancelled + dropped = accepted
 
 ``Recorder`` is fed by the dispatcher after each commit and read by it alone, so a
@@ -19,10 +19,12 @@ import copy
 import threading
 from bisect import bisect_left
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from final.beyond.control import Pause, in_order
+from final.beyond.progress import Progress
 from final.job import Outcome, Priority, Status
 from final.ledger.base import Move
 
@@ -68,7 +70,10 @@ class Histogram:
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """An attempt that is being made: by which worker (a thread's name), and for how long."""
+    """An attempt that is being made: by which worker (a thread's name), and for how long.
+
+    progress: what it has said last, in this attempt.
+    """
 
     worker: str
     job_id: str
@@ -76,6 +81,7 @@ class Running:
     priority: Priority
     attempt: int
     seconds: float
+    progress: Progress | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +106,7 @@ class Counts:
     failed: int = 0
     cancelled: int = 0
     dropped: int = 0
+    waiting: int = 0
     wait: Percentiles = Percentiles()
     run: Percentiles = Percentiles()
     oldest_queued: float = 0.0
@@ -117,6 +124,7 @@ class Metrics(Counts):
     running: what the workers are on, job by job.
     storage_error: why nothing can be written at the moment (a full disk); None when all is well.
     missed_events: transitions that no subscriber got, because one was too slow.
+    workers: how many there are. paused: what is, as ``JobQueue.paused`` has it.
     """
 
     throughput: float = 0.0
@@ -125,6 +133,8 @@ class Metrics(Counts):
     running: Sequence[Running] = ()
     storage_error: str | None = None
     missed_events: int = 0
+    workers: int = 0
+    paused: Sequence[Pause] = ()
     by_priority: Mapping[Priority, Counts] = field(default_factory=dict)
 
 
@@ -149,7 +159,7 @@ class Tally:
         return Histogram(self._bounds, tuple(self._counts), self._total)
 
 
-class Lane:
+class LaneFigures:
     """The running figures of one priority."""
 
     def __init__(self) -> None:
@@ -160,7 +170,7 @@ class Lane:
         self.all_waits = Tally(SECONDS)
         self.all_runs = Tally(SECONDS)
 
-    def copy(self) -> Lane:
+    def copy(self) -> LaneFigures:
         lane = copy.copy(self)
         lane.by_status, lane.waits = self.by_status.copy(), self.waits.copy()
         lane.runs = self.runs.copy()
@@ -177,7 +187,7 @@ class Snapshot:
 
     def __init__(
         self,
-        lanes: Mapping[Priority, Lane],
+        lanes: Mapping[Priority, LaneFigures],
         waiting: Mapping[Priority, float],
         others: Mapping[str, Any],
     ) -> None:
@@ -207,15 +217,14 @@ class Snapshot:
 
 
 class Recorder:
-    """Counts what the dispatcher tells it; ``workers`` is the size of the pool."""
+    """Counts what the dispatcher tells it."""
 
-    def __init__(self, workers: int, now: float) -> None:
-        self._workers = workers
-        self._lanes = {priority: Lane() for priority in Priority}
+    def __init__(self, now: float) -> None:
+        self._lanes = {priority: LaneFigures() for priority in Priority}
         self._commits = Tally(JOBS)
         self._ended = 0
-        self._busy = 0
-        self._busy_seconds = 0.0  # the area under the number of busy workers
+        self._busy = 0.0  # share of the workers
+        self._busy_seconds = 0.0  # the area under it
         self._updated = now
         # (time, ended, busy seconds), two about once a second. The first is the last one before the
         # window. Between two of them it all rose evenly.
@@ -226,24 +235,35 @@ class Recorder:
         self._lanes[priority].accepted += count
         self._lanes[priority].by_status[status] += count
 
+    def recount(self, counts: Mapping[tuple[Priority, Status], int]) -> None:
+        """All jobs there are, where others move them, too."""
+        for lane in self._lanes.values():
+            lane.accepted = 0
+            lane.by_status.clear()
+        for (priority, status), count in counts.items():
+            self.found(priority, status, count)
+
     def moved(self, moves: Iterable[Move], now: float) -> None:
         """What an exchange has done. now: monotonic seconds."""
         self._advance(now)
         new = 0
+        ended: list[Outcome] = []
         for tasks, source, target, _, outcomes in moves:
-            counts: dict[Priority, int] = {}  # a Counter takes three times as long for one job
-            for task in tasks:
-                counts[task.priority] = counts.get(task.priority, 0) + 1
-            for priority, count in counts.items():
+            priorities = [task.priority for task in tasks]
+            for priority in set(priorities):
+                count = priorities.count(priority)
                 self._count(self._lanes[priority], source, target, count)
             if source is None:
                 new += len(tasks)
-            if outcomes:
-                self._sample(outcomes)
+            ended += outcomes
+        if ended:
+            self._sample(ended)
         if new:
             self._commits.add(new)
 
-    def _count(self, lane: Lane, source: Status | None, target: Status | None, count: int) -> None:
+    def _count(
+        self, lane: LaneFigures, source: Status | None, target: Status | None, count: int
+    ) -> None:
         if source is None:
             lane.accepted += count
         else:
@@ -268,10 +288,10 @@ class Recorder:
                 lane.runs.append(outcome.seconds)
                 lane.all_runs.add(outcome.seconds, times)
 
-    def busy(self, workers: int, now: float) -> None:
-        """How many workers have jobs from ``now`` on."""
+    def busy(self, busy: int, workers: int, now: float) -> None:
+        """How many workers have jobs from ``now`` on, of how many."""
         self._advance(now)
-        self._busy = workers
+        self._busy = busy / max(1, workers)
 
     def _advance(self, now: float) -> None:
         """Time has passed, in which nothing changed."""
@@ -303,6 +323,8 @@ class Recorder:
         running: Sequence[Running],
         storage_error: str | None,
         missed_events: int,
+        workers: int = 0,
+        paused: Collection[Pause] = (),
     ) -> Snapshot:
         """The figures of this instant. waiting: seconds, of the first job of each lane."""
         self._advance(now)
@@ -313,11 +335,13 @@ class Recorder:
             waiting,
             {
                 "throughput": (self._ended - ended) / elapsed,
-                "utilisation": (self._busy_seconds - busy_seconds) / (elapsed * self._workers),
+                "utilisation": (self._busy_seconds - busy_seconds) / elapsed,
                 "commits": self._commits.histogram(),
                 "running": running,
                 "storage_error": storage_error,
                 "missed_events": missed_events,
+                "workers": workers,
+                "paused": in_order(paused),
             },
         )
 
@@ -337,7 +361,7 @@ def _sum(histograms: list[Histogram]) -> Histogram:
     return Histogram(histograms[0].bounds, counts, sum(each.total for each in histograms))
 
 
-def _counts(lanes: list[Lane]) -> dict[str, Any]:
+def _counts(lanes: list[LaneFigures]) -> dict[str, Any]:
     """The fields of Counts, of these lanes together."""
 
     def total(status: Status) -> int:

@@ -2,10 +2,10 @@
 
 A request stands in the line of the lane that its next job needs. One request may carry
 jobs for several lanes; then it goes from line to line, so that its jobs are accepted in
-the order they were given. A scheduled job needs no room, since it is not in a lane yet:
-for such there is a line of their own (None).
+the order they were given. A job that is scheduled, or comes after others, needs no room, since
+it is not in a lane yet: for such there is a line of their own (None).
 
-But: a plain data structure, used by the dispatcher's thread alone. Whether there is room is what
+A plain data structure, used by the dispatcher's thread alone. Whether there is room is what
 the ledger said last. Who has waited for too long says so itself (``Withdraw``).
 """
 
@@ -98,4 +98,4 @@ class Producers:
 
 
 def _lane(task: Task) -> Priority | None:
-    return task.priority if task.due_at is None else None
+    return task.priority if task.due_at is None and not task.after else None

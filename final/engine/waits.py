@@ -6,13 +6,20 @@ says so itself (``Withdraw``), so there are no timers here.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+import contextlib
+import math
+from collections.abc import Collection, Iterable, Mapping
 
 from final.engine.messages import Wait
-from final.errors import UnknownJob
+from final.errors import StorageError, UnknownJob
 from final.job import Task
 from final.ledger.base import Ledger
 from final.workers.batch import Batch
+
+_FULL = (
+    "the jobs that run of {} {!r} wait, too, and there may be no more ({}={}): raise it, or do not "
+    "wait inside handlers."
+)
 
 
 class Waits:
@@ -59,9 +66,23 @@ class Waits:
 
         Now, and not when the waiting thread looks: by then a short history may have let go of it.
         """
-        for task in tasks if self._by_id else ():
-            for wait in self._by_id.pop(task.id, ()):
+        if self._by_id:
+            self.end(task.id for task in tasks)
+
+    def __bool__(self) -> bool:
+        return bool(self._by_id)
+
+    def end(self, job_ids: Iterable[str]) -> None:
+        """Answer those who wait for these."""
+        for job_id in job_ids:
+            for wait in self._by_id.pop(job_id, ()):
                 self.look_up(wait)
+
+    def others_ended(self) -> None:
+        """Answer those whose jobs another process has ended, whether it told or not."""
+        if self._by_id:
+            with contextlib.suppress(StorageError):  # then it is asked again
+                self.end(self._ledger.ended_of(list(self._by_id)))
 
     def remove(self, wait: Wait) -> None:
         """Its sender waits no longer."""
@@ -85,6 +106,40 @@ class Waits:
         """Those of handlers that hold a worker."""
         self._inside = [w for w in self._inside if not w.answered and w.sender in self._batches]
         return self._inside
+
+    def refuse_hopeless(self, caps: Mapping[str, int], group_limit: int | None) -> None:
+        """Turn away a handler that waits for a job of a full kind or group, of which none will end.
+
+        All that run of it wait, too: for such jobs, or for others that wait so. Of several handlers
+        the one that came last is turned away. caps and group_limit: see ``Ledger``.
+        """
+        inside = self._from_handlers()
+        if not inside:
+            return
+        running = [(batch, task) for batch in self._batches if (task := batch.running) is not None]
+        stuck = {wait.sender for wait in inside}
+
+        def why_never(wait: Wait) -> str:
+            """What its job waits for in vain before it starts; empty where it may start."""
+            of_kind = [batch for batch, task in running if task.kind == wait.kind]
+            if len(of_kind) >= caps.get(wait.kind, math.inf) and stuck.issuperset(of_kind):
+                return _FULL.format("kind", wait.kind, "Kind.workers", caps[wait.kind])
+            of_group = [batch for batch, task in running if task.group == wait.group]
+            limit = group_limit if group_limit is not None and wait.group else math.inf
+            if len(of_group) >= limit and stuck.issuperset(of_group):
+                return _FULL.format("group", wait.group, "group_limit", limit)
+            return ""
+
+        def is_hopeless(wait: Wait) -> bool:
+            runs_in = [batch for batch, task in running if task.id == wait.job_id]
+            return runs_in[0] in stuck if runs_in else bool(why_never(wait))
+
+        while hopeful := {w.sender for w in inside if w.sender in stuck and not is_hopeless(w)}:
+            stuck -= hopeful
+        for wait in [w for w in inside if w.sender in stuck and why_never(w)][-1:]:
+            self.remove(wait)
+            text = f"wait({wait.job_id!r}) would never return: {why_never(wait)}"
+            wait.refuse(RuntimeError(text))
 
     def senders(self) -> set[Batch | None]:
         """The batches of handlers that wait for a job."""

@@ -1,7 +1,4 @@
-"""What the examples share: how a run starts, continues, is stopped, and reports.
-
-But: nothing here knows what the jobs are about; each example tells its own story.
-"""
+"""What the examples share: how a run starts, continues, is stopped, and reports."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ class NotSent(Exception):
     """Raised by the handler, which for the queue means: try again later."""
 
 
-class Refused(PermanentFailure):
+class NoMailbox(PermanentFailure):
     """The server has said no for good: the queue does not try again, and spares the server."""
 
 
@@ -52,7 +52,7 @@ def send(port: int, job: Job) -> None:
         code, text = error.recipients[letter["to"]]
         answer = f"{code} {text.decode()}"
         if code >= 500:  # for good; 4xx is for now, and so are time-outs and lost connections
-            raise Refused(answer) from error
+            raise NoMailbox(answer) from error
         raise NotSent(answer) from error
 
 

@@ -35,12 +35,12 @@ class Shop(ThreadingHTTPServer):
     request_queue_size = 128  # buyers knock all at once; by default there is room for five
 
     def __init__(self, queue: JobQueue) -> None:
-        super().__init__(("127.0.0.1", 0), Order)
+        super().__init__(("127.0.0.1", 0), OrderPage)
         self.queue = queue
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
 
-class Order(BaseHTTPRequestHandler):
+class OrderPage(BaseHTTPRequestHandler):
     server: Shop
 
     def do_POST(self) -> None:

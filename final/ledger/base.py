@@ -14,11 +14,18 @@ with the methods of ``Ledger``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
+from final.beyond.control import Pause
+from final.beyond.filters import Filter
+from final.beyond.periodic import Entry
+from final.beyond.progress import Progress
 from final.job import AttemptRecord, JobRecord, Outcome, Priority, Status, Task
+
+# How many jobs a step of an exchange moves at most, where they are many: others get in between.
+AT_ONCE = 500
 
 
 class Move(NamedTuple):
@@ -35,6 +42,14 @@ class Move(NamedTuple):
     outcomes: Sequence[Outcome] = ()
 
 
+class Said(NamedTuple):
+    """What a handler has said of how far it is. token: of its attempt, the fence."""
+
+    task: Task
+    token: int
+    progress: Progress
+
+
 class Cancel(NamedTuple):
     """Answered with True, or False for a job that has ended."""
 
@@ -42,23 +57,34 @@ class Cancel(NamedTuple):
 
 
 class Retry(NamedTuple):
-    """Dead letters start over: one, those of a kind, or all. Answered with how many.
+    """A dead letter starts over. Answered with 1."""
 
-    after and done: how far it has come, as seq and as a count: an exchange moves only so many.
-    """
+    job_id: str
 
-    job_id: str | None = None
-    kind: str | None = None
-    after: int = 0
-    done: int = 0
+
+# Orders for many jobs name them by their numbers (``seq``), AT_ONCE at most, and are carried out
+# for those that still are what was wanted. Answered with how many that were.
+
+
+class CancelAll(NamedTuple):
+    """As by Cancel for each."""
+
+    numbers: Sequence[int]
+    wanted: Filter
+
+
+class RetryAll(NamedTuple):
+    """As by Retry for each that can be."""
+
+    numbers: Sequence[int]
+    wanted: Filter
 
 
 class Purge(NamedTuple):
-    """Dead letters are deleted, all or those of a kind. Answered with how many, as Retry."""
+    """Those that have ended are deleted."""
 
-    kind: str | None = None
-    after: int = 0
-    done: int = 0
+    numbers: Sequence[int]
+    wanted: Filter
 
 
 class SetFairness(NamedTuple):
@@ -67,7 +93,101 @@ class SetFairness(NamedTuple):
     fairness: int | None
 
 
-Order = Cancel | Retry | Purge | SetFairness
+class SetPaused(NamedTuple):
+    """Nothing of this starts from now on, or it may again."""
+
+    pause: Pause
+    paused: bool
+
+
+class SetWorkers(NamedTuple):
+    """So many workers from now on; None for what the option says. Answered with how many."""
+
+    number: int | None
+
+
+class ChangePeriodic(NamedTuple):
+    """What is periodic changes. Answered with whether all of these were as ``how`` needs it.
+
+    "declare": whether it is there or not; "add": unless it is there. "resume": also the schedule is
+    the one that its ``next`` was reckoned from. All others: if it is there.
+    """
+
+    how: Literal["declare", "add", "change", "pause", "resume", "remove"]
+    entries: Sequence[Entry]
+
+
+Order = (
+    Cancel
+    | Retry
+    | CancelAll
+    | RetryAll
+    | Purge
+    | SetFairness
+    | SetPaused
+    | SetWorkers
+    | ChangePeriodic
+)
+
+
+class Change(NamedTuple):
+    """A job that another process has moved. status: the one that it has now."""
+
+    job_id: str
+    status: Status
+    attempts: int
+    priority: Priority
+    kind: str
+    error: str | None
+
+
+class Told(NamedTuple):
+    """What another process says: look, something may be new; where it says what, ``changes``.
+
+    stop: a job that may run here is cancelled.
+    """
+
+    changes: Sequence[Change] = ()
+    stop: bool = False
+
+
+class ProcessRecord(NamedTuple):
+    """A process on a shared ledger, as it said when it last renewed its lease.
+
+    name: host:process. lease: seconds that are left of it; below 0 it counts as gone, and its jobs
+    are taken over soon. started_at: Unix seconds. running: how many jobs it has claimed, by kind.
+    here: it is this one.
+    """
+
+    id: int
+    name: str
+    workers: int
+    started_at: float
+    lease: float
+    running: Mapping[str, int]
+    here: bool
+
+
+class SharedFigures(NamedTuple):
+    """What is worth watching where several processes share a ledger (docs/many-hosts.md).
+
+    oldest_age: of the oldest transaction whose view of the rows is still needed, in transactions;
+    oldest_seconds: how long it has been open; oldest_holder: who holds it. As far as this user may
+    see. dead_rows and bytes: by table.
+    Of this process, since it opened the queue: leases_expired: of others, whose jobs it took over;
+    fenced: outcomes that came too late to count; found_untold: polls that found what no
+    notification had told.
+    """
+
+    processes: Sequence[ProcessRecord]
+    oldest_age: int
+    oldest_seconds: float
+    oldest_holder: str
+    dead_rows: Mapping[str, int]
+    bytes: Mapping[str, int]
+    leases_expired: int
+    fenced: int
+    found_untold: int
 
 
 @dataclass(slots=True)
@@ -78,6 +198,9 @@ class Offer:
     aside: the same as unstarted, but not to run before the next start.
     new: the jobs of one producer each; they are accepted from the left until one is refused.
     idle: how many workers wait. cost: seconds that a job of a kind takes, so far as is known.
+    curious: somebody here waits for what other processes do. count: ``Given.live`` is needed.
+    Both only matter where the ledger is ``shared``. said: how far jobs are, as they say.
+    closing: no periodic job comes in any more.
     """
 
     now: float
@@ -89,6 +212,10 @@ class Offer:
     new: Sequence[Sequence[Task]] = ()
     idle: int = 0
     cost: Mapping[str, float] = field(default_factory=dict)
+    curious: bool = False
+    count: bool = False
+    said: Sequence[Said] = ()
+    closing: bool = False
 
 
 @dataclass(slots=True)
@@ -96,46 +223,95 @@ class Given:
     """What came of it. With an ``error`` nothing was written, and only what follows it counts.
 
     accepted: of each list in ``new``, how many. taken: by the index in ``new``, the ids that exist
-    already. (Fewer accepted than offered, and nothing taken: the lane is full.)
-    answers: to the orders. An exception refuses; an order is to be offered again, to go on.
+    already. unknown: by that index, a parent that is not there. (Fewer accepted than offered, and
+    neither of these: the lane is full.) instead: of those that were accepted, the ones that are not
+    in because another job holds their key: by the index in ``new`` and then in that list, the id of
+    that one.
+    answers: to the orders. An exception refuses.
     stop: running jobs that were cancelled. claims: a batch for each idle worker, as far as there
     are jobs.
 
-    live: how many jobs are in each status that has not ended, of kinds that run here.
+    live: how many jobs are in each status that has not ended, of kinds that run here. Where the
+    ledger is shared: whether any has to run, as 1 in QUEUED, and only if that was asked for.
+    helped: other processes run what waits.
+    releasing: parents have ended, and their children do not all know yet.
+    paused: what is. stalled: so nothing of what waits will start, unless somebody resumes it.
+    (Where the ledger is shared, only if that was asked for by ``count``.)
     ready: how many could be claimed at once. next_start: when a rate limit lets more start.
     next_due: when an exchange is needed, whoever asks. (Both monotonic; infinity for never.)
-    room: how many jobs each lane has room for.
+    room: how many jobs each lane has room for. not_before: until then nobody comes in (monotonic).
     """
 
     moves: list[Move] = field(default_factory=list)
     accepted: list[int] = field(default_factory=list)
     taken: dict[int, list[str]] = field(default_factory=dict)
+    instead: dict[int, dict[int, str]] = field(default_factory=dict)
+    unknown: dict[int, str] = field(default_factory=dict)
     answers: list[object] = field(default_factory=list)
     stop: list[Task] = field(default_factory=list)
     claims: list[list[Task]] = field(default_factory=list)
     error: str | None = None
     live: Mapping[Status, int] = field(default_factory=dict)
+    helped: bool = False
+    releasing: bool = False
+    paused: frozenset[Pause] = frozenset()
+    stalled: bool = False
     ready: int = 0
     next_start: float = 0.0
     next_due: float = 0.0
     room: Mapping[Priority, float] = field(default_factory=dict)
+    not_before: float = 0.0
+
+    def only(self, producers: int) -> None:
+        """So many of the lists were theirs; what became of the others is told to nobody."""
+        del self.accepted[producers:]
+        for answers in (self.taken, self.unknown, self.instead):
+            for index in [index for index in answers if index >= producers]:
+                del answers[index]
 
 
 class Ledger(Protocol):
-    """The first four are for the dispatcher's thread, the others for any, also after ``close``.
+    """``open``, ``exchange``, ``listen``, ``ended_of``, ``ages`` and ``close`` are for the
+    dispatcher's thread; the others for any, also after ``close``.
 
-    lasting: whether what it holds outlives the process. capacity: how many jobs a lane has room
-    for.
+    lasting: whether what it holds outlives the process. shared: whether other processes change it
+    at the same time. capacity: how many jobs a lane has room for. caps: how many jobs of a kind
+    run at a time, where that is bounded; group_limit: and of each group. workers: how many were
+    asked for last, where that is kept; None for what the option says.
     """
 
     lasting: bool
+    shared: bool
     capacity: int
+    caps: Mapping[str, int]
+    group_limit: int | None
+
+    @property
+    def workers(self) -> int | None: ...
 
     def open(self, now: float, wall: float) -> Given:
         """Take over what an earlier owner left behind."""
 
     def exchange(self, offer: Offer) -> Given:
         """One transaction, durable or nothing."""
+
+    def listen(self, tell: Callable[[Told], object]) -> None:
+        """Call ``tell``, in any thread, with what other processes say; from now until ``close``."""
+
+    def enqueue_within(self, connection: object, tasks: Sequence[Task], wall: float) -> list[str]:
+        """Accept jobs within the caller's own transaction, all or none; returns their ids."""
+
+    def ended_of(self, job_ids: Sequence[str]) -> Sequence[str]:
+        """Those of these jobs that have ended, as far as others may have ended them."""
+
+    def known(self, job_ids: Collection[str]) -> set[str]:
+        """Those of these ids that jobs have."""
+
+    def parents(self, job_id: str) -> dict[str, Any]:
+        """The results of the jobs that this one comes after, by id; None where there is none."""
+
+    def paused(self) -> frozenset[Pause]:
+        """What is paused."""
 
     def ages(self, now: float) -> dict[Priority, float]:
         """Seconds that the first job of each lane has been ready to run."""
@@ -148,21 +324,32 @@ class Ledger(Protocol):
 
     def jobs(
         self,
-        status: Status | None,
+        wanted: Filter,
         limit: int,
-        kind: str | None = None,
-        priority: Priority | None = None,
-        before: str | None = None,
+        before: str | int | None = None,
         payloads: bool = True,
     ) -> list[JobRecord]:
-        """The newest jobs, newest first; those of which all that is given holds.
+        """The newest of these jobs, newest first.
 
-        before: accepted before the job with this id; none are, if there is no such job.
+        before: accepted before the job with this id (none are, if there is no such job), or
+            before this number.
         payloads: whether to read payloads and results, too.
         """
 
+    def numbers(self, wanted: Filter, after: int, upto: int, limit: int) -> list[int]:
+        """The first of these jobs beyond ``after``, up to ``upto``; all three as ``seq``."""
+
+    def first_and_last(self) -> tuple[int, int]:
+        """The lowest and the highest ``seq`` that is there; (1, 0) where there is no job."""
+
     def attempts(self, job_id: str) -> list[AttemptRecord]:
         """The failed attempts of a job, in order."""
+
+    def periodic(self) -> list[Entry]:
+        """Those entries that are stored, by name."""
+
+    def shared_figures(self) -> SharedFigures | None:
+        """Of all processes; None where there is but one."""
 
     def close(self) -> None:
         """Let go of the file; another process may open it now."""

@@ -2,18 +2,22 @@
 
 One first-in-first-out lane per priority. The most urgent lane that has a job is
 served, except that a lane which has been passed over ``fairness`` times in a row
-goes first. With all three lanes full and fairness 10, picks run 10 high, 1 medium,
-1 low, and so on.
+goes first; of two such, the one that was passed over more often. With all three lanes
+full and fairness 10, picks run 10 high, 1 medium, 1 low, and so on.
 
 The bound, for any arrivals: a job that comes to the head of its lane is picked
 within ``fairness + 2`` picks. The lane is passed over at most ``fairness`` times by
 more urgent lanes before it is due, and then at most once more by the one other lane
 that can be due before it.
 
-A job of a kind with a rate limit of its own keeps its place in the lane and its share of the
-capacity, and lets those behind it pass while its kind may not start.
+A job of a kind with a limit of its own keeps its place in the lane and its share of the
+capacity, and lets those behind it pass while its kind may not start. Where there are such
+kinds, the other lane may come due twice by picks at which this job may not start: it is
+picked within twice as many of those at which it may.
 
-But: plain data structures. No threads, no I/O, no clock.
+A lane that is not served is not passed over either: it stands still, and so does its count.
+
+Plain data structures. No threads, no I/O, no clock.
 """
 
 from __future__ import annotations
@@ -27,6 +31,7 @@ from final.job import Priority, Task
 
 Suits = Callable[[Task], bool]
 Entry = tuple[float, int, Task]  # (key, seq, job): an entry keeps the key that it came with
+Rank = tuple[float, int]  # (key, seq) of a job
 
 
 class Ordered:
@@ -38,33 +43,38 @@ class Ordered:
         self.size = 0
         self._run: deque[Entry] = deque()  # those that came in order
         self._heap: list[Entry] = []  # the others
-        self._gone: set[Task] = set()  # removed, and still in one of these
+        self._gone: set[Entry] = set()  # removed, and still in one of these
 
     def __iter__(self) -> Iterator[Task]:
-        for _, _, task in sorted([*self._run, *self._heap]):
-            if task not in self._gone:
-                yield task
+        for entry in sorted([*self._run, *self._heap]):
+            if entry not in self._gone:
+                yield entry[2]
 
-    def add(self, task: Task) -> None:
-        if task in self._gone:
+    def add(self, task: Task, key: float | None = None) -> None:
+        """key: where it is not the job's own."""
+        entry = (task.key if key is None else key, task.seq, task)
+        if self._gone and entry in self._gone:
             self._clear_up()
         self.size += 1
-        entry = (task.key, task.seq, task)
         if not self._run or self._run[-1] < entry:
             self._run.append(entry)
         else:
             heappush(self._heap, entry)
 
-    def remove(self, task: Task) -> None:
-        """Take it out, wherever it stands; it is there."""
+    def remove(self, task: Task, key: float | None = None) -> None:
+        """Take it out, wherever it stands; it is there, and came with this key."""
         self.size -= 1
-        self._gone.add(task)
+        self._gone.add((task.key if key is None else key, task.seq, task))
         if len(self._gone) > 32 + self.size:  # more gone than there
             self._clear_up()
 
     def head(self) -> Task:
         """The first; there is one."""
         return self._first()[0][2]
+
+    def rank(self) -> Rank:
+        """Of the first; there is one."""
+        return self._first()[0][:2]
 
     def pop(self) -> Task:
         self.size -= 1
@@ -73,49 +83,142 @@ class Ordered:
         where = self._first()
         return (self._run.popleft() if where is self._run else heappop(self._heap))[2]
 
+    def split(self, kind: str) -> Ordered:
+        """Take out the jobs of this kind, and return them, in order. Looks at each job."""
+        self._clear_up()
+        apart = Ordered()
+        apart._run = deque([entry for entry in self._run if entry[2].kind == kind])
+        apart._heap = [entry for entry in self._heap if entry[2].kind == kind]
+        apart.size = len(apart._run) + len(apart._heap)
+        if apart.size:
+            self._run = deque([entry for entry in self._run if entry[2].kind != kind])
+            self._heap = [entry for entry in self._heap if entry[2].kind != kind]
+            self.size -= apart.size
+            heapify(self._heap)
+            heapify(apart._heap)
+        return apart
+
     def _first(self) -> deque[Entry] | list[Entry]:
         """Where the first one stands in front."""
         run, heap, gone = self._run, self._heap, self._gone
-        while gone and run and run[0][2] in gone:
-            gone.discard(run.popleft()[2])
-        while gone and heap and heap[0][2] in gone:
-            gone.discard(heappop(heap)[2])
+        while gone and run and run[0] in gone:
+            gone.discard(run.popleft())
+        while gone and heap and heap[0] in gone:
+            gone.discard(heappop(heap))
         return run if not heap or (run and run[0] < heap[0]) else heap
 
     def _clear_up(self) -> None:
-        self._run = deque([entry for entry in self._run if entry[2] not in self._gone])
-        self._heap = [entry for entry in self._heap if entry[2] not in self._gone]
+        self._run = deque([entry for entry in self._run if entry not in self._gone])
+        self._heap = [entry for entry in self._heap if entry not in self._gone]
         heapify(self._heap)
         self._gone.clear()
+
+
+class Heads:
+    """Names by the rank of what each has in front, the lowest first, in O(log n).
+
+    rank: the one of a name now; None while it has nothing that may be taken. A rank that has
+        grown is found out here; one that became lower, or came to be, is told by ``enter``.
+    """
+
+    __slots__ = ("_heap", "_rank", "_valid")
+
+    def __init__(self, rank: Callable[[str], Rank | None]) -> None:
+        self._rank = rank
+        self._heap: list[tuple[Rank, str]] = []
+        self._valid: dict[str, Rank] = {}  # of several entries of a name the one that counts
+
+    def enter(self, name: str) -> None:
+        rank = self._rank(name)
+        if rank is not None and self._valid.get(name) != rank:
+            self._valid[name] = rank
+            heappush(self._heap, (rank, name))
+            if len(self._heap) > 32 + 2 * len(self._valid):  # most of them count no more
+                self._heap = [(rank, name) for name, rank in self._valid.items()]
+                heapify(self._heap)
+
+    def first(self) -> str | None:
+        while self._heap:
+            rank, name = self._heap[0]
+            now = self._rank(name) if self._valid.get(name) == rank else None
+            if now == rank:
+                return name
+            heappop(self._heap)
+            if self._valid.get(name) == rank:
+                del self._valid[name]
+                self.enter(name)
+        return None
 
 
 class Lane:
     """The waiting jobs of one priority.
 
-    passed_over: counts since it was last served, or empty. limited: the jobs of kinds with a rate
-    limit of their own, by kind.
+    passed_over: counts since it was last served, or empty. limited: the jobs of kinds with a limit
+    of their own, by kind. held: such kinds of which none may start now. held_jobs: of these, how
+    many stand here.
     """
 
-    __slots__ = ("free", "limited", "passed_over", "size")
+    __slots__ = ("_held", "_oldest", "_open", "free", "held_jobs", "limited", "passed_over", "size")
 
-    def __init__(self) -> None:
+    def __init__(self, held: Collection[str]) -> None:
         self.size = 0
         self.passed_over = 0
+        self.held_jobs = 0
         self.free = Ordered()
         self.limited: dict[str, Ordered] = {}
+        self._held = held
+        self._open = Heads(lambda kind: None if kind in held else self._rank(kind))
+        self._oldest = Heads(self._rank)
 
-    def first(self, open_kinds: Collection[str]) -> Ordered | None:
+    def add(self, task: Task, key: float | None, is_limited: bool) -> None:
+        self.size += 1
+        if not is_limited:
+            self.free.add(task, key)
+            return
+        part = self.limited.setdefault(task.kind, Ordered())
+        part.add(task, key)
+        if part.head() is task:
+            self.open(task.kind)
+            self._oldest.enter(task.kind)
+
+    def open(self, kind: str) -> None:
+        """Jobs of this kind may start again."""
+        if kind in self.limited:
+            self._open.enter(kind)
+
+    def set_apart(self, kind: str) -> int:
+        """From now on it is like one with a limit of its own. Returns how many there are."""
+        part = self.free.split(kind)
+        if part.size:
+            self.limited[kind] = part
+            self._open.enter(kind)
+            self._oldest.enter(kind)
+        return part.size
+
+    def count(self, kind: str) -> int:
+        """How many jobs there are, of one with a limit of its own."""
+        return self.limited[kind].size if kind in self.limited else 0
+
+    def first(self) -> Ordered | None:
         """Where the first of those stands that may start; None where none may."""
-        first = self.free if self.free.size else None
-        if self.limited:
-            for kind in open_kinds:
-                queue = self.limited.get(kind)
-                if queue and queue.size and (not first or queue.head().key < first.head().key):
-                    first = queue
-        return first
+        return self._before(self._open.first()) if self.limited else self._before(None)
 
-    def parts(self) -> list[Ordered]:
-        return [part for part in (self.free, *self.limited.values()) if part.size]
+    def head(self) -> Task | None:
+        """The job that has waited for longest, whether it may start or not."""
+        part = self._before(self._oldest.first())
+        return None if part is None else part.head()
+
+    def _rank(self, kind: str) -> Rank | None:
+        part = self.limited[kind]
+        return part.rank() if part.size else None
+
+    def _before(self, kind: str | None) -> Ordered | None:
+        """The jobs without a limit or those of ``kind``: which has the older one?"""
+        free = self.free if self.free.size else None
+        limited = None if kind is None else self.limited[kind]
+        if free is None or limited is None:
+            return free or limited
+        return free if free.rank() < limited.rank() else limited
 
 
 class Lanes:
@@ -123,7 +226,8 @@ class Lanes:
 
     fairness: how often in a row a waiting lane may be passed over; None is strict
         priority, under which the lower lanes starve while a higher one never empties.
-    limited: kinds that have a rate limit of their own.
+    limited: kinds that have a limit of their own. ``hold`` and ``release`` say which may start; one
+        of which no job has waited is in ``unknown`` as soon as one does, and held until then.
     """
 
     def __init__(
@@ -131,10 +235,13 @@ class Lanes:
     ) -> None:
         self.fairness = fairness
         self.limited: Counter[str] = Counter()  # how many jobs of these kinds wait
+        self.unknown: set[str] = set()
+        self._held: set[str] = set()
         self._capacity = capacity
-        self._limited_kinds = limited
-        self._by_priority = {priority: Lane() for priority in Priority}
+        self._limited_kinds = frozenset(limited)
+        self._by_priority = {priority: Lane(self._held) for priority in Priority}
         self._lanes = list(self._by_priority.values())
+        self._served = self._lanes
 
     def __len__(self) -> int:
         """How many jobs wait in all."""
@@ -144,47 +251,85 @@ class Lanes:
         """How many jobs a producer may add. (Retries and recovered jobs need no room.)"""
         return self._capacity - self._by_priority[priority].size
 
-    def ready(self, open_kinds: Collection[str]) -> int:
-        """How many jobs may start, as far as their kinds are concerned."""
-        ready = sum([lane.free.size for lane in self._lanes])
-        for lane in self._lanes:
-            ready += sum([part.size for kind, part in lane.limited.items() if kind in open_kinds])
-        return ready
+    def ready(self) -> int:
+        """How many jobs may start, as far as their kinds and their lanes are concerned."""
+        return sum([lane.size - lane.held_jobs for lane in self._served])
+
+    def has_others(self, kinds: Collection[str]) -> bool:
+        """Whether jobs of other kinds than these stand in lanes that are served."""
+        return any(lane.size > sum(map(lane.count, kinds)) for lane in self._served)
 
     def head(self, priority: Priority) -> Task | None:
-        """The job that has waited for longest."""
-        heads = [part.head() for part in self._by_priority[priority].parts()]
-        return min(heads, key=_place, default=None)
+        """The first job of a lane, whether it may start or not."""
+        return self._by_priority[priority].head()
+
+    def displaced_by(self, task: Task) -> Task:
+        """The one that goes when there is no room for this one, which has come in already."""
+        head = self.head(task.priority)
+        assert head is not None, "there are more jobs than room"
+        return head
 
     def add(self, task: Task) -> None:
         """At the place that its ``key`` says."""
-        lane = self._by_priority[task.priority]
-        lane.size += 1
-        if task.kind in self._limited_kinds:
-            self.limited[task.kind] += 1
-            lane.limited.setdefault(task.kind, Ordered()).add(task)
-        else:
-            lane.free.add(task)
+        self._put_in(task, task.key)
 
     def remove(self, task: Task) -> None:
         """Take a waiting job out, wherever it stands."""
+        self._take_out(task, task.key)
+        self._start_anew_if_empty(task.priority)
+
+    def _put_in(self, task: Task, key: float) -> None:
+        is_limited = task.kind in self._limited_kinds
+        if is_limited:
+            self._count(task, 1)
+        self._by_priority[task.priority].add(task, key, is_limited)
+
+    def _take_out(self, task: Task, key: float) -> None:
         lane = self._by_priority[task.priority]
         part = lane.limited[task.kind] if task.kind in self._limited_kinds else lane.free
-        part.remove(task)
+        part.remove(task, key)
         lane.size -= 1
         self._left(task)
-        if not lane.size:
-            lane.passed_over = 0  # nobody waits there any more; who comes next starts anew
 
-    def pick(self, open_kinds: Collection[str] = (), suits: Suits | None = None) -> Task | None:
+    def _start_anew_if_empty(self, priority: Priority) -> None:
+        """Nobody waits there any more: who comes next was not passed over yet."""
+        if self.room(priority) == self._capacity:
+            self._by_priority[priority].passed_over = 0
+
+    def hold(self, kind: str) -> None:
+        """No job of this kind may start."""
+        if kind not in self._held:
+            self._held.add(kind)
+            for lane in self._lanes:
+                lane.held_jobs += lane.count(kind)
+
+    def release(self, kind: str) -> None:
+        """Jobs of this kind may start again."""
+        if kind in self._held:
+            self._held.remove(kind)
+            for lane in self._lanes:
+                lane.held_jobs -= lane.count(kind)
+                lane.open(kind)
+
+    def set_apart(self, kind: str) -> None:
+        """From now on this kind can be held, as one with a limit of its own. Looks at each job."""
+        if kind not in self._limited_kinds:
+            self._limited_kinds |= {kind}
+            self.limited[kind] = sum(lane.set_apart(kind) for lane in self._lanes)
+
+    def serve(self, priorities: Collection[Priority]) -> None:
+        """Only jobs of these lanes may start."""
+        served = [lane for priority, lane in self._by_priority.items() if priority in priorities]
+        self._served = served
+
+    def pick(self, suits: Suits | None = None) -> Task | None:
         """Take the next job by the token rule; None when there is none that may start.
 
-        open_kinds: of those with a rate limit, the ones that may start now.
         suits: whether to take the job. Where not, it stays next.
         """
         waiting = []
-        for lane in self._lanes:
-            part = lane.first(open_kinds) if lane.limited else lane.free
+        for lane in self._served:
+            part = lane.first() if lane.limited else lane.free
             if part and part.size:
                 waiting.append((lane, part))
         if not waiting:
@@ -205,17 +350,25 @@ class Lanes:
         return task
 
     def _first_due(self, waiting: list[tuple[Lane, Ordered]]) -> int:
+        """The lane that is overdue for longest; where none is, the most urgent one."""
+        passed_over = [lane.passed_over for lane, _ in waiting]
+        longest = max(passed_over)
         fairness = math.inf if self.fairness is None else self.fairness
-        for n, (lane, _) in enumerate(waiting):
-            if lane.passed_over >= fairness:
-                return n
-        return 0
+        return passed_over.index(longest) if longest >= fairness else 0
 
     def _left(self, task: Task) -> None:
         if task.kind in self._limited_kinds:
-            self.limited[task.kind] -= 1
-            if not self.limited[task.kind]:
-                del self.limited[task.kind]
+            self._count(task, -1)
+
+    def _count(self, task: Task, change: int) -> None:
+        """So many more jobs of its kind stand in its lane."""
+        kind = task.kind
+        if not self.limited[kind]:
+            self.unknown.add(kind)
+            self._held.add(kind)
+        self.limited[kind] += change
+        if kind in self._held:
+            self._by_priority[task.priority].held_jobs += change
 
     # Which lane was passed over how often, to be restored when picks have come to nothing.
 
@@ -225,7 +378,3 @@ class Lanes:
     def restore(self, tokens: list[int]) -> None:
         for lane, passed_over in zip(self._lanes, tokens, strict=True):
             lane.passed_over = passed_over
-
-
-def _place(task: Task) -> float:
-    return task.key

@@ -9,11 +9,10 @@ and the dispatcher sleeps until then. Time is what it is told, in monotonic seco
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Protocol
 
-from final.options import Limit, TokenBucket
+from final.options import QUEUE, Limit, TokenBucket
 
 
 class Gate:
@@ -23,45 +22,54 @@ class Gate:
     """
 
     def __init__(self, limits: Limit | Mapping[str, Limit] | None, now: float) -> None:
-        self._by_kind: dict[str, Meter] = {}
-        self._queue: Meter | None = None
-        if isinstance(limits, Mapping):
-            self._by_kind = {kind: meter_of(limit, now) for kind, limit in limits.items()}
-        elif limits is not None:
-            self._queue = meter_of(limits, now)
-        self.kinds = frozenset(self._by_kind)
-        self._before: dict[Meter, tuple[float, float]] = {}  # as they were at ``begin``
+        by_kind = limits if isinstance(limits, Mapping) else {QUEUE: limits} if limits else {}
+        self._meters = {kind: meter_of(limit, now) for kind, limit in by_kind.items()}
+        self.kinds = frozenset(self._meters) - {QUEUE}
+        self.is_limited = bool(self._meters)
+        self._before: dict[str, tuple[float, float]] = {}  # as they were at ``begin``
 
     def is_open(self, now: float) -> bool:
-        """Whether the limit of the whole queue lets a job start."""
-        return self._queue is None or self._queue.next_at(now) <= now
+        """Whether the limit of the whole queue lets a job start; asked while one waits."""
+        return self.opens_at(QUEUE, now) <= now
 
-    def admits(self, kind: str, now: float) -> bool:
-        """Whether the limit of this kind, of which a job waits, lets one start."""
-        return self._by_kind[kind].next_at(now) <= now
+    def opens_at(self, kind: str, now: float) -> float:
+        """When the limit of this kind, or QUEUE, lets a job start; asked while one waits."""
+        return self._meters[kind].next_at(now) if kind in self._meters else now
 
     def take(self, kind: str, now: float) -> None:
         """A job of this kind starts."""
-        for meter in (self._queue, self._by_kind.get(kind)):
-            if meter is not None:
-                self._before.setdefault(meter, meter.state())
+        for name in (QUEUE, kind):
+            if meter := self._meters.get(name):
+                self._before.setdefault(name, meter.state())
                 meter.take(now)
-
-    def next_at(self, kinds: Iterable[str], others: bool, now: float) -> float:
-        """When a limit lets the next job start: one of ``kinds``, or of ``others`` that wait."""
-        times = [self._by_kind[kind].next_at(now) for kind in kinds]
-        if self._queue is not None and others:
-            times.append(self._queue.next_at(now))
-        return min(times, default=math.inf)
 
     def begin(self) -> None:
         """Starts from here on may not happen after all."""
         self._before.clear()
 
-    def undo(self) -> None:
-        """They have not."""
-        for meter, state in self._before.items():
+    def undo(self) -> list[str]:
+        """They have not. Returns the kinds that may start earlier, therefore."""
+        self.load(self._before)
+        return [kind for kind in self._before if kind in self.kinds]
+
+    # Where several processes share the limits, their state is kept elsewhere.
+
+    def states(self) -> dict[str, tuple[float, float]]:
+        return {kind: meter.state() for kind, meter in self._meters.items()}
+
+    def load(self, states: Mapping[str, tuple[float, float]]) -> None:
+        for kind in states.keys() & self._meters.keys():
+            self._meters[kind].restore(states[kind])
+
+    def closed(self, now: float) -> dict[str, float]:
+        """The limits that let nothing start now, and until when; whether jobs wait or not."""
+        opens = {}
+        for kind, meter in self._meters.items():
+            state = meter.state()
+            if (at := meter.next_at(now)) > now:
+                opens[kind] = at
             meter.restore(state)
+        return opens
 
 
 class Meter(Protocol):

@@ -228,6 +228,8 @@ def _require_place(path: str) -> None:
     place = Path(path)
     if place.is_dir():
         raise StorageError(f"{path} is a folder: give the path of a file in it.")
+    if place.exists() and not place.is_file():
+        raise StorageError(f"{path} is no regular file: what is written there is not kept.")
     if not place.absolute().parent.is_dir():
         raise StorageError(f"The folder of {path} does not exist: create it first.")
 

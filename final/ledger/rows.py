@@ -1,23 +1,26 @@
-"""Rows: what the columns of a file mean, as the words of ``final/job.py``.
-
-But: no SQL is written here, except for the lists of columns that these functions expect.
-"""
+"""Rows: what the columns of a file mean, as the words of ``final/job.py``."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
+from final.beyond.meta import from_pairs
+from final.beyond.progress import Progress
 from final.job import AttemptRecord, JobRecord, Outcome, Priority, Status, Task
 from final.payload import Stored, decode
 
 TASK_COLUMNS = (
     "id, priority, kind, timeout, due_at, size, seq, coalesce(place, seq), status, attempts,"
-    " token, alone, interrupted, cancelled, enqueued_at"
+    " token, alone, interrupted, cancelled, grp"
 )
 RECORD_COLUMNS = (
     "id, priority, kind, status, attempts, enqueued_at, started_at, ended_at, due_at, error,"
-    " timeout, result, payload"
+    " timeout, seq, grp, unique_key, (SELECT json_group_array(parent) FROM dependency"
+    " WHERE child = job.seq), (SELECT json_group_object(name, value) FROM meta"
+    " WHERE meta.seq = job.seq), snoozes, (SELECT json_array(fraction, message, at) FROM progress"
+    " WHERE progress.seq = job.seq), result, payload"
 )
 # The same, of which neither payloads nor results are read.
 SUMMARY_COLUMNS = RECORD_COLUMNS.replace("result, payload", "NULL, 'null'")
@@ -26,8 +29,8 @@ ATTEMPT_COLUMNS = "number, failure.started_at, failure.ended_at, failure.error, 
 # What this package has written. Another program may have put anything into a row: that one then
 # is as good as not there, and the others are what they are.
 _TYPES = {
-    "text": ("id", "kind"),
-    "integer": ("attempts", "token", "interrupted", "coalesce(place, 0)"),
+    "text": ("id", "kind", "coalesce(grp, '')"),
+    "integer": ("attempts", "token", "interrupted", "snoozes", "coalesce(place, 0)"),
     "real": (
         "enqueued_at",
         *(f"coalesce({name}, 0.0)" for name in ("due_at", "started_at", "timeout")),
@@ -50,13 +53,13 @@ PLAIN = {word: str(word.value) for word in (*Priority, *Status)}
 
 
 # Where a job waits for its time. Elsewhere ``due_at`` says since when it has been ready to run.
-_WAITING = (Status.SCHEDULED, Status.RETRYING)
+_WAITING = (Status.SCHEDULED, Status.RETRYING, Status.WAITING)
 
 
 def task_of(row: Sequence[Any]) -> Task:
     """From TASK_COLUMNS. Its payload stays in the file."""
     job_id, priority, kind, timeout, due_at, size, seq, place, status, *rest = row
-    attempts, token, alone, interrupted, cancelled, enqueued_at = rest
+    attempts, token, alone, interrupted, cancelled, group = rest
     return Task(
         job_id,
         None,
@@ -72,15 +75,16 @@ def task_of(row: Sequence[Any]) -> Task:
         token=token,
         alone=bool(alone),
         interrupted=interrupted,
-        enqueued_at=enqueued_at,
         cancelled=bool(cancelled),
+        group=group or "",
     )
 
 
 def record_of(row: Sequence[Any]) -> JobRecord:
     """From RECORD_COLUMNS."""
     job_id, priority, kind, status, attempts, *rest, result, payload = row
-    enqueued_at, started_at, ended_at, due_at, error, timeout = rest
+    enqueued_at, started_at, ended_at, due_at, error, timeout, seq, *others = rest
+    group, unique, after, meta, snoozes, progress = others
     return JobRecord(
         job_id,
         _as_seen(payload),
@@ -95,6 +99,13 @@ def record_of(row: Sequence[Any]) -> JobRecord:
         None if result is None else _as_seen(result),
         error,
         timeout,
+        seq,
+        group,
+        unique,
+        tuple(json.loads(after)),
+        from_pairs(meta),
+        snoozes or 0,
+        None if progress is None else Progress(*json.loads(progress)),
     )
 
 

@@ -1,7 +1,4 @@
-"""The tables of a file, and what makes a file of an older release one of this release.
-
-But: no row is read or written here; see ``sqlite.py``.
-"""
+"""The tables of a file, and what makes a file of an older release one of this release."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ from final.ledger.owner import WAL_LIMIT
 from final.ledger.trouble import DAMAGED
 
 APPLICATION_ID = 0x4A4F4251  # "JOBQ": tells our files from other SQLite databases
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 6
 
 # How many ended jobs are not in the file any more, so that counts stay what they were.
 FORGOTTEN = """
@@ -23,6 +20,98 @@ CREATE TABLE forgotten (
     status      TEXT NOT NULL,
     count       INTEGER NOT NULL,
     PRIMARY KEY (priority, status)
+) WITHOUT ROWID
+"""
+
+# Jobs of these statuses are looked for among many others; who runs once and completes is in none of
+# them, and pays nothing. (SQLite uses a partial index where a query has one of its terms as it is.)
+UNCOMMON = """
+CREATE INDEX uncommon ON job (status, seq) WHERE status = 'scheduled' OR status = 'retrying'
+    OR status = 'failed' OR status = 'cancelled' OR status = 'dropped' OR status = 'waiting'
+"""
+
+# Which job had a key last (keys.py says whether it still holds it). It may outlive the job.
+HOLDER = """
+CREATE TABLE holder (
+    key         TEXT PRIMARY KEY,
+    seq         INTEGER NOT NULL,
+    id          TEXT NOT NULL,
+    until       TEXT,                  -- 'started' or 'ended'; or else
+    expires_at  REAL
+) WITHOUT ROWID
+"""
+HOLDER_BY_JOB = "CREATE INDEX holder_job ON holder (seq)"
+HOLDER_BY_TIME = "CREATE INDEX holder_time ON holder (expires_at) WHERE expires_at IS NOT NULL"
+# What jobs are about: found by name and value, and forgotten by job.
+META = """
+CREATE TABLE meta (
+    name        TEXT NOT NULL,
+    value       TEXT NOT NULL,
+    seq         INTEGER NOT NULL,      -- of the job
+    PRIMARY KEY (name, value, seq),
+    CHECK (typeof(name) = 'text' AND typeof(value) = 'text')
+) WITHOUT ROWID
+"""
+META_BY_JOB = "CREATE INDEX meta_job ON meta (seq)"
+# Each parent of a job that comes after others; and parents whose end has to count for children,
+# up to the one with the seq ``upto`` (``dependencies.py``).
+DEPENDENCIES = (
+    """
+CREATE TABLE dependency (
+    child       INTEGER NOT NULL,      -- its seq
+    number      INTEGER NOT NULL,      -- which of its parents
+    parent      TEXT NOT NULL,         -- its id
+    if_failed   TEXT NOT NULL,         -- "cancel" or "run"
+    state       INTEGER NOT NULL DEFAULT 0,  -- 0: waits for it; 1: it has ended; 2: the child, too
+    PRIMARY KEY (child, number)
+) WITHOUT ROWID
+""",
+    "CREATE INDEX children ON dependency (parent, state, child)",
+    "CREATE INDEX waits ON dependency (child) WHERE state = 0",
+    """
+CREATE TABLE release (
+    line        INTEGER PRIMARY KEY,
+    parent      TEXT NOT NULL,
+    became      TEXT NOT NULL,         -- the status that it ended with
+    upto        INTEGER NOT NULL
+)
+""",
+)
+
+# What a handler has said last of how far its job is.
+PROGRESS = """
+CREATE TABLE progress (
+    seq         INTEGER PRIMARY KEY,   -- of the job
+    fraction    REAL NOT NULL,         -- 0 to 1
+    message     TEXT NOT NULL,
+    at          REAL NOT NULL
+)
+"""
+
+# What an operator has set (``controls.py``).
+CONTROLS = (
+    """
+CREATE TABLE pause (
+    sort        TEXT NOT NULL,         -- 'queue', 'kind', 'priority' or 'group'
+    name        TEXT NOT NULL,         -- of which one
+    PRIMARY KEY (sort, name)
+) WITHOUT ROWID
+""",
+    "CREATE TABLE setting (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID",
+)
+
+# What is enqueued again and again (``periodic.py``).
+PERIODIC = """
+CREATE TABLE periodic (
+    name        TEXT PRIMARY KEY,
+    schedule    TEXT NOT NULL,         -- cron text, or like 'every 60 s'
+    timezone    TEXT NOT NULL,
+    missed      TEXT NOT NULL,         -- 'once', 'all' or 'skip'
+    job         TEXT NOT NULL,         -- JSON: all of it but its payload
+    payload     NOT NULL,
+    paused      INTEGER NOT NULL,
+    last_tick   REAL,                  -- the latest that has counted
+    next_tick   REAL                   -- NULL: it is paused, or none comes
 ) WITHOUT ROWID
 """
 
@@ -47,8 +136,11 @@ CREATE TABLE job (
     ended_at    REAL,
     due_at      REAL,                  -- when it is or became ready to run; NULL: at once
     timeout     REAL,                  -- seconds per attempt
+    grp         TEXT,                  -- its group
     result,
-    error       TEXT
+    error       TEXT,
+    unique_key  TEXT,                  -- of its Unique
+    snoozes     INTEGER NOT NULL DEFAULT 0  -- how often its handler has put it off
 )
 """,
     # What is said once stands apart, so that claims and ends do not write it again.
@@ -66,8 +158,7 @@ CREATE TABLE failure (
     PRIMARY KEY (seq, token)
 ) WITHOUT ROWID
 """,
-    # Dead letters are looked for among many others; who completes pays nothing for this.
-    "CREATE INDEX dead_letter ON job (seq) WHERE status = 'failed'",
+    UNCOMMON,
     """
 -- One row. epoch: how many owners the file has had. Tokens begin with it, so they grow over all.
 CREATE TABLE fence (
@@ -77,6 +168,15 @@ CREATE TABLE fence (
 """,
     "INSERT INTO fence VALUES (1, 0)",
     FORGOTTEN,
+    HOLDER,
+    HOLDER_BY_JOB,
+    HOLDER_BY_TIME,
+    *DEPENDENCIES,
+    META,
+    META_BY_JOB,
+    PROGRESS,
+    *CONTROLS,
+    PERIODIC,
     f"PRAGMA application_id = {APPLICATION_ID}",
 )
 
@@ -99,6 +199,25 @@ MIGRATIONS = {
         "ALTER TABLE job DROP COLUMN payload",
         "ALTER TABLE fence DROP COLUMN token",
         "CREATE INDEX dead_letter ON job (seq) WHERE status = 'failed'",
+    ),
+    3: ("DROP INDEX dead_letter", UNCOMMON),
+    4: (
+        "ALTER TABLE job ADD COLUMN grp TEXT",
+        "ALTER TABLE job ADD COLUMN unique_key TEXT",
+        HOLDER,
+        HOLDER_BY_JOB,
+        HOLDER_BY_TIME,
+        "DROP INDEX uncommon",
+        UNCOMMON,
+        *DEPENDENCIES,
+    ),
+    5: (
+        META,
+        META_BY_JOB,
+        "ALTER TABLE job ADD COLUMN snoozes INTEGER NOT NULL DEFAULT 0",
+        PROGRESS,
+        *CONTROLS,
+        PERIODIC,
     ),
 }
 

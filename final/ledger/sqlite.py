@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import json
 import os
 import sqlite3
@@ -30,27 +31,26 @@ import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from final.beyond.filters import Filter
 from final.errors import QueueClosed, StorageError
-from final.job import AttemptRecord, JobRecord, Outcome, Priority, Status, Task
+from final.job import Outcome, Status, Task
 from final.ledger.base import Move
+from final.ledger.lookups import Lookups
+from final.ledger.matching import still_meant
 from final.ledger.owner import Owner
 from final.ledger.rows import (
-    ATTEMPT_COLUMNS,
     PLAIN,
-    RECORD_COLUMNS,
     SOUND,
-    SUMMARY_COLUMNS,
     TASK_COLUMNS,
-    attempt_of,
     failure_row,
-    record_of,
     task_of,
 )
 from final.ledger.schema import SCHEMA_VERSION, bring_up_to_date, require_health, set_modes
-from final.ledger.trouble import taken_over, translated
+from final.ledger.trouble import GOES_ON, OPEN_AGAIN, taken_over, translated
 from final.payload import Stored
 
-THESE = "seq IN (SELECT value FROM json_each(?))"
+# Of many jobs; ``_among`` fills it in.
+THESE = "seq IN ({})"
 
 # Moves whose jobs all get the same values, by where these go. The first is for what has not run.
 GIVEN_BACK = (
@@ -77,6 +77,10 @@ FAILED = (
     "UPDATE job SET status = ?, ended_at = ?, token = 0, interrupted = 0, due_at = column2,"
     " error = column3 FROM (VALUES {}) WHERE seq = column1 AND token = ?"
 )
+SNOOZED = (
+    "UPDATE job SET status = 'scheduled', attempts = attempts - 1, token = 0, interrupted = 0,"
+    " due_at = column2, snoozes = snoozes + 1 FROM (VALUES {}) WHERE seq = column1 AND token = ?"
+)
 DUE = (
     "UPDATE job SET status = 'queued', place = column2 FROM (VALUES {})"
     " WHERE seq = column1 AND token = 0"
@@ -84,6 +88,10 @@ DUE = (
 RETRIED = (
     "UPDATE job SET status = 'queued', place = column2, due_at = ?, ended_at = NULL, attempts = 0"
     " FROM (VALUES {}) WHERE seq = column1 AND status = 'failed'"
+)
+RELEASED = (
+    "UPDATE job SET status = ?, place = column2, due_at = column3 FROM (VALUES {})"
+    " WHERE seq = column1 AND status = 'waiting'"
 )
 INTERRUPTED = (
     "UPDATE job SET status = 'queued', attempts = ?, interrupted = ?, due_at = ?, token = 0,"
@@ -94,8 +102,8 @@ INSERT = (
     " interrupted, seq, id, kind, priority, size) SELECT ?, ?, ?, ?, ?, ?, ?, 0,"
     " column1, column2, column3, column4, column5 FROM (VALUES {})"
 )
-INSERT_WITH_TIMES = INSERT.replace("size)", "size, timeout, due_at)").replace(
-    "column5", "column5, column6, column7"
+INSERT_IN_FULL = INSERT.replace("size)", "size, timeout, due_at, grp)").replace(
+    "column5", "column5, column6, column7, column8"
 )
 FORGET = (
     f"INSERT INTO forgotten SELECT priority, status, count(*) FROM job WHERE {THESE}"
@@ -105,17 +113,12 @@ FORGET = (
 INSERT_PAYLOAD = "INSERT INTO payload VALUES {}"
 INSERT_FAILURE = "INSERT INTO failure VALUES {}"
 
-COUNTS = (
-    "SELECT priority, status, sum(count) FROM (SELECT priority, status, count(*) AS count FROM job"
-    " GROUP BY priority, status UNION ALL SELECT * FROM forgotten) GROUP BY priority, status"
-)
-
 # Rows in a statement, at most. (Twice as many take more time for each.)
 ROWS = 256
 FEW_ROWS = 8
 
 
-class SqliteFile:
+class SqliteFile(Lookups):
     """path: the database file, made when it is not there; ":memory:" keeps nothing.
 
     durability: "full" or "normal", as described at the top of this file.
@@ -124,6 +127,7 @@ class SqliteFile:
     """
 
     def __init__(self, path: str | os.PathLike[str], durability: str) -> None:
+        super().__init__()
         self._path = os.fspath(path)  # as the caller knows it, for errors
         self.lasting = self._path != ":memory:"
         self._durability = durability
@@ -131,9 +135,10 @@ class SqliteFile:
         # code runs under it; who has it may look again, in a signal handler or a finalizer.
         self._mutex = threading.RLock()
         self._closed = False
+        self._then = OPEN_AGAIN  # until what an earlier owner left is recovered
         self._owner = Owner(self._path) if self.lasting else None
         try:
-            with translated(f"Cannot open {self._path}"):
+            with translated(f"Cannot open {self._path}", self._then):
                 self._writer = self._connect()
                 bring_up_to_date(self._writer, self._path)
                 set_modes(self._writer, self._durability)
@@ -181,7 +186,7 @@ class SqliteFile:
         self._require_files()
         with self._mutex if self._owner is None else contextlib.nullcontext():
             try:
-                with translated(f"Cannot write {self._path}"):
+                with translated(f"Cannot write {self._path}", self._then):
                     self._writer.execute("BEGIN IMMEDIATE")
                     self._require_epoch()
                     yield
@@ -236,6 +241,10 @@ class SqliteFile:
                 "file: close that; the queue goes on by itself."
             )
 
+    def execute(self, statement: str, values: Sequence[object] = ()) -> sqlite3.Cursor:
+        """What a feature with tables of its own writes and reads, within a transaction."""
+        return self._writer.execute(statement, values)
+
     def write(self, moves: Sequence[Move], wall: float) -> None:
         """Write what an exchange has moved. New jobs are written once, as they are at its end."""
         inserted = [task for move in moves if move.source is None for task in move.tasks]
@@ -243,11 +252,11 @@ class SqliteFile:
             self._insert(inserted, wall)
         new = set(inserted)
         for tasks, source, target, token, outcomes in moves:
+            if source is None:
+                continue
             if new:
                 tasks = [task for task in tasks if task not in new]
             match source, target:
-                case None, _:
-                    pass
                 case _, None:
                     self.delete([task.seq for task in tasks])
                 case Status.QUEUED, Status.PROCESSING:
@@ -259,10 +268,18 @@ class SqliteFile:
                     self._write_completed(outcomes, token, wall)
                 case Status.PROCESSING, Status.FAILED | Status.RETRYING:
                     self._write_failed(outcomes, target, token, wall)
+                case Status.PROCESSING, Status.SCHEDULED:
+                    self._each(SNOOZED, [(t.seq, t.due_at) for t in tasks], after=(token,))
                 case Status.PROCESSING, Status.QUEUED:
                     self._update(GIVEN_BACK, (token,), tasks)
                 case Status.FAILED, Status.QUEUED:
                     self._each(RETRIED, [(t.seq, t.key) for t in tasks], before=(wall,))
+                case Status.WAITING, Status.QUEUED | Status.SCHEDULED:
+                    queued = target is Status.QUEUED
+                    rows = [(t.seq, t.key if queued else None, t.due_at or wall) for t in tasks]
+                    self._each(RELEASED, rows, before=(PLAIN[target],))
+                case _, Status.SCHEDULED:
+                    pass  # it was replaced: keys.py has written that
                 case _, Status.QUEUED:
                     self._each(DUE, [(task.seq, task.key) for task in tasks])
                 case _, _:  # cancelled or dropped
@@ -270,7 +287,7 @@ class SqliteFile:
 
     def _update(self, statement: str, values: tuple[object, ...], tasks: Sequence[Task]) -> None:
         if tasks:
-            self._fence(self._writer.execute(statement, (*values, _seqs(tasks))), len(tasks))
+            self._fence(self._among(statement, _seqs(tasks), values), len(tasks))
 
     def _each(
         self,
@@ -285,12 +302,23 @@ class SqliteFile:
             left = len(rows) - start
             size = left if left <= FEW_ROWS else min(ROWS, 1 << left.bit_length() - 1)
             some = rows[start : start + size]
-            values = [value for row in some for value in row]
+            values = itertools.chain.from_iterable(some)
             cursor = self._writer.execute(
                 _with_rows(statement, size, len(some[0])), (*before, *values, *after)
             )
             self._fence(cursor, size)
             start += size
+
+    def _among(
+        self, statement: str, members: Sequence[object], before: Sequence[object] = ()
+    ) -> sqlite3.Cursor:
+        """One statement for the rows that are among these, where it says ``IN ({})``."""
+        if len(members) > FEW_ROWS:
+            listed = statement.format("SELECT value FROM json_each(?)")
+            return self._writer.execute(listed, (*before, json.dumps(members)))
+        # For a few json_each is not worth the ten microseconds that it takes to begin.
+        listed = _with_members(statement, len(members))
+        return self._writer.execute(listed, (*before, *members))
 
     def _fence(self, cursor: sqlite3.Cursor, expected: int) -> None:
         if cursor.rowcount != expected:
@@ -300,20 +328,21 @@ class SqliteFile:
         """New rows, with no more values for each than differ from row to row."""
         alike: dict[tuple[Status | None, int, bool, bool], list[Task]] = {}
         for task in tasks:
-            with_times = task.timeout is not None or task.due_at is not None
-            key = (task.status, task.token, task.alone, with_times)
+            has_more = task.timeout is not None or task.due_at is not None or task.group != ""
+            key = (task.status, task.token, task.alone, has_more)
             alike.setdefault(key, []).append(task)
-        for (status, token, alone, with_times), some in alike.items():
+        for (status, token, alone, has_more), some in alike.items():
             started_at = wall if status is Status.PROCESSING else None
             ended_at = wall if status is Status.DROPPED else None
+            rows: list[tuple[object, ...]] = [
+                (t.seq, t.id, t.kind, PLAIN[t.priority], t.size) for t in some
+            ]
+            if has_more:
+                more = [(t.timeout, t.due_at, t.group or None) for t in some]
+                rows = [(*row, *others) for row, others in zip(rows, more, strict=True)]
             self._each(
-                INSERT_WITH_TIMES if with_times else INSERT,
-                [
-                    (t.seq, t.id, t.kind, PLAIN[t.priority], t.size, t.timeout, t.due_at)
-                    if with_times
-                    else (t.seq, t.id, t.kind, PLAIN[t.priority], t.size)
-                    for t in some
-                ],
+                INSERT_IN_FULL if has_more else INSERT,
+                rows,
                 before=(
                     *(PLAIN[some[0].status], some[0].attempts, token, alone),
                     *(started_at, ended_at, wall),
@@ -355,16 +384,20 @@ class SqliteFile:
     def write_cancelled(self, tasks: Sequence[Task]) -> None:
         """Jobs that run: they are not tried again, not even if the process ends now."""
         if tasks:
-            self._writer.execute(f"UPDATE job SET cancelled = 1 WHERE {THESE}", (_seqs(tasks),))
+            self._among(f"UPDATE job SET cancelled = 1 WHERE {THESE}", _seqs(tasks))
 
     def forget(self, seqs: Sequence[int]) -> None:
         """The history lets go of these. They stay counted."""
-        self._writer.execute(FORGET, (str(seqs),))
+        self._among(FORGET, seqs)
         self.delete(seqs)
 
     def delete(self, seqs: Sequence[int]) -> None:
         for table in ("job", "payload", "failure"):
-            self._writer.execute(f"DELETE FROM {table} WHERE {THESE}", (str(seqs),))
+            self._among(f"DELETE FROM {table} WHERE {THESE}", seqs)
+
+    def recovered(self) -> None:
+        """From now on, a disk that is full or broken is waited for."""
+        self._then = GOES_ON
 
     def probe(self) -> None:
         """Write something that changes nothing. (An UPDATE that does, SQLite does not write.)"""
@@ -389,7 +422,7 @@ class SqliteFile:
         """All that wait, in the order of their lanes; and since when they are ready to run."""
         rows = self._writer.execute(
             f"SELECT {TASK_COLUMNS}, coalesce(due_at, enqueued_at) FROM job"
-            f" WHERE status IN ('queued', 'scheduled', 'retrying') AND {SOUND}"
+            f" WHERE status IN ('queued', 'scheduled', 'retrying', 'waiting') AND {SOUND}"
             " ORDER BY coalesce(place, seq)"
         )
         for *columns, ready_at in rows:
@@ -397,42 +430,29 @@ class SqliteFile:
 
     def find(self, job_id: str) -> Task | None:
         """The job with this id."""
-        tasks = self._tasks("WHERE id = ?", (job_id,))
-        return tasks[0] if tasks else None
+        rows = self._writer.execute(f"SELECT {TASK_COLUMNS} FROM job WHERE id = ?", (job_id,))
+        row = rows.fetchone()
+        return row and task_of(row)
 
     def rows(self, tasks: Iterable[Task]) -> list[Task]:
         """What the file says of these, as far as it has them."""
         with translated(f"Cannot read {self._path}"):
-            return self._tasks(f"WHERE {THESE}", (_seqs(tasks),))
+            found = self._among(f"SELECT {TASK_COLUMNS} FROM job WHERE {THESE}", _seqs(tasks))
+            return [task_of(row) for row in found]
 
-    def dead_letters(
-        self, job_id: str | None, kind: str | None, after: int, limit: int
-    ) -> list[Task]:
-        """The one, or those of a kind, or all whose seq is above ``after``; oldest first."""
-        if job_id is not None:
-            return self._tasks(f"WHERE id = ? AND status = 'failed' AND {SOUND}", (job_id,))
-        return self._tasks(
-            f"WHERE status = 'failed' AND seq > ? AND kind = coalesce(?, kind) AND {SOUND}"
-            " ORDER BY seq LIMIT ?",
-            (after, kind, limit),
-        )
-
-    def _tasks(self, clause: str, values: tuple[object, ...] = ()) -> list[Task]:
-        rows = self._writer.execute(f"SELECT {TASK_COLUMNS} FROM job {clause}", values)
-        return [task_of(row) for row in rows]
+    def meant(self, numbers: Sequence[int], wanted: Filter) -> list[Task]:
+        """Of the jobs with these numbers the ones that are what is wanted, in order."""
+        where, values = still_meant(wanted)
+        query = f"SELECT {TASK_COLUMNS} FROM job WHERE {SOUND} AND {where} AND {THESE} ORDER BY seq"
+        return [task_of(row) for row in self._among(query, numbers, values)]
 
     def payloads(self, tasks: Iterable[Task]) -> dict[int, Stored]:
-        return dict(
-            self._writer.execute(f"SELECT seq, payload FROM payload WHERE {THESE}", (_seqs(tasks),))
-        )
+        statement = f"SELECT seq, payload FROM payload WHERE {THESE}"
+        return dict(self._among(statement, _seqs(tasks)).fetchall())
 
     def taken(self, job_ids: Sequence[str]) -> set[str]:
         """Which of these ids are there already."""
-        rows = self._writer.execute(
-            "SELECT id FROM job WHERE id IN (SELECT value FROM json_each(?))",
-            (json.dumps(job_ids),),
-        )
-        return {job_id for (job_id,) in rows}
+        return {row[0] for row in self._among("SELECT id FROM job WHERE id IN ({})", job_ids)}
 
     def ended(self) -> Iterator[int]:
         """What the history may let go of, oldest first."""
@@ -449,49 +469,7 @@ class SqliteFile:
         ).fetchone()
         return int(number)
 
-    # ---- look-ups, from any thread, also after ``close`` -----------------------------------
-
-    def counts(self) -> dict[tuple[Priority, Status], int]:
-        counts = {}
-        for priority, status, count in self._read(COUNTS, ()):
-            with contextlib.suppress(ValueError):  # a row that makes no sense
-                counts[Priority(priority), Status(status)] = count
-        return counts
-
-    def get(self, job_id: str) -> JobRecord | None:
-        records = self._records("id = ?", (job_id,))
-        return records[0] if records else None
-
-    def jobs(
-        self,
-        status: Status | None,
-        limit: int,
-        kind: str | None,
-        priority: Priority | None,
-        before: str | None,
-        payloads: bool,
-    ) -> list[JobRecord]:
-        wanted = {"status = ?": status, "kind = ?": kind, "priority = ?": priority}
-        wanted["seq < (SELECT seq FROM job WHERE id = ?)"] = before
-        conditions = [condition for condition, value in wanted.items() if value is not None]
-        values = [value for value in wanted.values() if value is not None]
-        wanted_all = " AND ".join(conditions) or "true"
-        columns = RECORD_COLUMNS if payloads else SUMMARY_COLUMNS
-        return self._records(f"{wanted_all} ORDER BY seq DESC LIMIT ?", (*values, limit), columns)
-
-    def attempts(self, job_id: str) -> list[AttemptRecord]:
-        rows = self._read(
-            f"SELECT {ATTEMPT_COLUMNS} FROM failure JOIN job USING (seq)"
-            " WHERE job.id = ? ORDER BY failure.token",
-            (job_id,),
-        )
-        return [attempt_of(row) for row in rows]
-
-    def _records(
-        self, clause: str, values: Sequence[object], columns: str = RECORD_COLUMNS
-    ) -> list[JobRecord]:
-        query = f"SELECT {columns} FROM job JOIN payload USING (seq) WHERE {SOUND} AND {clause}"
-        return [record_of(row) for row in self._read(query, values)]
+    # ---- for look-ups, from any thread, also after ``close`` -------------------------------
 
     def _read(self, statement: str, values: Sequence[object]) -> list[tuple[Any, ...]]:
         with self._mutex, translated(f"Cannot read {self._path}"):
@@ -523,6 +501,10 @@ def _with_rows(statement: str, rows: int, columns: int) -> str:
     return statement.format(",".join([row] * rows))
 
 
-def _seqs(tasks: Iterable[Task]) -> str:
-    """The numbers of these jobs as the JSON text that ``json_each`` takes apart."""
-    return str([task.seq for task in tasks])  # a list of integers reads the same in both
+@functools.cache
+def _with_members(statement: str, members: int) -> str:
+    return statement.format(",".join("?" * members))
+
+
+def _seqs(tasks: Iterable[Task]) -> list[int]:
+    return [task.seq for task in tasks]

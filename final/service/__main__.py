@@ -1,6 +1,8 @@
-"""``python -m final.service``: the demo service. See ``python -m final serve`` for the rest."""
+"""``python -m final.service`` is ``python -m final serve``."""
 
-from final.service.server import main
+import sys
+
+from final.cli.app import main
 
 if __name__ == "__main__":
-    main()
+    main(["serve", *sys.argv[1:]])

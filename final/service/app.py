@@ -1,8 +1,9 @@
 """The application: which address leads where. Read this first.
 
-One request: the guard (guard.py) lets it in or not; its body is read strictly (strict.py) and
-checked against a model (models.py); an endpoint asks the queue (jobs.py) and answers with a
-model or a problem (problems.py).
+One request: its connection is one of a bounded number (connections.py); the guard (guard.py) lets
+it in or not; its body is read strictly (routes.py, strict.py) and checked against a model
+(models.py); an endpoint asks the queue (jobs.py) and answers with a model or a problem
+(problems.py).
 
 But: opening the queue, listening and shutting down are in server.py.
 """
@@ -18,31 +19,36 @@ from fastapi.responses import FileResponse, HTMLResponse, PlainTextResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
-from final import QueueClosed
+from final import Metrics, QueueClosed
 from final.service import problems
 from final.service.context import Service
+from final.service.control import control_routes
 from final.service.demo import demo_routes
 from final.service.events import Broadcast, event_routes
 from final.service.exposition import metrics_routes
+from final.service.figures import Figures
 from final.service.guard import Guard
 from final.service.jobs import job_routes
-from final.service.models import State
+from final.service.many import many_routes
+from final.service.models import SERVICE, Health, State
+from final.service.periodic import periodic_routes
 from final.service.problems import LARGEST_BODY, PROBLEMS, Problem
 from final.service.stats import stats_routes
 
+VERSION = "1.0.0"  # of the API
 PAGE = Path(__file__).parent / "page"
 
 API_PAGE = """<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
 <title>Job queue: the API</title>
-<link rel="stylesheet" href="/docs/files/swagger-ui.css">
+<link rel="stylesheet" href="docs/files/swagger-ui.css">
 <div id="swagger-ui"></div>
-<script src="/docs/files/swagger-ui-bundle.js"></script>
-<script src="/docs/start.js"></script>
+<script src="docs/files/swagger-ui-bundle.js"></script>
+<script src="docs/start.js"></script>
 </html>
 """
-API_SCRIPT = 'SwaggerUIBundle({url: "/openapi.json", dom_id: "#swagger-ui"});\n'
+API_SCRIPT = 'SwaggerUIBundle({url: "openapi.json", dom_id: "#swagger-ui"});\n'
 
 
 def create_app(
@@ -60,37 +66,42 @@ def create_app(
     app = FastAPI(
         title="Job queue",
         description="Create jobs, watch them run, retry those that failed.",
-        version="1.0.0",
+        version=VERSION,
         docs_url=None,  # those pages load their scripts from elsewhere
         redoc_url=None,
         redirect_slashes=False,
         max_body_size=LARGEST_BODY,
     )
     problems.install(app, service.refused)
-    app.include_router(job_routes(service.queue))
-    app.include_router(stats_routes(service))
+    figures = Figures(lambda: service.queue.metrics())
+    of_all = Figures(lambda: service.queue.shared_figures())
+    app.include_router(job_routes(service))
+    app.include_router(control_routes(service))
+    app.include_router(periodic_routes(service))
+    app.include_router(many_routes(service))
+    app.include_router(stats_routes(service, figures, of_all))
     app.include_router(event_routes(broadcast))
-    app.include_router(metrics_routes(service))
+    app.include_router(metrics_routes(service, figures, of_all))
     if service.demo:
         app.include_router(demo_routes(service))
-    _add_probes(app, service)
+    _add_probes(app, service, figures)
     _add_pages(app)
-    return Guard(app, token, names, service.refused)
+    return Guard(app, token, names, service)
 
 
-def _add_probes(app: FastAPI, service: Service) -> None:
+def _add_probes(app: FastAPI, service: Service, figures: Figures[Metrics]) -> None:
     @app.get("/health", tags=["probes"])
-    async def health() -> State:
+    async def health() -> Health:
         """The process answers."""
-        return State(status="ok")
+        return Health(status="ok", service=SERVICE, version=VERSION)
 
     @app.get("/ready", tags=["probes"])
-    def ready() -> State:
+    async def ready() -> State:
         """It takes jobs: it is not stopping, its queue works, and the disk can be written."""
         if service.stopping:
             raise Problem("stopping", "The service is stopping: no more jobs.")
         try:
-            metrics = service.queue.metrics()
+            metrics = await figures.lately()
         except QueueClosed:
             raise Problem(
                 "failed", "The queue stopped on an internal error: see the log."

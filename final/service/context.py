@@ -13,14 +13,15 @@ class Service:
     """A queue, and what it was opened with.
 
     demo: whether the dashboard may flood it and change its fairness.
+    root_path: under which a proxy offers the service, as "/queue"; empty where there is none.
     stopping: from the signal to stop until the end of the process.
     refused: how many requests were answered with a problem, by the name of that.
     """
 
     queue: JobQueue
-    workers: int
     capacity: int
     fairness: int | None
     demo: bool = False
+    root_path: str = ""
     stopping: bool = False
     refused: Counter[str] = field(default_factory=Counter)

@@ -14,7 +14,7 @@ from fastapi import APIRouter
 from final import Handler, Job, JobQueue, Priority, QueueFull, current_job
 from final.service.context import Service
 from final.service.models import Fairness, Flood, Flooded
-from final.service.strict import StrictRoute
+from final.service.routes import StrictRoute
 
 LONGEST = 60.0  # seconds that a demo job may take
 
@@ -25,9 +25,7 @@ def demo_handlers(seconds: float = 0.2) -> Mapping[str, Handler]:
     def pretend(trouble: str, result: str) -> Handler:
         def handle(job: Job) -> object:
             wishes = job.payload if isinstance(job.payload, dict) else {}
-            lasting = _number(wishes.get("seconds"), seconds)
-            if not current_job().sleep(min(lasting, LONGEST)):
-                raise InterruptedError("told to stop")
+            _work(min(_number(wishes.get("seconds"), seconds), LONGEST))
             if current_job().attempt <= _number(wishes.get("fails"), 0):
                 raise ConnectionError(trouble)
             return {"done": result}
@@ -39,6 +37,16 @@ def demo_handlers(seconds: float = 0.2) -> Mapping[str, Handler]:
         "webhook": pretend("connection reset by the receiver", "200 OK"),
         "thumbnail": pretend("the picture ends too early", "320 x 240"),
     }
+
+
+def _work(seconds: float) -> None:
+    """Who takes long says how far it is."""
+    steps = 10 if seconds >= 1 else 1
+    for step in range(steps):
+        if steps > 1:
+            current_job().progress(step / steps, f"step {step + 1} of {steps}")
+        if not current_job().sleep(seconds / steps):
+            raise InterruptedError("told to stop")
 
 
 def _number(value: object, default: float) -> float:

@@ -1,7 +1,11 @@
 """Live events: every change of a job's status, as server-sent events.
 
 The queue calls ``_publish`` in a thread of its own. From there one wake-up, however many
-changes it stands for, carries them into the event loop and to each client's own backlog.
+changes it stands for, carries them into the event loop. Each is written once, for all clients, and
+goes into the backlog of each, which is sent as one piece.
+
+A sending costs much more than what is in it. So after one, the next waits for the beat, and fifty
+clients cost a busy queue little more than one does.
 
 But: a backlog is bounded. A client that reads too slowly is told how many it missed.
 """
@@ -10,10 +14,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 
-from fastapi import APIRouter, Depends
-from fastapi.sse import EventSourceResponse, ServerSentEvent
+from fastapi import APIRouter, Depends, Response
+from fastapi.responses import StreamingResponse
 
 from final import JobQueue, Transition
 from final.service.models import TransitionView
@@ -21,22 +25,26 @@ from final.service.problems import Problem
 
 BACKLOG = 1_000  # transitions that wait for one client
 CLIENTS = 50
+BEAT = 0.1  # seconds from one delivery to the next
+MANY = BACKLOG // 4  # transitions that do not wait for it
+# Seconds between two signs of life, without which proxies take a quiet stream for a dead one.
+PULSE = 15.0
 
 
 class Client:
-    """What waits for one listener."""
+    """What waits for one listener: events as they are sent."""
 
     def __init__(self) -> None:
-        self._waiting: deque[Transition] = deque()
+        self._waiting: deque[bytes] = deque()
         self._missed = 0
         self._closed = False
         self._news = asyncio.Event()
 
-    def offer(self, transitions: list[Transition]) -> int:
+    def offer(self, events: Sequence[bytes]) -> int:
         """Take what there is room for; returns how many are missed."""
         room = BACKLOG - len(self._waiting)
-        self._waiting.extend(transitions[:room])
-        missed = len(transitions[room:])
+        self._waiting.extend(events[:room])
+        missed = len(events[room:])
         self._missed += missed
         self._news.set()
         return missed
@@ -45,18 +53,21 @@ class Client:
         self._closed = True
         self._news.set()
 
-    async def events(self) -> AsyncIterator[ServerSentEvent]:
-        while True:
-            await self._news.wait()
+    async def stream(self) -> AsyncIterator[bytes]:
+        while not self._closed:
+            try:
+                async with asyncio.timeout(PULSE):
+                    await self._news.wait()
+            except TimeoutError:
+                yield b": ping\n\n"
+                continue
             self._news.clear()
-            while self._waiting:
-                transition = TransitionView.of(self._waiting.popleft())
-                yield ServerSentEvent(event="transition", data=transition)
+            if self._waiting:
+                waiting, self._waiting = self._waiting, deque()
+                yield b"".join(waiting)
             if self._missed:
-                count, self._missed = self._missed, 0
-                yield ServerSentEvent(event="missed", data={"count": count})
-            if self._closed:
-                return
+                missed, self._missed = self._missed, 0
+                yield _event("missed", f'{{"count":{missed}}}')
 
 
 class Broadcast:
@@ -67,6 +78,7 @@ class Broadcast:
         self._clients: set[Client] = set()
         self._unsubscribe: Callable[[], None] | None = None
         self._news: deque[Transition] = deque()  # on its way into the loop
+        self._beat = 0.0  # the loop's time from which on a delivery is due again
         self.missed = 0  # by all clients together
         self._closed = False
 
@@ -95,17 +107,31 @@ class Broadcast:
             client.close()
 
     def _publish(self, loop: asyncio.AbstractEventLoop, transition: Transition) -> None:
-        """In the queue's thread. Only the first of many wakes the loop."""
+        """In the queue's thread. Only the first, and one that makes it many, wake the loop."""
         self._news.append(transition)
-        if len(self._news) == 1:
-            loop.call_soon_threadsafe(self._deliver)
+        if len(self._news) in (1, MANY):
+            loop.call_soon_threadsafe(self._schedule, loop)
 
-    def _deliver(self) -> None:
+    def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
+        if len(self._news) >= MANY or self._beat <= loop.time():
+            self._deliver(loop)
+        else:
+            loop.call_at(self._beat, self._deliver, loop)
+
+    def _deliver(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._beat = loop.time() + BEAT
         transitions = []
         while self._news:  # until it is empty: only then the next one wakes the loop again
             transitions.append(self._news.popleft())
+        events = [
+            _event("transition", TransitionView.of(each).model_dump_json()) for each in transitions
+        ]
         for client in self._clients:
-            self.missed += client.offer(transitions)
+            self.missed += client.offer(events)
+
+
+def _event(name: str, data: str) -> bytes:
+    return f"event: {name}\ndata: {data}\n\n".encode()
 
 
 def event_routes(broadcast: Broadcast) -> APIRouter:
@@ -119,10 +145,13 @@ def event_routes(broadcast: Broadcast) -> APIRouter:
         finally:
             broadcast.leave(client)
 
-    @router.get("/events", response_class=EventSourceResponse)
-    async def events(client: Client = Depends(listening)) -> AsyncIterator[ServerSentEvent]:
+    @router.get("/events", response_class=EventStream)
+    async def events(client: Client = Depends(listening)) -> Response:
         """Every change of a job's status from now on: `transition`, and `missed`."""
-        async for event in client.events():
-            yield event
+        return EventStream(client.stream())
 
     return router
+
+
+class EventStream(StreamingResponse):
+    media_type = "text/event-stream"

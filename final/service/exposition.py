@@ -9,10 +9,10 @@ But: no rates and no percentiles, which Prometheus computes itself from what is 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from fastapi import APIRouter, Response
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import generate_latest
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -22,40 +22,41 @@ from prometheus_client.core import (
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 
-from final import Counts, Histogram, Priority, Status
+from final import Counts, Histogram, Metrics, Pause, Priority, SharedFigures, Status
 from final.service.context import Service
+from final.service.figures import Figures, shared
 from final.service.problems import PROBLEMS
 
+HELD_SECONDS = 5.0  # from then on it is told who holds the oldest view
 
-def metrics_routes(service: Service) -> APIRouter:
+
+def metrics_routes(
+    service: Service, figures: Figures[Metrics], of_all: Figures[SharedFigures | None]
+) -> APIRouter:
     router = APIRouter(tags=["watching"])
-    registry = CollectorRegistry()
-    registry.register(QueueCollector(service))
 
     @router.get("/metrics", response_class=Response)
-    def metrics() -> Response:
+    async def metrics() -> Response:
         """The figures for Prometheus, in its text format."""
-        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+        scrape = Scrape(service, await figures.now(), await shared(of_all))
+        return Response(generate_latest(scrape), media_type=CONTENT_TYPE_LATEST)
 
     return router
 
 
-class QueueCollector(Collector):
-    """Asks the queue at each scrape."""
+class Scrape(Collector):
+    """What one scrape is answered with."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, metrics: Metrics, of_all: SharedFigures | None) -> None:
         self._service = service
-
-    def describe(self) -> list[Metric]:
-        """Nothing: registering must not ask the queue."""
-        return []
+        self._metrics = metrics
+        self._of_all = of_all
 
     def collect(self) -> Iterator[Metric]:
-        service = self._service
-        metrics = service.queue.metrics()
+        service, metrics = self._service, self._metrics
         yield from _lanes(metrics.by_priority)
 
-        yield _gauge("workers", "How many handlers run at a time.", service.workers)
+        yield _gauge("workers", "How many handlers run at a time.", metrics.workers)
         yield _gauge(
             "worker_utilisation_ratio",
             "Share of the workers' time spent on jobs, over the last ten seconds.",
@@ -67,6 +68,7 @@ class QueueCollector(Collector):
             "1 while jobs can be written to the disk, 0 while they cannot.",
             metrics.storage_error is None,
         )
+        yield _paused(metrics.paused)
         commits = HistogramMetricFamily(
             "jobqueue_commit_jobs", "Jobs accepted in one transaction (group commit)."
         )
@@ -78,6 +80,19 @@ class QueueCollector(Collector):
         for name in PROBLEMS:  # also those that never came up, or their first would be missed
             refused.add_metric([name], service.refused[name])
         yield refused
+        if self._of_all is not None:
+            yield from _of_all(self._of_all)
+
+
+def _paused(paused: Iterable[Pause]) -> Metric:
+    family = GaugeMetricFamily(
+        "jobqueue_paused",
+        "1 for all that is paused: the queue, or a kind, priority or group by its name.",
+        labels=["sort", "name"],
+    )
+    for pause in paused:
+        family.add_metric(pause.row, 1)
+    return family
 
 
 def _lanes(by_priority: Mapping[Priority, Counts]) -> Iterator[Metric]:
@@ -106,6 +121,50 @@ def _lanes(by_priority: Mapping[Priority, Counts]) -> Iterator[Metric]:
         waits.add_metric([priority], _buckets(counts.waits), counts.waits.total)
         runs.add_metric([priority], _buckets(counts.runs), counts.runs.total)
     yield from (jobs, oldest, dropped, waits, runs)
+
+
+def _of_all(figures: SharedFigures) -> Iterator[Metric]:
+    alive = sum(process.lease > 0 for process in figures.processes)
+    yield _gauge("processes", "Processes on this queue that renew their leases.", alive)
+    # A label only for what lasts: each statement of anybody is the oldest one for a moment.
+    holder = figures.oldest_holder if figures.oldest_seconds >= HELD_SECONDS else ""
+    for name, what, value in (
+        ("age_transactions", "How many transactions have begun since.", figures.oldest_age),
+        ("seconds", "How long its transaction has been open.", figures.oldest_seconds),
+    ):
+        oldest = GaugeMetricFamily(
+            f"jobqueue_oldest_view_{name}",
+            f"The oldest view (xmin) that keeps dead rows from vacuum. {what}",
+            labels=["holder"],
+        )
+        oldest.add_metric([holder], value)
+        yield oldest
+    for name, what, tables in (
+        ("dead_rows", "Dead rows of each table, as its statistics have them.", figures.dead_rows),
+        ("table_bytes", "Size of each table with its indexes.", figures.bytes),
+    ):
+        family = GaugeMetricFamily(f"jobqueue_{name}", what, labels=["table"])
+        for table, value in tables.items():
+            family.add_metric([table], value)
+        yield family
+    for name, what, value in (
+        (
+            "leases_taken_over",
+            "Other processes' leases that ran out, whose jobs this one has taken over.",
+            figures.leases_expired,
+        ),
+        (
+            "outcomes_fenced",
+            "Outcomes that came after the job was given to somebody else, and were dropped.",
+            figures.fenced,
+        ),
+        (
+            "polls_found_untold",
+            "Polls that found jobs which no notification had told of.",
+            figures.found_untold,
+        ),
+    ):
+        yield CounterMetricFamily(f"jobqueue_{name}", what, value)
 
 
 def _gauge(name: str, what: str, value: float) -> Metric:

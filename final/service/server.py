@@ -1,6 +1,6 @@
 """Run the service: open the queue, listen, and at the end let go of both in order.
 
-SIGTERM or Ctrl-C: no more jobs are accepted (503), what is in flight is finished within the
+SIGTERM, SIGHUP or Ctrl-C: no more jobs are accepted (503), what is in flight is finished within the
 timeout, the rest stays in the file, and the process ends with 0. A second signal ends it at
 once; nothing durable is lost by that, and what ran runs again at the next start.
 
@@ -11,6 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import functools
+import gc
 import importlib
 import ipaddress
 import logging
@@ -18,22 +21,37 @@ import os
 import signal
 import socket
 import sys
+import traceback
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
 
-from final import Handler, JobQueue, QueueClosed, StorageError
+from final import Handler, JobQueue, Kind, QueueClosed
 from final.service.app import create_app
+from final.service.connections import (
+    CONNECTIONS,
+    FEWEST_CONNECTIONS,
+    BoundedProtocol,
+    Door,
+    Rarely,
+    file_limit,
+    files_needed,
+)
 from final.service.context import Service
 from final.service.demo import demo_handlers
 from final.service.events import Broadcast
-from final.service.impatient import ImpatientProtocol
+from final.service.figures import Figures
+from final.service.problems import Problem
 
-CONNECTIONS = 1_000
 FAIRNESS = 10  # to begin with; the demo may change it
 SHORTEST_TOKEN = 16
+BACKLOG = 2_048  # connections that the system keeps until they are accepted
+# New objects after which Python looks for cycles among them. By default it looks so often that
+# a large payload keeps it, and all threads with it, several times as long.
+GARBAGE = 10_000
+ACCEPTED_AT_ONCE = 16  # so that many that come together are counted before the next are accepted
 
 
 class ServiceError(Exception):
@@ -50,34 +68,45 @@ def serve(
     port: int | None = None,
     token: str | None = None,
     names: Collection[str] = (),
-    shutdown_timeout: float = 30.0,
+    root_path: str = "",
     demo_seconds: float = 0.2,
+    **options: Any,
 ) -> None:
     """Serve until a signal; returns when everything is closed.
 
-    handlers: "module:name" of a mapping of types to handlers, or of one handler for all;
+    handlers: "module:name" of a mapping of types to handlers or ``Kind``, or one handler for all;
         None for demo handlers, whose jobs take ``demo_seconds``.
     port: by default that of the environment's PORT, or else 8080; 0 for any that is free.
     token: by default that of the environment's JOBQUEUE_TOKEN.
     names: host names by which the service may be called, besides addresses and localhost.
+    root_path: under which a proxy offers the service, for example "/queue".
+    options: as JobQueue has them; fairness may be changed by the demo.
 
     Raises ServiceError, or what JobQueue raises for its options and its file.
     """
     port = _port() if port is None else port
     token = token or os.environ.get("JOBQUEUE_TOKEN") or None
     _check_exposure(host, token)
+    root_path = _checked_path(root_path)
+    limit = _connection_limit(workers)
     chosen = demo_handlers(demo_seconds) if handlers is None else load_handlers(handlers)
-    listener = listen(host, port)
-    with listener:
-        queue = JobQueue(chosen, path=db, workers=workers, capacity=capacity, fairness=FAIRNESS)
-        service = Service(queue, workers, capacity, FAIRNESS, demo=handlers is None)
+    gc.set_threshold(GARBAGE)
+    options = {"fairness": FAIRNESS} | options
+    with listen(host, port) as listener:
         try:
-            asyncio.run(_run(service, listener, token, names, shutdown_timeout))
+            queue = JobQueue(chosen, path=db, workers=workers, capacity=capacity, **options)
+        except RuntimeError as error:  # no more threads
+            raise ServiceError(str(error)) from error
+        demo = handlers is None
+        service = Service(queue, capacity, options["fairness"], demo, root_path)
+        door = Door(limit, service.refused)
+        try:
+            asyncio.run(_run(service, door, listener, token, names))
         finally:
             queue.close(drain=False, timeout=0)  # if not closed yet, something went wrong
 
 
-def load_handlers(name: str) -> Handler | Mapping[str, Handler]:
+def load_handlers(name: str) -> Handler | Mapping[str, Handler | Kind]:
     """What ``module:name`` stands for, with the current folder on the path."""
     module_name, _, attribute = name.partition(":")
     if not module_name or not attribute:
@@ -85,14 +114,24 @@ def load_handlers(name: str) -> Handler | Mapping[str, Handler]:
     if "" not in sys.path and os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
-        module = importlib.import_module(module_name)
+        found: Any = getattr(importlib.import_module(module_name), attribute)
     except ModuleNotFoundError as error:
         raise ServiceError(f"--handlers {name}: {error}. Is it in this folder?") from error
-    try:
-        found: Any = getattr(module, attribute)
-    except AttributeError:
+    except AttributeError as error:
+        if error.name != attribute:
+            raise ServiceError(_cannot_import(name, error)) from error
         raise ServiceError(f"--handlers {name}: {module_name} has no {attribute}.") from None
+    except (Exception, SystemExit) as error:  # code of others, which may raise anything
+        raise ServiceError(_cannot_import(name, error)) from error
     return found  # type: ignore[no-any-return]
+
+
+def _cannot_import(name: str, error: BaseException) -> str:
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return (
+        f"--handlers {name} cannot be imported: {type(error).__name__}: {error} "
+        f"({place.filename}, line {place.lineno})."
+    )
 
 
 def _port() -> int:
@@ -102,18 +141,45 @@ def _port() -> int:
     return int(text)
 
 
+def _checked_path(path: str) -> str:
+    path = path.rstrip("/")
+    if path and not (path.startswith("/") and path.isascii() and path.isprintable()):
+        raise ServiceError(f"--root-path is a path like /queue, not {path!r}.")
+    return path
+
+
+def _connection_limit(workers: int) -> int:
+    """As many as leave enough files for jobs and store. Raises ServiceError for none."""
+    files = file_limit()
+    if files is None:
+        return CONNECTIONS
+    if files < files_needed(workers):
+        raise ServiceError(
+            f"This process may open {files} files, and {workers} workers with "
+            f"{FEWEST_CONNECTIONS} connections need {files_needed(workers)}: raise the limit "
+            "(ulimit -n), or use fewer --workers."
+        )
+    return min(CONNECTIONS, files - files_needed(workers, connections=0))
+
+
 def _check_exposure(host: str, token: str | None) -> None:
     """Whoever reaches the service runs jobs: from elsewhere only with a token."""
-    if token is not None and (len(token) < SHORTEST_TOKEN or not token.isprintable()):
+    if token is not None and not is_token(token):
         raise ServiceError(
-            f"The token must have {SHORTEST_TOKEN} characters or more: "
-            "make one with `openssl rand -hex 32`."
+            f"The token must be {SHORTEST_TOKEN} or more ASCII characters, without spaces at its "
+            "ends: make one with `openssl rand -hex 32`."
         )
     if token is None and not _is_loopback(host):
         raise ServiceError(
             f"{host} can be reached from other machines: give a token (--token, or "
             "JOBQUEUE_TOKEN in the environment), or stay on 127.0.0.1."
         )
+
+
+def is_token(text: str) -> bool:
+    """Whether it is long enough, and can be sent in a header."""
+    fits = text.isascii() and text.isprintable() and text == text.strip()
+    return fits and len(text) >= SHORTEST_TOKEN
 
 
 def _is_loopback(host: str) -> bool:
@@ -128,7 +194,7 @@ def _is_loopback(host: str) -> bool:
 def listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        listener = socket.create_server((host, port), family=family, backlog=2_048)
+        listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as error:
         raise ServiceError(
             f"Cannot listen on {host}:{port} ({error.strerror}): choose another --port."
@@ -141,28 +207,56 @@ def listen(host: str, port: int) -> socket.socket:
 
 async def _run(
     service: Service,
+    door: Door,
     listener: socket.socket,
     token: str | None,
     names: Collection[str],
-    shutdown_timeout: float,
 ) -> None:
+    asyncio.get_running_loop().set_exception_handler(_without_floods())
     broadcast = Broadcast(service.queue)
-    server = HttpServer(create_app(service, broadcast, token=token, names=names))
+    server = HttpServer(create_app(service, broadcast, token=token, names=names), door)
     stop = asyncio.Event()
     with _signals(stop):
         serving = asyncio.create_task(server.serve(sockets=[listener]))
+        await _first(server.accepts.wait(), serving)
         host, port = listener.getsockname()[:2]
-        print(f"Serving on http://{f'[{host}]' if ':' in host else host}:{port}/", flush=True)
+        place = f"http://{f'[{host}]' if ':' in host else host}:{port}{service.root_path}/"
+        print(f"Serving on {place}", flush=True)
         await _first(stop.wait(), serving)
         service.stopping = True
-        with contextlib.suppress(QueueClosed):  # nothing is in flight in a queue that has failed
-            running = (await asyncio.to_thread(service.queue.metrics)).processing
-            print(f"Stopping: {running} jobs in flight ...", flush=True)
-        complete = await asyncio.to_thread(service.queue.close, False, shutdown_timeout)
+        print(f"Stopping: {await _in_flight(service)} ...", flush=True)
+        complete = await asyncio.to_thread(service.queue.close, False)
         broadcast.close()
         server.should_exit = True
         await serving
     print("Stopped." if complete else "Stopped; what still ran starts again next time.")
+
+
+async def _in_flight(service: Service) -> str:
+    """How many jobs; the end does not wait for the answer."""
+    try:
+        running = (await Figures(service.queue.metrics).now()).processing
+    except (Problem, QueueClosed):  # its file is locked, or it has failed
+        return "jobs in flight"
+    return f"{running} jobs in flight"
+
+
+def _without_floods() -> Any:
+    """What asyncio cannot raise anywhere goes to the log; that no file is left, rarely.
+
+    It would say so for each connection that waits, again every second.
+    """
+    no_files = Rarely("%d times no connection could be accepted: %s.")
+    shortages = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+
+    def handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        if isinstance(error, OSError) and error.errno in shortages:
+            no_files.say(error.strerror)
+        else:
+            loop.default_exception_handler(context)
+
+    return handle
 
 
 async def _first(*awaitables: Any) -> None:
@@ -174,13 +268,18 @@ async def _first(*awaitables: Any) -> None:
 def _signals(stop: asyncio.Event) -> Iterator[None]:
     """The first signal sets ``stop``; the second does what signals do: ends the process."""
     loop = asyncio.get_running_loop()
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    # The terminal is closed. Whoever started it with nohup wants it to go on.
+    hangup = getattr(signal, "SIGHUP", None)
+    if hangup is not None and signal.getsignal(hangup) is not signal.SIG_IGN:
+        numbers.append(hangup)
 
     def on_signal(*_: object) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in numbers:
             signal.signal(number, signal.SIG_DFL)
         loop.call_soon_threadsafe(stop.set)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in numbers:
         signal.signal(number, on_signal)
     yield
 
@@ -188,30 +287,37 @@ def _signals(stop: asyncio.Event) -> Iterator[None]:
 class HttpServer(uvicorn.Server):
     """uvicorn, with bounds. It leaves signals to us, because the queue has to be closed first."""
 
-    def __init__(self, app: ASGIApp, protocol: type[ImpatientProtocol] = ImpatientProtocol) -> None:
+    def __init__(
+        self, app: ASGIApp, door: Door, protocol: type[BoundedProtocol] = BoundedProtocol
+    ) -> None:
+        self._door = door
+        self.accepts = asyncio.Event()
         config = uvicorn.Config(
             app,
-            http=protocol,
+            http=functools.partial(protocol, door=door),  # type: ignore[arg-type]
             ws="none",
             lifespan="off",
             log_config=None,
             access_log=False,
             server_header=False,
             proxy_headers=False,
-            limit_concurrency=CONNECTIONS,
+            backlog=ACCEPTED_AT_ONCE,  # that is what asyncio takes it for, too
             timeout_graceful_shutdown=5,
         )
         super().__init__(config)
+        # It has a line for each request that is no HTTP: clients must not fill our log.
+        logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for each in sockets or ():
+            each.listen(BACKLOG)
+        self.accepts.set()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._door.closed = True
+        await super().shutdown(sockets)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
-
-
-def main() -> None:
-    """``python -m final.service``: the demo, for want of a command line."""
-    logging.basicConfig(format="%(levelname)s: %(message)s")
-    try:
-        serve()
-    except (ServiceError, StorageError) as error:
-        sys.exit(str(error))

@@ -6,18 +6,23 @@ import time
 
 from fastapi import APIRouter
 
+from final import Metrics, SharedFigures
 from final.service.context import Service
-from final.service.models import LaneStats, RunningJob, Stats, moment
+from final.service.figures import Figures, shared
+from final.service.models import LaneStats, PauseView, ProcessView, RunningJob, Stats, moment
 
 
-def stats_routes(service: Service) -> APIRouter:
+def stats_routes(
+    service: Service, figures: Figures[Metrics], of_all: Figures[SharedFigures | None]
+) -> APIRouter:
     router = APIRouter(tags=["watching"])
     started = time.monotonic()
 
     @router.get("/stats")
-    def stats() -> Stats:
+    async def stats() -> Stats:
         """All figures of one instant."""
-        metrics, now = service.queue.metrics(), time.time()
+        metrics, all_figures, now = await figures.now(), await shared(of_all), time.time()
+        processes = all_figures.processes if all_figures else []
         return Stats(
             at=moment(now),
             uptime=time.monotonic() - started,
@@ -33,8 +38,10 @@ def stats_routes(service: Service) -> APIRouter:
                 priority: LaneStats.model_validate(counts)
                 for priority, counts in metrics.by_priority.items()
             },
-            workers=service.workers,
+            workers=metrics.workers,
+            paused=[PauseView.of(pause) for pause in metrics.paused],
             running=[RunningJob.of(job, now) for job in metrics.running],
+            processes=[ProcessView.of(process) for process in processes],
         )
 
     return router

@@ -3,17 +3,17 @@
 An exception, also SystemExit or KeyboardInterrupt, ends the attempt and not the worker.
 ``Runner`` does it in the worker's thread, and ``processes.py`` elsewhere. Where the call
 returns a coroutine, the worker waits for its end (``coroutines.py``).
-
-But: which runner is for which kind of job is in ``handlers.py``.
 """
 
 from __future__ import annotations
 
+import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextvars import copy_context
 from typing import NamedTuple
 
+from final.beyond.snooze import Again, Snooze
 from final.errors import PermanentFailure, QueueClosed
 from final.job import Job, Task
 from final.payload import Stored, decode, encode
@@ -36,6 +36,7 @@ class Ending(NamedTuple):
     traceback: str = ""
     permanent: bool = False
     closed: bool = False
+    again: Again | None = None
 
 
 class Runner:
@@ -107,10 +108,16 @@ def _job(task: Task) -> Job:
     if task.job is not None:
         return task.job
     assert task.payload is not None, "a claim reads it"
-    return Job(task.id, decode(task.payload), task.priority, task.kind, None, task.timeout)
+    payload, group = decode(task.payload), task.group or None
+    job = (task.id, payload, task.priority, task.kind, None, task.timeout, group)
+    return Job(*job, meta=task.meta)
 
 
 def failure(error: BaseException) -> Ending:
+    """What was raised; a Snooze, which is raised like a failure, is none."""
+    raised = _raised(error)
+    if all(isinstance(each, Snooze) for each in raised):
+        return Ending(again=_latest([each.again for each in raised if isinstance(each, Snooze)]))
     try:
         # The first of these is the error itself, also one whose text cannot be had; after it
         # come its notes. (A SyntaxError has its message last.)
@@ -123,7 +130,7 @@ def failure(error: BaseException) -> Ending:
         error=_line(line),
         traceback=_storable(_shortened(trace, LONGEST_TRACEBACK)),
         permanent=isinstance(error, PermanentFailure),
-        closed=_is_queue_closed(error),
+        closed=all(isinstance(each, QueueClosed) for each in raised),
     )
 
 
@@ -139,11 +146,16 @@ def _shortened(text: str, limit: int) -> str:
     return f"{text[:half]} [... {len(text) - 2 * half:,} characters cut ...] {text[-half:]}"
 
 
-def _is_queue_closed(error: BaseException) -> bool:
-    """Also as all that a TaskGroup raises."""
+def _raised(error: BaseException) -> list[BaseException]:
+    """The error itself; of a TaskGroup all that its tasks have raised."""
     if isinstance(error, BaseExceptionGroup):
-        return error.split(QueueClosed)[1] is None
-    return isinstance(error, QueueClosed)
+        return [inner for each in error.exceptions for inner in _raised(each)]
+    return [error]
+
+
+def _latest(moments: Sequence[Again]) -> Again:
+    now = time.time()
+    return max(moments, key=lambda again: again.due_at(now))
 
 
 def _storable(text: str) -> str:

@@ -1,7 +1,4 @@
-"""A batch: jobs that a worker has at a time, and what becomes of them meanwhile.
-
-But: which jobs go into one is decided where they are claimed, in ``ledger/``.
-"""
+"""A batch: jobs that a worker has at a time, and what becomes of them meanwhile."""
 
 from __future__ import annotations
 
@@ -10,6 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
 
+from final.beyond.progress import Progress
 from final.job import Outcome, Task
 
 
@@ -30,6 +28,7 @@ class Batch:
     told: the job that was told to stop. stop: what wakes or ends its handler, where there is
         a way. on_loop: whether the worker waits for a coroutine, so that this frees it.
     worker: the thread that has the batch.
+    said: the job of it that has said last how far it is, and what.
     """
 
     __slots__ = (
@@ -42,6 +41,7 @@ class Batch:
         "outcomes",
         "overdue_at",
         "running",
+        "said",
         "started",
         "stop",
         "tasks",
@@ -65,6 +65,7 @@ class Batch:
         self.told: Task | None = None
         self.on_loop = False
         self.worker: threading.Thread | None = None
+        self.said: tuple[Task, Progress] | None = None
         self._seized = threading.Lock()
 
     def seize(self) -> bool:

@@ -6,6 +6,8 @@ What the two say to each other; the process speaks first:
     process: READY, or, as an Ending, why it is not: say, a module that cannot be imported
     worker:  READY                 process: READY (before each job: does it live?)
     worker:  kind, task, job       process: BEGUN, and, when the handler has ended, an Ending
+    process: PARENTS               worker:  their results, or an exception (from a handler)
+    process: a Progress                     (from a handler, too)
     worker:  LEAVE
 
 The end of the pipe must mean the end of the process. So nothing that a handler starts has
@@ -24,11 +26,14 @@ import threading
 from collections.abc import Iterator
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
+from typing import Any, cast
 
+from final.beyond.progress import Progress
+from final.job import Task
 from final.workers.attempts import Handler, attempt, failure
-from final.workers.current import enter_job
+from final.workers.current import LookUp, Note, enter_job
 
-HERE, READY, BEGUN, LEAVE = "here", "ready", "begun", "leave"
+HERE, READY, BEGUN, PARENTS, LEAVE = "here", "ready", "begun", "parents", "leave"
 
 # The exit code of a process that would have run the program instead of importing it.
 NO_GUARD = 78  # EX_CONFIG in sysexits.h; any that nobody else uses would do
@@ -74,13 +79,44 @@ def serve(pipe: Connection, max_result: int) -> None:
                 continue
             kind, task, job = message
             pipe.send(BEGUN)
-            enter_job(job)
-            pipe.send(attempt(handlers[kind], task, max_result))
+            with _lines(pipe) as lines:
+                enter_job(job, *lines)
+                ending = attempt(handlers[kind], task, max_result)
+            pipe.send(ending)
     except (EOFError, OSError, MemoryError):
         # The program has ended, or a handler closed what is not its own, or this is a fork that
         # came back from a handler. There is nobody to tell. Or there is no memory for a payload,
         # and the worker will see that this is the end.
         os._exit(1)
+
+
+@contextlib.contextmanager
+def _lines(pipe: Connection) -> Iterator[tuple[LookUp, Note]]:
+    """Ways to ask the worker for the results of the parents, and to say how far the job is.
+
+    While the handler runs: what a thread of it says later is not heard any more.
+    """
+    mutex = threading.Lock()  # guards the pipe and `over`; held while the worker looks
+    over = False
+
+    def ask(job_id: str) -> dict[str, Any]:
+        with mutex:
+            if over:
+                raise RuntimeError("The handler has returned: its job's parents are not read now.")
+            pipe.send(PARENTS)
+            answer = pipe.recv()
+        if isinstance(answer, Exception):
+            raise answer
+        return cast("dict[str, Any]", answer)
+
+    def note(task: Task, token: int, progress: Progress) -> None:
+        with mutex:
+            if not over:
+                pipe.send(progress)
+
+    yield ask, note
+    with mutex:
+        over = True
 
 
 def _import_handlers(pickled: bytes) -> dict[str, Handler]:

@@ -1,7 +1,4 @@
-"""One process of a worker, as the worker sees it: a pipe to talk, and ways to end it.
-
-But: what runs in it is in ``child.py``, and which worker has which in ``processes.py``.
-"""
+"""One process of a worker, as the worker sees it: a pipe to talk, and ways to end it."""
 
 from __future__ import annotations
 

@@ -241,7 +241,7 @@ class _Run:
     async def _to_its_end(self) -> None:
         # Whatever it raises ends here. Of SystemExit and KeyboardInterrupt the loop would end.
         try:
-            self._value = await _awaited(self._awaitable)
+            self._value = await awaited(self._awaitable)
         except BaseException as error:
             self._end(error)
         else:
@@ -253,7 +253,7 @@ class _Run:
         self.news.set()
 
 
-def _awaited(value: Any) -> Any:
+def awaited(value: Any) -> Any:
     """What can be awaited on this loop for ``value``."""
     if isinstance(value, concurrent.futures.Future):
         return asyncio.wrap_future(value)

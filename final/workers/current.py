@@ -9,10 +9,14 @@ and ``sleep`` would put the event loop to sleep, and with it every other corouti
 
 from __future__ import annotations
 
+import math
 import threading
 import time
+from collections.abc import Callable
 from contextvars import ContextVar
+from typing import Any, NamedTuple
 
+from final.beyond.progress import Progress, progress
 from final.job import Task
 from final.workers.batch import Batch
 
@@ -22,11 +26,18 @@ class CurrentJob:
 
     id, attempt (from 1): which one. token: its fencing token, a number that only grows; hand
         it to another system that should refuse what an older attempt sends late.
-    deadline: in the seconds of time.monotonic(); None without a time-out.
+    deadline: in the seconds of time.monotonic(), in another process, too; None without a time-out.
     """
 
     def __init__(
-        self, task: Task, attempt: int, token: int, deadline: float | None, batch: Batch | None
+        self,
+        task: Task,
+        attempt: int,
+        token: int,
+        deadline: float | None,
+        batch: Batch | None,
+        look_up: LookUp | None = None,
+        note: Note | None = None,
     ) -> None:
         self.id = task.id
         # Not the task's own, which are those of the latest attempt: this may be an older one.
@@ -35,6 +46,8 @@ class CurrentJob:
         self.deadline = deadline
         self._task = task
         self._batch = batch
+        self._look_up = look_up  # in a process of its own these two are set there
+        self._note = note
         self._told: threading.Event | None = None  # of a coroutine: set when it is told to stop
 
     @property
@@ -42,6 +55,34 @@ class CurrentJob:
         """Whether to stop: the job was cancelled, or its time is up."""
         late = self.deadline is not None and time.monotonic() >= self.deadline
         return late or (self._batch is not None and self._batch.told is self._task)
+
+    def remaining(self) -> float | None:
+        """Seconds until the deadline, 0.0 once it is over; None without a time-out.
+
+        Hand it on to what a handler calls: ``get(url, timeout=current_job().remaining())``.
+        """
+        return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
+
+    def progress(self, fraction: float, message: str = "") -> None:
+        """Say how far the job is: ``JobRecord.progress`` has the latest word of it.
+
+        fraction: 0 to 1. message: for people; of a longer one the first 200 characters are kept.
+        It is cheap: what is said is written about once a second, and when the attempt ends. An
+        attempt whose time is up is not heard any more.
+
+        Raises TypeError or ValueError for what makes no sense.
+        """
+        pass_on(self, progress(fraction, message))
+
+    @property
+    def parents(self) -> dict[str, Any]:
+        """The results of the jobs that this one comes after (``Job.after``), by id, in that order.
+
+        None for a parent without a result: it returned none, or it failed and this job runs all
+        the same. Each look reads them from the queue.
+        """
+        assert self._look_up is not None, "whoever enters a job says where to look"
+        return self._look_up(self.id)
 
     def sleep(self, seconds: float) -> bool:
         """Sleep, but no longer than until ``cancelled``. Returns whether to go on.
@@ -60,9 +101,26 @@ class CurrentJob:
         return not self.cancelled
 
 
+# Seconds for an attempt, by the job's kind and the time-out that it names; infinity: no limit.
+Timeout = Callable[[str, float | None], float]
+# The results of a job's parents.
+LookUp = Callable[[str], dict[str, Any]]
+
+# Takes what a job says of how far it is, with the token of the attempt that says so.
+Note = Callable[[Task, int, Progress], None]
+
+
+class Ways(NamedTuple):
+    """Where the worker of a handler turns to, for what the handler asks and says."""
+
+    timeout: Timeout
+    look_up: LookUp
+    note: Note
+
+
 # What the worker of this context is on. A coroutine inherits it from the worker that waits
 # for it; in a process of its own it is set there.
-_running: ContextVar[CurrentJob | tuple[Batch, float | None]] = ContextVar("final.current_job")
+_running: ContextVar[CurrentJob | tuple[Batch, Ways]] = ContextVar("final.current_job")
 
 
 def current_job() -> CurrentJob:
@@ -72,13 +130,13 @@ def current_job() -> CurrentJob:
         raise RuntimeError("current_job() is for handlers: no job runs in this thread.")
     if isinstance(running, CurrentJob):
         return running
-    batch, default_timeout = running
+    batch, ways = running
     task = batch.running
     if task is None:
         raise RuntimeError("current_job() is for handlers: no job runs in this thread.")
-    timeout = default_timeout if task.timeout is None else task.timeout
-    deadline = None if timeout is None else batch.started + timeout
-    return CurrentJob(task, batch.attempt, batch.token, deadline, batch)
+    timeout = ways.timeout(task.kind, task.timeout)
+    deadline = None if timeout == math.inf else batch.started + timeout
+    return CurrentJob(task, batch.attempt, batch.token, deadline, batch, ways.look_up, ways.note)
 
 
 def current_batch() -> Batch | None:
@@ -94,13 +152,22 @@ def current_batch() -> Batch | None:
     return batch if batch is not None and batch.running is running._task else None
 
 
-def enter_batch(batch: Batch, default_timeout: float | None) -> None:
+def pass_on(job: CurrentJob, said: Progress) -> None:
+    """What the handler of ``job`` has said, here or in its process."""
+    if job._batch is not None:
+        job._batch.said = job._task, said
+    assert job._note is not None, "whoever enters a job says who listens"
+    job._note(job._task, job.token, said)
+
+
+def enter_batch(batch: Batch, ways: Ways) -> None:
     """This thread works on ``batch`` now. Once a batch, so that quick jobs pay nothing."""
-    _running.set((batch, default_timeout))
+    _running.set((batch, ways))
 
 
-def enter_job(job: CurrentJob) -> None:
+def enter_job(job: CurrentJob, look_up: LookUp, note: Note) -> None:
     """This process runs ``job`` now."""
+    job._look_up, job._note = look_up, note
     _running.set(job)
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import inspect
 import pickle
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Iterable, Mapping
+from typing import Any
 
+from final.beyond.kinds import Kind, Policies
 from final.workers.attempts import Handler, Runner
 from final.workers.child import refuse_in_a_starting_process
 from final.workers.coroutines import CoroutineRunner, EventLoops
+from final.workers.middleware import Middleware, around, checked
 from final.workers.processes import Processes, ProcessRunner
 
 # Where one handler runs all kinds. No job is of this kind: that must not be empty.
@@ -24,36 +26,54 @@ class Handlers:
 
     def __init__(
         self,
-        handler: Handler | Mapping[str, Handler],
-        executor: Literal["thread", "process"],
+        handler: Handler | Mapping[str, Handler | Kind] | None,
+        policies: Policies,
         max_result: int,
+        middleware: Iterable[Middleware] = (),
     ) -> None:
-        by_kind = handler if isinstance(handler, Mapping) else {FOR_ALL: handler}
+        if isinstance(handler, Kind):
+            raise TypeError(
+                "handler is a Kind, which is for one of several: JobQueue({'email': Kind(...)}). "
+                "The options of a queue with one handler are those of JobQueue."
+            )
         if isinstance(handler, Mapping) and FOR_ALL in handler:
             raise TypeError("The kinds of handlers are non-empty text, not ''.")
-        if not by_kind:
+        given: Mapping[str, Any] = handler if isinstance(handler, Mapping) else {FOR_ALL: handler}
+        if not given:
             raise ValueError("handler is an empty mapping: give at least one kind a handler.")
+        by_kind = {k: one.handler if isinstance(one, Kind) else one for k, one in given.items()}
         for kind, one in by_kind.items():
-            _check(kind, one, executor)
-        self._runners: dict[str, Runner] = {}
-        self._loops = EventLoops()
-        if executor == "process":
+            _check(kind, one, policies.of(kind).executor)
+        in_process = [kind for kind in by_kind if policies.of(kind).executor == "process"]
+        if in_process:
             refuse_in_a_starting_process()
-        processes = Processes(by_kind, max_result)
-        for kind, one in by_kind.items():
-            if executor == "process":
-                self._runners[kind] = ProcessRunner(kind, one, max_result, processes)
-            elif _is_coroutine_function(one):
-                self._loops.start()
-                self._runners[kind] = CoroutineRunner(one, max_result, self._loops.wait_for)
-            else:
-                self._runners[kind] = Runner(one, max_result, self._loops.wait_for)
+        self.middleware = checked(middleware, bool(in_process))
+        self._max_result = max_result
+        there = {kind: around(self.middleware, by_kind[kind]) for kind in in_process}
+        self._processes = Processes(there, max_result)
+        self._loops = EventLoops()
+        self._runners = {k: self._runner(k, one, k in in_process) for k, one in by_kind.items()}
         self._for_all = self._runners.get(FOR_ALL)
         self._stoppable = {kind for kind, runner in self._runners.items() if runner.can_stop}
+
+    def _runner(self, kind: str, handler: Handler, in_process: bool) -> Runner:
+        if in_process:
+            return ProcessRunner(kind, handler, self._max_result, self._processes)
+        wait_for, runner = self._loops.wait_for, Runner
+        if _is_coroutine_function(handler):
+            self._loops.start()
+            # What middleware does in the worker's thread, nothing can stop.
+            runner = Runner if self.middleware else CoroutineRunner
+        return runner(around(self.middleware, handler, wait_for), self._max_result, wait_for)
 
     def is_current_thread(self) -> bool:
         """Whether the caller is a coroutine of these."""
         return self._loops.is_current_thread()
+
+    @property
+    def handles_all(self) -> bool:
+        """Whether one handler runs all kinds."""
+        return self._for_all is not None
 
     def handles(self, kind: str) -> bool:
         return self._for_all is not None or kind in self._runners
@@ -87,7 +107,7 @@ def _check(kind: object, handler: object, executor: str) -> None:
     if not isinstance(kind, str):
         raise TypeError(f"The kinds of handlers are non-empty text, not {kind!r}.")
     if not callable(handler):
-        choice = ", or a mapping of kinds to such" if kind is FOR_ALL else ""
+        choice = ", or a mapping of kinds to such" if kind is FOR_ALL else ", or a Kind"
         raise TypeError(f"{name} must be callable as handler(job){choice}, not {handler!r}.")
     if executor == "process":
         if _is_coroutine_function(handler):

@@ -18,32 +18,35 @@ from collections.abc import Callable
 from final.job import Outcome, Task
 from final.workers.attempts import NOTHING_TO_KEEP
 from final.workers.batch import Batch, Report
-from final.workers.current import current_batch, enter_batch
+from final.workers.current import Ways, current_batch, enter_batch
 from final.workers.handlers import Handlers
 
 
 class WorkerPool:
     """Threads that run jobs; ``report`` takes what came of them.
 
-    timeout: seconds for an attempt of a job that names none itself; None for no limit.
-    delay: seconds until a job is tried again, by the number of its attempt that has failed and
-        whether no other would help; None for never.
+    delay: seconds until a job is tried again, by its kind, the number of its attempt that has
+        failed and whether no other would help; None for never.
     say: writes a line into the log, like ``Events.say``.
+    ways: for ``current_job``, as ``Ways``.
+    clock: seconds, as time.monotonic() has them, which is the one by default.
     """
 
     def __init__(
         self,
         handlers: Handlers,
         report: Callable[[Report], None],
-        timeout: float | None,
-        delay: Callable[[int, bool], float | None],
+        delay: Callable[[str, int, bool], float | None],
         say: Callable[..., None],
+        ways: Ways,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         self._handlers = handlers
         self._report = report
-        self._timeout = timeout
         self._delay = delay
         self._say = say
+        self._ways = ways
+        self._clock = time.monotonic if clock is None else clock
         # Waited on by idle workers: a batch, or None to leave.
         self._batches: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
         self._numbers = itertools.count()
@@ -56,13 +59,29 @@ class WorkerPool:
 
         Raises RuntimeError if there is not one.
         """
-        self._hire()
+        if count:
+            self._hire()
         try:
             while len(self._threads) < count:
                 self._hire()
         except RuntimeError as error:
             self._tell_of_few(len(self._threads), error)
         return len(self._threads)
+
+    def hire(self, count: int) -> int:
+        """Start so many more workers, or as many as there are threads for; returns how many."""
+        self._threads = [thread for thread in self._threads if thread.is_alive()]  # some have left
+        for number in range(count):
+            try:
+                self._hire()
+            except RuntimeError as error:
+                self._tell_of_few(len(self._threads), error)
+                return number
+        return count
+
+    def retire(self) -> None:
+        """Let an idle worker leave. The dispatcher knows that there is one."""
+        self._batches.put(None)
 
     def _hire(self) -> None:
         """Start another worker; raises RuntimeError if there is no thread for it."""
@@ -88,8 +107,8 @@ class WorkerPool:
         if batch.running is not task:
             return  # the worker will see that it is cancelled, or is through with it
         batch.told = task
-        if batch.stop is not None:
-            batch.stop()
+        if (stop := batch.stop) is not None:  # looked at once: the worker may take it away
+            stop()
 
     def obeys(self, batch: Batch, task: Task) -> bool:
         """Whether ``tell`` frees the worker in any case: a coroutine, or a process."""
@@ -132,19 +151,25 @@ class WorkerPool:
 
     def _work(self) -> None:
         while (batch := self._batches.get()) is not None:
-            batch.worker = threading.current_thread()
-            enter_batch(batch, self._timeout)
-            while batch.tasks:
-                try:
-                    task = batch.tasks.popleft()
-                except IndexError:
-                    break  # the dispatcher has just taken back the rest
-                batch.outcomes.append(self._attempt(batch, task))
-            batch.running = None
-            if not batch.seize():
+            if not self._work_off(batch):
                 return  # given up, and replaced
-            self._report(Report(batch))
         self._handlers.leave()
+
+    def _work_off(self, batch: Batch) -> bool:
+        """Run its jobs and report; False where somebody else has ended it meanwhile."""
+        batch.worker = threading.current_thread()
+        enter_batch(batch, self._ways)
+        while batch.tasks:
+            try:
+                task = batch.tasks.popleft()
+            except IndexError:
+                break  # the dispatcher has just taken back the rest
+            batch.outcomes.append(self._attempt(batch, task))
+        batch.running = None
+        if not batch.seize():
+            return False
+        self._report(Report(batch))
+        return True
 
     def _attempt(self, batch: Batch, task: Task) -> Outcome:
         runner = self._handlers.of(task.kind)
@@ -153,17 +178,17 @@ class WorkerPool:
             batch.running = None
             unfit = runner.prepare()
             # In this order: who reads `running` first never sees a job with an older start.
-            batch.started = started = time.monotonic()
+            batch.started = started = self._clock()
             batch.attempt = task.attempts
             batch.running = task
             if task.cancelled:  # while it waited in the batch
                 return Outcome(task, 0.0, error="Cancelled before it started.")
             ending = unfit or runner.run(batch, task)
-        seconds, waited = time.monotonic() - started, started - task.queued_at
+        seconds, waited = self._clock() - started, started - task.queued_at
         if ending is NOTHING_TO_KEEP:
             return Outcome(task, seconds, waited=waited)
         outcome = Outcome(task, seconds, *ending, waited=waited)
         if outcome.error is not None:
             # Asked here, since a Backoff of the user's own may take its time.
-            outcome.delay = self._delay(batch.attempt, outcome.permanent)
+            outcome.delay = self._delay(task.kind, batch.attempt, outcome.permanent)
         return outcome

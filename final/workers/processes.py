@@ -1,6 +1,7 @@
 """Handlers that compute: a process for each worker, so that they do not share one GIL.
 
-A worker starts its process for its first job, and a fresh one after a crash or a time-out.
+A worker starts its process for its first job of these kinds, keeps it while it runs jobs of other
+kinds in its thread, and starts a fresh one after a crash or a time-out.
 It alone talks to it, and it sees its end before it leaves. ``child_process.py`` is one of them as
 its worker sees it, ``child.py`` what runs there.
 
@@ -14,13 +15,15 @@ from __future__ import annotations
 import pickle
 import threading
 from collections.abc import Mapping
+from typing import Any
 
+from final.beyond.progress import Progress
 from final.job import Task
 from final.workers.attempts import Ending, Handler, Runner, failure
 from final.workers.batch import Batch
 from final.workers.child import NO_GUARD
 from final.workers.child_process import GRACE_SECONDS, Process, ProcessEnded
-from final.workers.current import CurrentJob, current_job
+from final.workers.current import CurrentJob, current_job, pass_on
 
 TRIES = 3  # so many processes in a row may end before a handler has begun
 
@@ -53,12 +56,27 @@ class ProcessRunner(Runner):
             return DIED if batch.told is task else ending
         self._processes.begun()
         try:
-            ending = process.receive()
+            while not isinstance(ending := process.receive(), Ending):
+                self._hear(process, current, ending)
         except ProcessEnded:
             ending = DIED
         if not process.leave_attempt() or ending is DIED:
             self._processes.discard()
         return ending
+
+    def _hear(self, process: Process, current: CurrentJob, said: object) -> None:
+        """What the handler says or asks while it runs."""
+        if isinstance(said, Progress):
+            pass_on(current, said)
+        else:
+            process.send(self._parents(current))
+
+    def _parents(self, current: CurrentJob) -> dict[str, Any] | Exception:
+        """For the handler, in its process; also an error, as one that can be sent there."""
+        try:
+            return current.parents
+        except Exception as error:
+            return RuntimeError(f"The parents of job {current.id} cannot be read: {error}")
 
     def leave(self) -> None:
         self._processes.leave()

@@ -9,6 +9,7 @@ But: no statistics beyond median, smallest and largest. A difference of a few pe
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import os
 import statistics
@@ -22,6 +23,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+T = TypeVar("T")
 
 WORKERS = 4
 BATCH = 500
@@ -46,6 +50,7 @@ class Size:
     least_jobs: what one contender does in one round, at least.
     queued: jobs that wait while their memory is looked at. long_run: jobs of the long run.
     history: rows of finished jobs. unfinished: jobs in the file that is opened again.
+    shared: jobs of a round of several processes on a database.
     """
 
     rounds: int
@@ -55,12 +60,13 @@ class Size:
     long_run: int
     history: int
     unfinished: int
+    shared: int
 
 
 SIZES = {
-    "tiny": Size(1, 0.01, 50, 500, 2_000, 1_000, 500),
-    "normal": Size(5, 0.5, 500, 20_000, 200_000, 200_000, 100_000),
-    "full": Size(5, 1.0, 500, 100_000, 2_000_000, 1_000_000, 100_000),
+    "tiny": Size(1, 0.01, 50, 500, 2_000, 1_000, 500, 40),
+    "normal": Size(5, 0.5, 500, 20_000, 200_000, 200_000, 100_000, 20_000),
+    "full": Size(5, 1.0, 500, 100_000, 2_000_000, 1_000_000, 100_000, 100_000),
 }
 
 
@@ -72,19 +78,44 @@ def chosen_size() -> str:
     return name
 
 
+class Run(NamedTuple):
+    """rate: jobs per second. cpu: seconds of CPU a job, of all threads of this process."""
+
+    rate: float
+    cpu: float
+
+
 @dataclass
 class Series:
-    """What the rounds of one contender gave; ``failure`` says why there are none."""
+    """What the rounds of one contender gave; ``failure`` says why there are none.
+
+    values: mostly jobs per second. cpus: seconds of CPU a job, where that was measured. It is
+    steadier than a rate: it hardly depends on what else the machine does.
+    """
 
     values: list[float] = field(default_factory=list)
+    cpus: list[float] = field(default_factory=list)
     failure: str = ""
 
     @property
     def median(self) -> float:
         return statistics.median(self.values)
 
+    @property
+    def cpu(self) -> float:
+        return statistics.median(self.cpus)
+
     def __bool__(self) -> bool:
         return bool(self.values) and not self.failure
+
+
+def why_missing(module: str) -> str:
+    """Why a package cannot take part; "" when it can."""
+    try:
+        importlib.import_module(module)
+    except ImportError as error:
+        return f"not installed ({error}): pip install -e '.[bench]'"
+    return ""
 
 
 class Contender(ABC):
@@ -117,8 +148,8 @@ class Contender(ABC):
         """Let go of threads and files."""
 
 
-def throughput(contender: Contender, jobs: int, batch: int = BATCH, producers: int = 1) -> float:
-    """Jobs per second from the first ``put`` until the last job is handled and recorded."""
+def throughput(contender: Contender, jobs: int, batch: int = BATCH, producers: int = 1) -> Run:
+    """From the first ``put`` until the last job is handled and recorded."""
     announce(f"{contender.name}: {jobs:,} jobs, {batch} at a time, {producers} at once")
     payloads = [f"{number:016d}" for number in range(jobs)]
 
@@ -129,16 +160,20 @@ def throughput(contender: Contender, jobs: int, batch: int = BATCH, producers: i
     with scratch() as folder:
         contender.start(folder, jobs)
         try:
-            began = time.perf_counter()
+            began, used = time.perf_counter(), time.process_time()
             run_side_by_side(produce, [payloads[number::producers] for number in range(producers)])
             contender.wait()
-            return jobs / (time.perf_counter() - began)
+            seconds = time.perf_counter() - began
+            return Run(jobs / seconds, (time.process_time() - used) / jobs)
         finally:
             contender.stop()
 
 
-def run_side_by_side(produce: Callable[[Sequence[str]], None], shares: list[Sequence[str]]) -> None:
+def run_side_by_side(produce: Callable[[Sequence[T]], None], shares: list[Sequence[T]]) -> None:
     """Each share in a thread of its own; raises what the first of them raised."""
+    if len(shares) == 1:
+        produce(shares[0])
+        return
     with ThreadPoolExecutor(len(shares)) as threads:
         for future in [threads.submit(produce, share) for share in shares]:
             future.result()
@@ -162,7 +197,7 @@ def compare(
 
 def _sized(
     contender: Contender, size: Size, batch: int, producers: int, results: dict[str, Series]
-) -> Callable[[], float]:
+) -> Callable[[], Run]:
     """One round of this contender, with as many jobs as take about ``size.seconds``.
 
     How many that are, a few trial rounds show, which also warm it up. They do not count.
@@ -179,9 +214,11 @@ def _sized(
     return partial(throughput, contender, jobs, batch, producers)
 
 
-def _try(measure: Callable[[], float], series: Series) -> bool:
+def _try(measure: Callable[[], Run], series: Series) -> bool:
     try:
-        series.values.append(measure())
+        run = measure()
+        series.values.append(run.rate)
+        series.cpus.append(run.cpu)
     except Exception as error:  # a peer may raise anything, and the others go on
         series.failure = f"{type(error).__name__}: {error}"
     return not series.failure

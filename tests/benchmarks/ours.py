@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import itertools
 import shutil
+import statistics
 import threading
 import time
 import tracemalloc
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -48,8 +49,9 @@ class Final(Contender):
         *,
         in_memory: bool = False,
         workers: int = WORKERS,
-        handler: final.Handler = lambda job: None,
+        handler: final.Handler | Mapping[str, final.Handler] = lambda job: None,
         executor: Literal["thread", "process"] = "thread",
+        timeout: float | None = None,
         filled: Path | None = None,
     ) -> None:
         place = ":memory:" if in_memory else durability
@@ -60,6 +62,7 @@ class Final(Contender):
         self._workers = workers
         self._handler = handler
         self._executor = executor
+        self._timeout = timeout
         self._filled = filled
 
     def start(self, folder: Path, jobs: int) -> None:
@@ -73,6 +76,7 @@ class Final(Contender):
             capacity=5000,
             durability=self._durability,
             executor=self._executor,
+            timeout=self._timeout,
             history=100_000_000,  # deleting old rows is measured by the long run
         )
         self._priorities = itertools.cycle(PRIORITIES)
@@ -181,6 +185,53 @@ def latency(offered: float, seconds: float, batch: int = 10) -> Latency:
     return Latency(offered, reached, *(percentile(delays, percent) for percent in (50, 95, 99)))
 
 
+# ---- looking ---------------------------------------------------------------------------------
+
+READERS = 4
+
+
+class Looking(NamedTuple):
+    """Seconds of an ``enqueue``, the median: alone, and beside readers that never stop."""
+
+    alone: float
+    beside: float
+
+
+def looking(jobs: int, calls: int) -> Looking:
+    """Enqueue one job after the other into a file with ``jobs`` rows, while others read them."""
+    measure.announce(f"{READERS} readers of {jobs:,} jobs")
+    stop = threading.Event()
+    with scratch() as folder:
+        fill(folder / "jobs.db", finished=jobs)
+        queue = final.JobQueue(
+            lambda job: None, path=folder / "jobs.db", workers=WORKERS, history=100_000_000
+        )
+
+        def read() -> None:
+            while not stop.is_set():
+                queue.jobs(limit=1_000)
+                queue.jobs(kind="there is none of it")  # looks at every row
+
+        def median() -> float:
+            times = []
+            for _ in range(calls):
+                began = time.perf_counter()
+                queue.enqueue(final.Job())
+                times.append(time.perf_counter() - began)
+            return statistics.median(times)
+
+        alone = median()
+        readers = [threading.Thread(target=read) for _ in range(READERS)]
+        for reader in readers:
+            reader.start()
+        beside = median()
+        stop.set()
+        for reader in readers:
+            reader.join()
+        queue.close()
+    return Looking(alone, beside)
+
+
 # ---- memory --------------------------------------------------------------------------------
 
 PAYLOAD = b"x" * 100
@@ -271,7 +322,6 @@ def task(number: int) -> Task:
         seq=number,
         key=number,
         status=Status.QUEUED,
-        enqueued_at=time.time(),
     )
 
 

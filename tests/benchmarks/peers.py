@@ -21,7 +21,7 @@ from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPool
 from pathlib import Path
 from typing import Any, Literal
 
-from tests.benchmarks.measure import WORKERS, Contender, Countdown
+from tests.benchmarks.measure import WORKERS, Contender, Countdown, why_missing
 
 # How often an idle worker of a peer looks whether there is work, where it has to ask.
 POLL_SECONDS = 0.001
@@ -31,22 +31,23 @@ Handler = Callable[[Any], object]
 
 
 class Peer(Contender):
-    """What the peers have in common: ``package`` to install, and ``module`` to import."""
+    """What the peers have in common: ``package`` to install, and ``module`` to import.
+
+    acknowledges: whether it keeps a job until its handler is through.
+    """
 
     package = ""
     module = ""
     setup = ""
+    acknowledges = True
 
     def __init__(self, sync: Sync) -> None:
         self.sync = sync
-        self.name = f"{self.package} {self.setup}".strip() + f", {sync}"
+        what = f"{self.package} {self.setup}".strip()
+        self.name = f"{what}, {sync}" + (", no ack" if not self.acknowledges else "")
 
     def missing(self) -> str:
-        try:
-            importlib.import_module(self.module)
-        except ImportError as error:
-            return f"not installed ({error}): pip install -e '.[bench]'"
-        return ""
+        return why_missing(self.module)
 
     @property
     def version(self) -> str:
@@ -84,6 +85,7 @@ class Huey(Peer):
     """Its consumer with four threads; results off, since no-op jobs have none to keep."""
 
     package = module = "huey"
+    acknowledges = False
 
     def open(self, folder: Path, module: Any) -> None:
         self._huey = module.SqliteHuey(
@@ -179,6 +181,7 @@ class PersistFifoQueue(Peer):
     """
 
     package, module, setup = "persist-queue", "persistqueue", "fifo"
+    acknowledges = False
 
     def open(self, folder: Path, module: Any) -> None:
         self._empty = module.Empty

@@ -150,7 +150,7 @@ def profile(place: str, jobs: int, console: Console) -> Stopwatch:
 
     def run() -> float:
         contender = Final("normal" if place == "normal" else "full", in_memory=place == "memory")
-        return throughput(contender, jobs)
+        return throughput(contender, jobs).rate
 
     run()  # to warm up
     plain = run()

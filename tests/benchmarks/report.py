@@ -71,7 +71,7 @@ class Findings:
 def comparison(
     title: str, note: str, contenders: Iterable[Contender], results: dict[str, Series]
 ) -> Table:
-    """Jobs per second of each contender, and how many times as fast the first one is."""
+    """Jobs per second of each contender, the CPU they took, and how the first one compares."""
     contenders = list(contenders)
     first = results[contenders[0].name]
     rows = []
@@ -81,11 +81,13 @@ def comparison(
             speed = [
                 rate(series.median),
                 f"{rate(min(series.values))} to {rate(max(series.values))}",
+                micros(series.cpu),
             ]
             rows.append([times(first.median / series.median), contender.name, *speed])
         else:
-            rows.append(["", contender.name, "", series.failure])
-    return Table(title, note, [f"{contenders[0].name} is", "as fast as", "jobs/s", "range"], rows)
+            rows.append(["", contender.name, "", series.failure, ""])
+    columns = [f"{contenders[0].name} is", "as fast as", "jobs/s", "range", "CPU a job"]
+    return Table(title, note, columns, rows)
 
 
 def times(ratio: float) -> str:
@@ -98,6 +100,10 @@ def rate(jobs_per_second: float) -> str:
 
 def ms(seconds: float) -> str:
     return f"{seconds * 1000:.2f} ms"
+
+
+def micros(seconds: float) -> str:
+    return f"{seconds * 1e6:,.1f} µs"
 
 
 # ---- the terminal --------------------------------------------------------------------------
@@ -150,7 +156,7 @@ def show_goals(console: Console, goals: list[Goal]) -> None:
     console.print(f"  {sum(bool(goal.met) for goal in judged)} of {len(judged)} goals met.")
 
 
-NUMBER = re.compile(r"[\d,.]+( x| ms)?|")
+NUMBER = re.compile(r"[\d,.]+( x| ms| µs)?|")
 
 
 def _rich(columns: list[str], rows: Sequence[Sequence[str | Text]]) -> RichTable:
@@ -176,7 +182,7 @@ def write(
     parts = [
         GENERATED,
         "# Performance",
-        f"Measured by `make bench` (SIZE={size}) on {today}, in one process and one run. To have\n"
+        f"Measured by `make bench` (SIZE={size}) on {today}, in one run. To have\n"
         "the figures of your machine here, type it again. The contenders of a table took turns\n"
         "over several rounds; the figures are medians, the ranges smallest to largest, and the\n"
         "ratios are what carries over to another machine. How each peer is set up stands in\n"

@@ -1,8 +1,9 @@
 """The bug hunt at the command line: ``make hunt``, or ``python -m tests.bugs hunt``.
 
-    hunt [NUMBER]   put a copy with one bug into build/hunt/, and tell its story
+    hunt [NUMBER]   put a copy with one bug into build/hunt/, and tell its story; without a
+                    number the easiest that is not solved yet, with --random any
     hint            say a little more about it; three times
-    check           is it fixed, and nothing else broken?
+    check           is it fixed, and nothing else broken? (--all: by every test of its stage)
     solution        show the fix, and what is to be learned
     list            which bugs there are, and which were solved
 
@@ -37,27 +38,32 @@ def main() -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("what", choices=COMMANDS, help="see above")
-    parser.add_argument("number", nargs="?", type=int, help="of the bug to hunt; any, if left out")
+    parser.add_argument("number", nargs="?", type=int, help="of the bug to hunt; else the easiest")
+    parser.add_argument("--random", action="store_true", help="hunt: any that is not solved yet")
+    parser.add_argument("--all", action="store_true", help="check: by every test of the stage")
     arguments = parser.parse_args()
     if arguments.number is not None and arguments.number not in zoo():
         parser.error(f"there is no bug {arguments.number}: they go from 1 to {max(zoo())}.")
     console = Console(highlight=False)
     try:
         if arguments.what == "hunt":
-            return begin(console, arguments.number)
+            return begin(console, arguments.number, at_random=arguments.random)
+        if arguments.what == "check":
+            return check(console, everything=arguments.all)
         return COMMANDS[arguments.what](console)
     except NoHuntError as error:
         console.print(str(error))
         return 2
 
 
-def begin(console: Console, number: int | None = None) -> int:
-    bug = Hunt.begin(number).bug
+def begin(console: Console, number: int | None = None, *, at_random: bool = False) -> int:
+    bug = Hunt.begin(number, at_random=at_random).bug
     _title(console, f"Bug {bug.number} of {len(zoo())}: {bug.title}")
     _prose(console, bug.story)
     _prose(console, f"**What you see.** {bug.symptom}")
     steps = Table.grid(padding=(0, 3, 0, 0))
     steps.add_row("Look in", f"build/hunt/{bug.stage}/", style="bold")
+    steps.add_row("How hard?", f"level {bug.level} of 3")
     steps.add_row("Is it fixed?", "make hunt-check")
     steps.add_row("Stuck?", "make hunt-hint")
     steps.add_row("Give up?", "make hunt-solution")
@@ -75,7 +81,7 @@ def hint(console: Console) -> int:
     return 0
 
 
-def check(console: Console) -> int:
+def check(console: Console, *, everything: bool = False) -> int:
     current = Hunt.current()
     bug = current.bug
     _title(console, f"Bug {bug.number}: {bug.title}")
@@ -96,13 +102,19 @@ def check(console: Console) -> int:
         complaint = current.damage(
             lambda test, percent: progress.update(
                 task, completed=percent, description=escape(test.partition("::")[0])
-            )
+            ),
+            everything=everything,
         )
     if complaint:
         _verdict(console, "red", "But something else broke, or is broken still.", complaint)
         return 1
     solved = current.solved()
-    _verdict(console, "green", f"So do all tests of {bug.stage}: fixed.", [])
+    _verdict(
+        console,
+        "green",
+        f"So {'do all tests' if everything else 'does the suite'} of {bug.stage}: fixed.",
+        [],
+    )
     _prose(
         console,
         f"{len(solved)} of {len(zoo())} solved. `make hunt-solution` shows our fix beside yours, "
@@ -128,11 +140,11 @@ def solution(console: Console) -> int:
 def show_list(console: Console) -> int:
     solved = hunt.numbers_solved()
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
-    for heading in ("", "bug", "stage", ""):
+    for heading in ("", "bug", "stage", "level", ""):
         table.add_column(heading, justify="right" if not table.columns else "left")
     for bug in zoo().values():
         mark = "solved" if bug.number in solved else ""
-        table.add_row(str(bug.number), bug.title, bug.stage, Text(mark, "green"))
+        table.add_row(str(bug.number), bug.title, bug.stage, str(bug.level), Text(mark, "green"))
     console.print(Padding(table, (1, 2)))
     return 0
 
@@ -157,8 +169,11 @@ def _prose(console: Console, text: str) -> None:
 
 def _verdict(console: Console, colour: str, text: str, details: list[str]) -> None:
     console.print(Padding(Text(text, f"bold {colour}"), (1, 2, 0, 2)))
+    console.print()
+    for line in details:  # not wrapped: a test's id is to be copied
+        console.print(Text(f"  {line}", "dim"), soft_wrap=True)
     if details:
-        console.print(Padding(Text("\n".join(details), "dim"), (1, 2)))
+        console.print()
 
 
 if __name__ == "__main__":

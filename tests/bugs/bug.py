@@ -5,6 +5,7 @@ A page is Markdown, and reads from top to bottom like the incident that it tells
     # The title, which gives nothing away
 
     - stage: improved
+    - level: 1
     - caught by: tests/suite/test_retry.py::TestRetry::test_a_failed_job_is_tried_again[improved]
 
     ## Story, ## Symptom, ## Hints (three, numbered), ## Bug (a diff), ## Lesson
@@ -44,11 +45,15 @@ class Place:
 
 @dataclass(frozen=True)
 class Bug:
-    """One page of the zoo. ``caught_by``: the test that fails, as pytest names it."""
+    """One page of the zoo. ``caught_by``: the test that fails, as pytest names it.
+
+    level: 1 (a line that reads wrong) to 3 (two places, or two moments that have to be compared).
+    """
 
     number: int
     title: str
     stage: str
+    level: int
     caught_by: str
     story: str
     symptom: str
@@ -92,9 +97,9 @@ def read(page: Path) -> Bug:
     head, *rest = re.split(r"^## ", page.read_text(encoding="utf-8"), flags=re.M)
     sections = {name: text.strip() for name, _, text in (part.partition("\n") for part in rest)}
     facts = dict(re.findall(r"^- ([a-z ]+): (.+)$", head, re.M))
-    if tuple(sections) != SECTIONS or set(facts) != {"stage", "caught by"}:
+    if tuple(sections) != SECTIONS or set(facts) != {"stage", "level", "caught by"}:
         raise PageError(
-            f"{page.name} must have the facts 'stage' and 'caught by', and the sections "
+            f"{page.name} must have the facts 'stage', 'level' and 'caught by', and the sections "
             f"{', '.join(SECTIONS)}, in this order; it has {', '.join([*facts, *sections])}."
         )
     hints = re.split(r"^\d\. ", sections["Hints"], flags=re.M)[1:]
@@ -102,6 +107,7 @@ def read(page: Path) -> Bug:
         number=int(page.name.partition("-")[0]),
         title=head.partition("\n")[0].removeprefix("# "),
         stage=facts["stage"],
+        level=int(facts["level"]),
         caught_by=facts["caught by"],
         story=sections["Story"],
         symptom=sections["Symptom"],

@@ -23,7 +23,8 @@ ROOT = Path(__file__).parents[2]
 BUILD = ROOT / "build"
 
 STAGES = ("naive", "improved", "final")
-NOT_COPIED = ("bugs", "benchmarks", "*.db*")
+STRESS = "tests/suite/test_stress.py"
+NOT_COPIED = ("bugs", "ladder", "benchmarks", "*.db*")
 
 Watcher = Callable[[str, int], None]  # is told which test has run, and how many percent that makes
 
@@ -63,9 +64,9 @@ class Hunt:
     folder: Path = field(default_factory=lambda: BUILD / "hunt")
 
     @classmethod
-    def begin(cls, number: int | None) -> Hunt:
-        """Plant a bug, this one or one that was not solved yet, in a fresh copy."""
-        hunt = cls(zoo()[number or _unsolved()])
+    def begin(cls, number: int | None, *, at_random: bool = False) -> Hunt:
+        """Plant a bug in a fresh copy: this one, or of those not solved yet the easiest."""
+        hunt = cls(zoo()[number or _unsolved(at_random)])
         if hunt.folder.exists():  # somebody's work: it is kept until the hunt after this one
             shutil.rmtree(BUILD / "hunt-before", ignore_errors=True)
             hunt.folder.rename(BUILD / "hunt-before")
@@ -98,11 +99,19 @@ class Hunt:
         _copy("tests", self.folder)
         return self._run(["--timeout=15", self.bug.caught_by], lambda test, percent: None)
 
-    def damage(self, watcher: Watcher) -> list[str]:
-        """Run what else there is for this stage; what the first failing test complains of."""
-        tests = ["tests/suite", "--stage", self.bug.stage]
-        own = self.folder / "tests" / self.bug.stage
-        return self._run(tests + [f"tests/{self.bug.stage}"] * own.is_dir(), watcher)
+    def damage(self, watcher: Watcher, *, everything: bool = False) -> list[str]:
+        """Run what else there is for this stage; what the first failing test complains of.
+
+        The suite without its long stress test, and the file of the test that shows the bug:
+        seconds, and not minutes. everything: all tests of the stage.
+        """
+        stage = self.bug.stage
+        if everything:
+            tests = ["tests/suite", f"tests/{stage}"]
+        else:
+            near = self.bug.caught_by.partition("::")[0]
+            tests = ["tests/suite", "--deselect", STRESS, *[near] * ("/suite/" not in near)]
+        return self._run(["-n", "2", *tests, "--stage", stage], watcher)
 
     def solved(self) -> list[int]:
         """Remember it; returns the numbers of all that were."""
@@ -143,15 +152,17 @@ def numbers_solved() -> list[int]:
     return json.loads(_solved().read_text(encoding="utf-8")) if _solved().exists() else []
 
 
-def _unsolved() -> int:
-    left = zoo().keys() - numbers_solved()
-    return random.choice(sorted(left or zoo()))
+def _unsolved(at_random: bool) -> int:
+    left = sorted(zoo().keys() - numbers_solved()) or sorted(zoo())
+    return random.choice(left) if at_random else min(left, key=lambda n: (zoo()[n].level, n))
 
 
 def _watched(output: Iterable[str], watcher: Watcher) -> Iterator[str]:
     for line in output:
-        if match := re.match(r"(\S+::\S+) .*\[ *(\d+)%\]$", line.rstrip()):
-            watcher(match[1], int(match[2]))
+        # As pytest says it, or as it does when several processes share the tests.
+        if match := re.search(r"\[ *(\d+)%\]", line):
+            test = re.search(r"\S+::\S+", line)
+            watcher(test[0] if test else "", int(match[1]))
         yield line.rstrip()
 
 
@@ -183,6 +194,8 @@ def _readme(bug: Bug) -> str:
 The test that shows it, to be run in this folder:
 
     python -m pytest "{bug.caught_by}"
+
+(In the copy, `build/hunt/`. The quotes are needed: shells read brackets.)
 
 ## What to do
 

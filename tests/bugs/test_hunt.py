@@ -63,10 +63,19 @@ class TestHunt:
         Hunt.begin(1)
         assert [Hunt.current().next_hint() for _ in range(4)] == [1, 2, 3, 3]
 
+    def test_it_goes_from_easy_to_hard(self) -> None:
+        levels = []
+        for _ in zoo():
+            bug = Hunt.begin(None).bug
+            levels.append(bug.level)
+            Hunt(bug).solved()
+        assert levels == sorted(levels)
+        assert set(levels) == {1, 2, 3}
+
     def test_any_bug_is_one_that_was_not_solved(self) -> None:
         for number in list(zoo())[:-1]:
             Hunt(zoo()[number]).solved()
-        assert Hunt.begin(None).bug.number == max(zoo())
+        assert Hunt.begin(None, at_random=True).bug.number == max(zoo())
 
     def test_work_on_another_bug_is_kept(self, build: Path) -> None:
         Hunt.begin(1)

@@ -6,14 +6,16 @@ it must fail. The same tests, without a bug, must pass.
 
 from __future__ import annotations
 
+import ast
 import compileall
+import itertools
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.bugs.bug import Bug, PatchError, zoo
+from tests.bugs.bug import Bug, PatchError, Place, zoo
 from tests.bugs.hunt import ROOT, copy_of_everything
 from tests.runs import Run, Runs
 
@@ -72,6 +74,18 @@ def run_tests(runs: Runs, root: Path, scratch: Path, timeout: int, *tests: str) 
     return runs.run(root, scratch / "output", *options, *limits, *tests)
 
 
+def functions_around(place: Place) -> list[str]:
+    """The functions that the first changed line is in, the outermost first."""
+    source = (ROOT / place.file).read_text(encoding="utf-8")
+    right, wrong = place.right.splitlines(), place.wrong.splitlines()
+    pairs = enumerate(itertools.zip_longest(right, wrong))
+    changed = next(n for n, (before, after) in pairs if before != after)
+    line = source[: source.index(place.right)].count("\n") + 1 + min(changed, len(right) - 1)
+    functions = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)]
+    around = [f for f in functions if f.lineno <= line <= (f.end_lineno or 0)]
+    return [f.name for f in sorted(around, key=lambda f: f.lineno)]
+
+
 class TestPages:
     def test_bugs_are_numbered_without_gaps(self) -> None:
         assert list(zoo()) == list(range(1, len(zoo()) + 1))
@@ -85,7 +99,15 @@ class TestPages:
         for place in bug.places:
             assert place.file.startswith(f"{bug.stage}/")
             assert place.right != place.wrong
+        assert bug.level in (1, 2, 3)
         assert all((bug.title, bug.story, bug.symptom, bug.lesson))
+
+    @pytest.mark.parametrize("bug", BUGS)
+    def test_the_last_hint_names_every_place(self, bug: Bug) -> None:
+        """A hint must not lead to one of two places, and be silent about the other."""
+        for place in bug.places:
+            functions = functions_around(place)
+            assert any(f in bug.hints[2] for f in functions or [place.file]), functions
 
     def test_a_patch_that_no_longer_applies_says_so_in_a_sentence(self, tmp_path: Path) -> None:
         bug = zoo()[1]

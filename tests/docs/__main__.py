@@ -1,10 +1,13 @@
-"""Point the documents' links to the lines where the code is now: ``python -m tests.docs``."""
+"""Bring the documents up to date: ``python -m tests.docs``.
+
+Links to lines are pointed to where the code is now, and figures say what their sources say.
+"""
 
 from __future__ import annotations
 
 import sys
 
-from tests.docs import pages
+from tests.docs import figures, pages
 
 
 def main() -> int:
@@ -23,6 +26,16 @@ def main() -> int:
             else:
                 print(f"{pages.name(page)}: {link.target} -> {target}")
                 words = words.replace(f"[{link.text}]({link.target})", f"[{link.text}]({target})")
+        for figure in figures.figures(page):
+            try:
+                text = figures.today(figure)
+            except LookupError as error:
+                print(f"{pages.name(page)}: {figure}: {error}")
+                lost += 1
+                continue
+            if text != figure.text:
+                print(f"{pages.name(page)}: {figure.text} -> {text}")
+                words = words.replace(str(figure), str(figure._replace(text=text)))
         page.write_text(words, encoding="utf-8", newline="\n")
     return 1 if lost else 0
 

@@ -16,7 +16,8 @@ from typing import NamedTuple
 ROOT = Path(__file__).parents[2]
 
 _FENCE = re.compile(r"^([ \t]*)(```+|~~~+)(\w*)[^\n]*\n(.*?)^\1\2[ \t]*$", re.MULTILINE | re.DOTALL)
-_LINK = re.compile(r"(?<!!)\[((?:[^\[\]]|`[^`]*`)*)\]\(<?([^()\s>]+)>?\)")
+# A title, as figures have it (figures.py), is no part of the link.
+_LINK = re.compile(r"(?<!!)\[((?:[^\[\]]|`[^`]*`)*)\]\(<?([^()\s>]+)>?(?: \"[^\"]*\")?\)")
 _IMAGE = re.compile(r"!\[[^\]]*\]\(([^()\s]+)\)")
 _HEADING = re.compile(r"^#{1,6}\s+(.*?)\s*#*\s*$", re.MULTILINE)
 _ANCHOR = re.compile(r"<a (?:id|name)=\"([^\"]+)\"")
@@ -60,10 +61,10 @@ class Code(NamedTuple):
 
 
 def pages() -> list[Path]:
-    """Every document that a person reads on the web: README, docs, the notebooks' texts."""
-    return sorted(
-        [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "notebooks").glob("*.md")]
-    )
+    """Every document that a person reads on the web: READMEs, docs, the notebooks' texts."""
+    folders = (".", ".github", "tests", "notebooks")
+    found = [page for folder in folders for page in (ROOT / folder).glob("*.md")]
+    return sorted([*found, *(ROOT / "docs").rglob("*.md")])
 
 
 def name(page: Path) -> str:
@@ -72,7 +73,7 @@ def name(page: Path) -> str:
 
 def links(page: Path) -> Iterator[Link]:
     """The links to other files, and within the page; not those to other sites."""
-    words = _FENCE.sub("", page.read_text(encoding="utf-8"))
+    words = without_code(page.read_text(encoding="utf-8"))
     found = [*_LINK.findall(words), *(("", target) for target in _IMAGE.findall(words))]
     for text, target in found:
         if not re.match(r"[a-z]+:", target):
@@ -89,17 +90,27 @@ def code(page: Path, language: str = "") -> list[Code]:
     return [block for block in blocks if not language or block.language == language]
 
 
+def without_code(words: str) -> str:
+    """``words`` without its fenced blocks."""
+    return _FENCE.sub("", words)
+
+
+def slug(heading: str) -> str:
+    """A heading as it stands in links."""
+    plain = re.sub(r"\[([^\]]*)\]\([^)]*\)|[`*]", r"\1", heading)
+    return re.sub(r"[^\w\- ]", "", plain.lower()).strip().replace(" ", "-")
+
+
 def anchors(page: Path) -> set[str]:
     """What ``#...`` may say: the page's headings as the web host spells them, and its ids."""
-    words = _FENCE.sub("", page.read_text(encoding="utf-8"))
+    words = without_code(page.read_text(encoding="utf-8"))
     spelled: dict[str, int] = {}
     found = set(_ANCHOR.findall(words))
     for heading in _HEADING.findall(words):
-        plain = re.sub(r"\[([^\]]*)\]\([^)]*\)|[`*]", r"\1", heading)
-        slug = re.sub(r"[^\w\- ]", "", plain.lower()).strip().replace(" ", "-")
-        count = spelled.get(slug, 0)
-        spelled[slug] = count + 1
-        found.add(f"{slug}-{count}" if count else slug)
+        name = slug(heading)
+        count = spelled.get(name, 0)
+        spelled[name] = count + 1
+        found.add(f"{name}-{count}" if count else name)
     return found
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import postgres_server
 from tests.docs import pages
 from tests.docs.pages import ROOT, Link
 
@@ -33,14 +34,33 @@ def test_every_link_leads_to_what_it_names(page: Path) -> None:
     assert troubles == []
 
 
+def test_the_site_lists_every_page() -> None:
+    listed = (ROOT / "docs" / "conf.py").read_text(encoding="utf-8")
+    names = [page.stem for page in (ROOT / "docs").glob("*.md") if page.stem != "README"]
+    assert [name for name in names if f'"{name}"' not in listed] == []
+
+
 @with_code
 def test_its_code_runs_and_prints_what_it_says(page: Path, tmp_path: Path) -> None:
-    """The ``python`` blocks of a page are one program; a ``text`` block after one is its output."""
+    """The ``python`` blocks of a page are one program; a ``text`` block after one is its output.
+
+    One that reads DATABASE gets the address of a server.
+    """
     program, expected = _program_of(page)
+    database = ""
+    if "DATABASE" in program:
+        if not postgres_server.is_there():
+            pytest.skip(postgres_server.MISSING)
+        database = postgres_server.dsn()
     run = subprocess.run(
         [sys.executable, "-c", program],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUTF8": "1"},
+        env={
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "PYTHONUTF8": "1",
+            "DATABASE": database,
+        },
         capture_output=True,
         text=True,
         timeout=50,

@@ -71,21 +71,21 @@ With the key.
 
 class TestPages:
     @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-    def test_each_has_two_to_four_questions_with_all_their_parts(self, page: Path) -> None:
+    def test_each_has_two_to_five_questions_with_all_their_parts(self, page: Path) -> None:
         questions = topic(page).questions
-        assert 2 <= len(questions) <= 4
+        assert 2 <= len(questions) <= 5
         for question in questions:
             assert question.text.endswith((".", "?", ")"))
             assert all(follow_up.text.endswith((".", "?")) for follow_up in question.follow_ups)
             assert EVIDENCE.search(question.proof), f"nothing here proves: {question.text}"
 
-    def test_there_are_sixteen_and_the_first_page_lists_them(self) -> None:
+    def test_the_first_page_lists_them_all(self) -> None:
         first_page = (HERE / "README.md").read_text(encoding="utf-8")
         listed = re.findall(r"^\| (\d+) \| \[(.+)\]\((.+)\) \|", first_page, re.MULTILINE)
         titles = [one.title for one in topics()]
         assert [f"{number}. {title}" for number, title, _ in listed] == titles
         assert [file for _, _, file in listed] == [page.name for page in PAGES]
-        assert len(listed) == 16
+        assert len(listed) >= 17
 
     def test_no_question_is_asked_twice(self) -> None:
         assert len({question.text for question in QUESTIONS}) == len(QUESTIONS)

@@ -19,13 +19,15 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import psutil
 
 import final.engine.dispatcher
-from final import Job, JobQueue, StorageError
+from final import Every, Job, JobQueue, Kind, Snooze, Status, StorageError, current_job
+from final.ledger.base import Move
+from final.ledger.sqlite import SqliteFile
 from tests.final import inside
 from tests.final.helpers import AT_ONCE, NOT_TODAY, eventually, nothing, run_child
 from tests.final.process_handlers import compute, hang_at_first, process_id, until_told
@@ -59,6 +61,13 @@ def own(path: str) -> None:
         wait_for_parent()
 
 
+def periodic(path: str) -> None:
+    """Has a job every 50 ms, and makes up for all that were missed; says which it runs."""
+    every = Every(0.05, Job(), name="often", missed="all")
+    with JobQueue(lambda job: say(job.id), path=path, periodic=[every]):
+        wait_for_parent()
+
+
 def unprivileged(path: str) -> None:
     """Opens a file without the rights of root, for whom everything is writable."""
     with tempfile.TemporaryDirectory() as folder, JobQueue(nothing, path=f"{folder}/jobs.db"):
@@ -86,6 +95,33 @@ def busy(path: str) -> None:
     os._exit(1)
 
 
+def snoozes(path: str) -> None:
+    """Runs a job that is put off, and says so."""
+
+    def handler(job: Job) -> None:
+        raise Snooze(0.5)
+
+    queue = JobQueue(handler, path=path, workers=1)
+    queue.enqueue(Job("x"))
+    eventually(lambda: queue.status("x") is Status.SCHEDULED, "the job to be put off")
+    say("scheduled")
+    wait_for_parent()
+
+
+def says_how_far(path: str) -> None:
+    """Runs a job that says how far it is, and never ends."""
+
+    def handler(job: Job) -> None:
+        current_job().progress(0.4, "page 4")
+        threading.Event().wait()  # for ever
+
+    queue = JobQueue(handler, path=path, workers=1)
+    queue.enqueue(Job("x"))
+    eventually(lambda: queue.get("x").progress is not None, "the progress")
+    say("kept")
+    wait_for_parent()
+
+
 def crash(path: str, killers: str) -> None:
     """Works on eight jobs at once, of which some end the process; to be started until it ends."""
 
@@ -102,6 +138,34 @@ def crash(path: str, killers: str) -> None:
     queue.close()
 
 
+def crash_by_kind(path: str) -> None:
+    """Runs two jobs that end the process, one after the other; to be started until it ends."""
+
+    def kill(job: Job) -> None:
+        say(job.kind)
+        psutil.Process().kill()
+
+    kinds = {"delicate": Kind(kill, max_retries=0), "sturdy": Kind(kill, max_retries=3)}
+    queue = JobQueue(kinds, path=path, workers=1, max_retries=1)
+    if not queue.jobs():
+        queue.enqueue_many([Job(kind, kind=kind) for kind in kinds])
+    queue.join(DEADLINE)
+    queue.close()
+
+
+def runs_a_kind(path: str) -> None:
+    """Says when its one job has started, which never ends."""
+
+    def hang(job: Job) -> None:
+        say("started")
+        wait_for_parent()
+
+    queue = JobQueue({"mine": Kind(hang, max_retries=5)}, path=path, workers=1)
+    if not queue.jobs():
+        queue.enqueue(Job(kind="mine"))
+    queue.join(DEADLINE)
+
+
 def crash_in_company(path: str) -> None:
     """Works on quick jobs, one of which ends the process; to be started until it ends."""
 
@@ -116,6 +180,28 @@ def crash_in_company(path: str) -> None:
         queue.enqueue_many([Job("killer" if n == 200 else str(n)) for n in range(400)])
     queue.join(DEADLINE)
     queue.close()
+
+
+def parent_of_many(path: str, exchanges: str) -> None:
+    """Ends in the middle of letting children go on: after so many exchanges from the parent's."""
+    left = int(exchanges)
+    write = SqliteFile.write
+
+    def counted(file: SqliteFile, moves: Sequence[Move], wall: float) -> None:
+        nonlocal left
+        write(file, moves, wall)
+        if any(move.source is Status.WAITING for move in moves):
+            left -= 1
+            if not left:
+                psutil.Process().kill()
+
+    SqliteFile.write = counted  # type: ignore
+    gate = Gate()
+    queue = JobQueue(lambda job: gate.wait(), path=path, workers=1, capacity=10_000)
+    queue.enqueue(Job("parent"))
+    queue.enqueue_many([Job(str(n), after=["parent"]) for n in range(5_000)])
+    gate.open()
+    wait_for_parent()
 
 
 def full_disk(path: str) -> None:

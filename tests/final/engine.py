@@ -3,16 +3,17 @@
 What takes luck to see in a running queue (a write that fails in the middle of things, two
 messages in one turn, a clock that is set back) is a line of a test here.
 
-But: everything else is real, the file too.
+Everything else is real, the file too.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from final import Backoff, Metrics, Priority, Status, StorageError
+from final.beyond.kinds import Kind, Policies
 from final.engine.dispatcher import Dispatcher
 from final.engine.events import Events
 from final.engine.flight import Flight
@@ -55,7 +56,8 @@ class WatchedFile(SqliteFile):
 class Engine:
     """A dispatcher whose thread and workers are the test.
 
-    handles and shares: as of ``LocalLedger``. options: those of a JobQueue.
+    handles and shares: as of ``LocalLedger``. kinds: those with a policy of their own. options:
+    those of a JobQueue.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class Engine:
         *,
         handles: Callable[[str], bool] = lambda kind: True,
         shares: Callable[[str], bool] = lambda kind: True,
+        kinds: Mapping[str, Kind] | None = None,
         **chosen: Any,
     ) -> None:
         self.now = 0.0  # the monotonic clock
@@ -71,19 +74,20 @@ class Engine:
         self._path = path
         self._kinds = handles, shares
         self._options = options(**{"workers": 1, "backoff": IN_A_SECOND, **chosen})
+        self._policies = Policies(self._options, kinds)
         self.open()
 
     def open(self) -> None:
         """Open the file, as the first process or as another one after it."""
         workers = self._options.workers
         self.file = WatchedFile(self._path)
-        self.ledger = LocalLedger(self.file, self._options, *self._kinds, self.now)
+        self.ledger = LocalLedger(self.file, self._options, self._policies, *self._kinds, self.now)
         self.batches: list[Batch] = []  # delivered, oldest first
         self.handed_out: list[list[str]] = []  # the jobs in each of them
         self.dispatcher = Dispatcher(
             self.ledger,
-            Flight(self, workers, self._options.timeout, self._delay),
-            Recorder(workers, self.now),
+            Flight(self, workers, self._policies.timeout, self._delay),
+            Recorder(self.now),
             Events(),
         )
         self.dispatcher.open(self.now, self.wall)
@@ -101,6 +105,12 @@ class Engine:
 
     def tell(self, batch: Batch, task: Task) -> None:
         """Nobody listens: these handlers do not exist."""
+
+    def hire(self, count: int) -> int:
+        return count
+
+    def retire(self) -> None:
+        """There are no threads."""
 
     def obeys(self, batch: Batch, task: Task) -> bool:
         raise AssertionError("No job of these tests has a time-out.")
@@ -128,10 +138,13 @@ class Engine:
         """As a worker does, before it reports."""
         for outcome in batch.outcomes:
             if outcome.error is not None:
-                outcome.delay = self._delay(outcome.task.attempts, outcome.permanent)
+                outcome.delay = self._delay(
+                    outcome.task.kind, outcome.task.attempts, outcome.permanent
+                )
 
-    def _delay(self, attempt: int, permanent: bool) -> float | None:
-        return self._options.retry_delay(attempt, permanent, self.dispatcher._events.say)
+    def _delay(self, kind: str, attempt: int, permanent: bool) -> float | None:
+        say = self.dispatcher._events.say
+        return self._policies.retry_delay(kind, attempt, permanent, say=say)
 
     def sleeps(self) -> float | None:
         """For how long the dispatcher's thread would sleep now; None for as long as it takes."""
@@ -149,7 +162,8 @@ class Engine:
 
     def waiting(self, priority: Priority = Priority.MEDIUM) -> list[str]:
         """The ids in a lane, first to last."""
-        tasks = [t for part in self.ledger._lanes._by_priority[priority].parts() for t in part]
+        lane = self.ledger._lanes._by_priority[priority]
+        tasks = [t for part in (lane.free, *lane.limited.values()) for t in part]
         return [task.id for task in sorted(tasks, key=lambda task: task.key)]
 
     def status(self, job_id: str) -> tuple[str, int]:

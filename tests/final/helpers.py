@@ -1,7 +1,4 @@
-"""What the tests of ``final`` share: fast retries, a look into the file, processes of their own.
-
-But: gates, journals and calls in the background are in ``tests/helpers.py``.
-"""
+"""What the tests of ``final`` share: fast retries, a look into the file, processes of their own."""
 
 from __future__ import annotations
 
@@ -22,6 +19,7 @@ from final import Backoff, Job, JobQueue, QueueClosed, Status
 from final.options import Options
 from tests.final import inside
 from tests.helpers import DEADLINE, Background, Journal
+from tests.helpers import eventually as eventually  # for those who have the rest from here
 
 ROOT = Path(__file__).parents[2]
 POSIX = os.name == "posix"
@@ -70,19 +68,6 @@ def comes_true(queue: JobQueue, condition: Callable[[], bool], what: str) -> Non
             moved.clear()
     finally:
         unsubscribe()
-
-
-def eventually(condition: Callable[[], bool], what: str) -> None:
-    """Look again and again until ``condition`` holds, ever more seldom.
-
-    For what nobody is told of: see ``comes_true`` for all that jobs do.
-    """
-    deadline = time.monotonic() + DEADLINE
-    pause = 0.001
-    while not condition():
-        assert time.monotonic() < deadline, f"Waited {DEADLINE:.0f} s for {what}."
-        time.sleep(pause)
-        pause = min(2 * pause, 0.05)
 
 
 def learn_that_jobs_are_quick(queue: JobQueue, payload: object = None) -> None:

@@ -7,6 +7,7 @@ make that part themselves.)
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 from final import JobQueue
 from final.engine.messages import Order
 from final.ledger.base import Move
+from final.ledger.local import LocalLedger
 from final.ledger.sqlite import SqliteFile
 from tests.helpers import DEADLINE
 
@@ -75,6 +77,7 @@ def before_each_turn(queue: JobQueue, act: Callable[[], None]) -> None:
 
 
 def file(queue: JobQueue) -> SqliteFile:
+    assert isinstance(queue._ledger, LocalLedger)
     return queue._ledger._file
 
 
@@ -88,6 +91,23 @@ def before_each_commit(queue: JobQueue, act: Callable[[Sequence[Move]], None]) -
         write(moves, wall)
 
     file(queue).write = observed  # type: ignore[method-assign]
+
+
+def count_exchanges(queue: JobQueue) -> Callable[[], int]:
+    """Returns what says how many there have been since."""
+    exchange, count = queue._ledger.exchange, itertools.count()
+
+    def observed(*arguments: Any) -> Any:
+        next(count)
+        return exchange(*arguments)
+
+    queue._ledger.exchange = observed  # type: ignore[assignment, method-assign]
+    return lambda: next(count)
+
+
+def called_for_a_job(queue: JobQueue, kind: str = "default") -> Any:
+    """What a worker calls: the handler, or what stands around it."""
+    return queue._handlers.of(kind)._handler
 
 
 def pragma(queue: JobQueue, statement: str) -> Any:

@@ -9,12 +9,14 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
 import psutil
+from opentelemetry import trace
 
-from final import Job, current_job
+from final import CallNext, Job, Snooze, current_job
 
 
 def echo(job: Job) -> object:
@@ -23,6 +25,21 @@ def echo(job: Job) -> object:
 
 def process_id(job: Job) -> int:
     return os.getpid()
+
+
+def give_back(job: Job) -> object:
+    """What it was given; or a failure."""
+    if job.payload == "fails":
+        raise ValueError("as it was told")
+    return job.payload
+
+
+def meta(job: Job) -> object:
+    return dict(job.meta)
+
+
+def parents(job: Job) -> object:
+    return current_job().parents
 
 
 def about_the_job(job: Job) -> object:
@@ -76,6 +93,57 @@ def hang_at_first(job: Job) -> str:
         Path(str(job.payload)).write_text(str(os.getpid()), encoding="ascii")
         threading.Event().wait()
     return f"attempt {attempt}"
+
+
+def snooze_at_first(job: Job) -> str:
+    """The payload names a file that says whether it has been here."""
+    note = Path(str(job.payload))
+    if not note.exists():
+        note.touch()
+        raise Snooze(0.01)
+    return f"attempt {current_job().attempt}"
+
+
+tenant: ContextVar[str] = ContextVar("tenant", default="nobody")
+
+
+def note_tenant(job: Job, call_next: CallNext) -> object:
+    """A middleware."""
+    tenant.set(f"of {job.id}")
+    return call_next(job)
+
+
+def shout(job: Job, call_next: CallNext) -> object:
+    """A middleware."""
+    return str(call_next(job)).upper()
+
+
+def tenant_of(job: Job) -> str:
+    return tenant.get()
+
+
+def trace_id(job: Job) -> str:
+    """Of the span that the handler is in."""
+    return format(trace.get_current_span().get_span_context().trace_id, "032x")
+
+
+def say_how_far(job: Job) -> None:
+    """Half-way it waits for a file "go" beside the one that the payload names."""
+    current_job().progress(0.5, "from a process")
+    while not Path(str(job.payload)).with_name("go").exists():
+        time.sleep(0.01)  # its work
+    thread = threading.Thread(target=current_job().progress, args=(1, "from a thread of it"))
+    thread.start()
+    thread.join()
+
+
+def attempt_and_time(job: Job) -> list[float | None]:
+    """Of the attempt that the payload names; those before it fail."""
+    me = current_job()
+    if me.attempt < int(str(job.payload)):
+        raise ValueError("another one")
+    assert me.deadline is not None
+    return [me.attempt, me.remaining(), me.deadline - time.monotonic()]
 
 
 def note_process_id(job: Job) -> Path:

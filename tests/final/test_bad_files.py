@@ -12,13 +12,16 @@ import re
 import shutil
 import sqlite3
 import stat
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from final import Job, Status, StorageError, UnknownJob
+from final import Job, Status, StorageError, Unique, UnknownJob
+from final.ledger.schema import SCHEMA_VERSION
 from tests.final.helpers import (
     POSIX,
     OpenQueue,
@@ -161,15 +164,62 @@ class TestContents:
         assert refused.tb  # what the error holds on to is still alive: that is not what released it
 
 
+def make_old_file(path: str, schema: int) -> None:
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        script = Path(__file__).with_name(f"schema_{schema}.sql").read_text(encoding="utf-8")
+        connection.executescript(script)
+
+
+# Ends without a farewell after so many statements of those that bring a file up to date.
+ENDED_HALF_WAY = 9
+KILLED_HALF_WAY = f"""
+import os, sys
+from final import JobQueue
+from final.ledger import schema
+
+def until_killed(statements, left):
+    for statement in statements:
+        yield statement
+        left -= 1
+        if not left:
+            os._exit({ENDED_HALF_WAY})
+
+change = schema._change
+schema._change = lambda writer, statements: change(
+    writer, until_killed(statements, int(sys.argv[2]))
+)
+JobQueue(print, path=sys.argv[1])
+"""
+
+
 class TestOldFiles:
-    # 0: the first release made the tables before it wrote its number, and could be killed between.
-    @pytest.mark.parametrize("version", [1, 0])
+    @pytest.mark.parametrize("schema", range(1, SCHEMA_VERSION))
     def test_a_file_of_an_older_release_is_brought_up_to_date_with_all_that_is_in_it(
-        self, open_queue: OpenQueue, path: str, version: int
+        self, open_queue: OpenQueue, path: str, schema: int
     ) -> None:
+        make_old_file(path, schema)
+        self.require_all_of_it(open_queue, path)
+
+    def test_the_first_release_could_be_killed_before_it_wrote_its_number(
+        self, open_queue: OpenQueue, path: str
+    ) -> None:
+        make_old_file(path, 1)
         with contextlib.closing(sqlite3.connect(path)) as connection:
-            script = Path(__file__).with_name("schema_1.sql").read_text(encoding="utf-8")
-            connection.executescript(f"{script} PRAGMA user_version = {version}")
+            connection.execute("PRAGMA user_version = 0")
+        self.require_all_of_it(open_queue, path)
+
+    @pytest.mark.parametrize("survived", [1, 5, 10, 14])
+    def test_a_process_that_is_killed_half_way_leaves_the_old_file(
+        self, open_queue: OpenQueue, path: str, survived: int
+    ) -> None:
+        make_old_file(path, 1)
+        killed = subprocess.run([sys.executable, "-c", KILLED_HALF_WAY, path, str(survived)])
+        assert killed.returncode == ENDED_HALF_WAY
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            assert connection.execute("PRAGMA user_version").fetchone() == (1,)
+        self.require_all_of_it(open_queue, path)
+
+    def require_all_of_it(self, open_queue: OpenQueue, path: str) -> None:
         ran = Journal()
         handlers = dict.fromkeys(("default", "fails", "hangs"), lambda job: ran.write(job.payload))
         queue = open_queue(handlers, path=path)
@@ -181,9 +231,20 @@ class TestOldFiles:
         assert queue.wait("queued", DEADLINE).status is Status.COMPLETED
         queue.retry("dead")
         assert queue.wait("dead", DEADLINE).status is Status.COMPLETED
-        assert sorted(map(str, ran.entries)) == ["None", "['café', 1.5, None]", "b'\\x00bytes'"]
+        assert sorted({*map(str, ran.entries)}) == ["None", "['café', 1.5, None]", "b'\\x00bytes'"]
         queue.close(drain=False)
         assert completes(open_queue(handlers, path=path))  # it is not brought up to date again
+
+    def test_keys_groups_and_parents_are_what_they_were(
+        self, open_queue: OpenQueue, path: str
+    ) -> None:
+        make_old_file(path, 5)
+        queue = open_queue(dict.fromkeys(("default", "fails", "hangs"), nothing), path=path)
+        assert queue.enqueue(Job("other", unique=Unique("report"))) == "later"
+        assert queue.get("queued").group == "tenant-7"
+        child = queue.wait("child", DEADLINE)
+        assert (child.status, child.after) == (Status.COMPLETED, ("parent", "processing"))
+        assert (child.snoozes, queue.get("later").snoozes) == (0, 0)
 
 
 class TestDamage:

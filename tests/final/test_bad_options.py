@@ -46,12 +46,15 @@ def test_the_defaults_are_those_of_the_documents() -> None:
         "fairness": 10,
         "overflow": "block",
         "rate_limit": None,
+        "group_limit": None,
         "timeout": None,
         "executor": "thread",
+        "middleware": (),
         "durability": "full",
         "history": 100_000,
         "memory": 64 * 1024 * 1024,
         "max_payload": 16 * 1024 * 1024,
+        "periodic": (),
         "shutdown_timeout": 30.0,
     }
 

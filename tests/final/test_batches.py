@@ -2,8 +2,6 @@
 
 An idle worker gets several quick jobs at a time. That must not show: not when one of them turns
 out to be slow or hangs, and not in how fast the others are because of an option nobody needs.
-
-But: how many jobs go into a batch is in ``test_turns.py``.
 """
 
 from __future__ import annotations

@@ -3,10 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import math
+from typing import Any
 
 import pytest
 
-from final import DuplicateJob, Job, JobQueue, Status, TokenBucket, UnknownJob, current_job
+from final import (
+    DuplicateJob,
+    Job,
+    JobQueue,
+    Priority,
+    Status,
+    TokenBucket,
+    UnknownJob,
+    current_job,
+)
+from final.job import Task
+from final.workers.batch import Batch
 from tests.final.helpers import (
     AT_ONCE,
     NOT_TODAY,
@@ -207,6 +220,30 @@ class TestRunning:
         assert queue.cancel("holder") is True
         Background(queue.close, False, 0).result()
         assert in_file(path, "status") == ["cancelled"]
+
+
+class Fleeting(Batch):
+    """A batch whose worker takes ``stop`` away just after somebody has looked at it."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__([task], 1, math.inf, math.inf)
+        self.running = task
+
+    def __getattribute__(self, name: str) -> Any:
+        found = super().__getattribute__(name)
+        if name == "stop":
+            self.stop = None
+        return found
+
+
+def test_who_is_told_at_the_moment_of_its_end_ends_nobody_else() -> None:
+    told: list[str] = []
+    batch = Fleeting(Task("x", "null", Priority.MEDIUM, "default", size=4))
+    batch.stop = lambda: told.append("x")
+    assert batch.running
+    with JobQueue(nothing) as queue:
+        queue._pool.tell(batch, batch.running)
+    assert told == ["x"]
 
 
 class TestRecovered:

@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 import pytest
 
-from final import Job, JobQueue, Priority, QueueClosed, QueueFull, Status
+from final import Job, JobQueue, JobRecord, Priority, QueueClosed, QueueFull, Status
 from tests.final import inside
 from tests.final.helpers import (
     AT_ONCE,
@@ -754,6 +754,54 @@ class TestWhoIsWoken:
         for call in (*waiting, *joining):
             with pytest.raises(QueueClosed):
                 call.result()
+
+    def test_whoever_comes_too_late_to_wait_gets_the_record_of_a_job_that_has_ended(
+        self, open_queue: OpenQueue, gate: Gate, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        queue = open_queue(lambda job: gate.wait())
+        queue.enqueue(Job("last"))
+        look = queue.get
+
+        def look_and_close(job_id: str) -> JobRecord:
+            record = look(job_id)
+            gate.open()
+            queue.close()
+            return record
+
+        monkeypatch.setattr(queue, "get", look_and_close)
+        assert queue.wait("last").status is Status.COMPLETED
+
+    def test_one_whose_time_was_up_does_not_cut_the_close_short(
+        self, open_queue: OpenQueue
+    ) -> None:
+        async def handler(job: Job) -> None:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                raise QueueClosed("too late to enqueue one more") from None
+
+        queue = open_queue(handler, timeout=0.05, max_retries=0)
+        queue.enqueue(Job("late"))
+        assert Background(queue.close).result() is True
+        assert queue.status("late") is Status.FAILED
+
+    def test_join_does_not_say_that_a_job_has_run_which_closing_sent_back(
+        self, open_queue: OpenQueue, gate: Gate, path: str
+    ) -> None:
+        def handler(job: Job) -> None:
+            gate.wait()
+            raise QueueClosed("it wanted to enqueue one more")
+
+        queue = open_queue(handler, path=path, workers=1)
+        queue.enqueue(Job("sent back"))
+        joining = Background(queue.join)
+        closing = Background(queue.close, False)
+        eventually(lambda: is_closing(queue), "the closing to begin")
+        gate.open()
+        assert closing.result() is True
+        with pytest.raises(QueueClosed):
+            joining.result()
+        assert queue.status("sent back") is Status.QUEUED
 
     def test_whoever_waits_for_a_job_that_ends_in_time_gets_its_record(
         self, open_queue: OpenQueue, gate: Gate

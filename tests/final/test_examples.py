@@ -93,7 +93,7 @@ def test_emails_are_in_the_mailbox_once(finished: tuple[Path, dict[str, Example]
     assert {job_id.split(".")[1] for job_id in greylisted} == {"hal@grey", "ida@grey", "jim@grey"}
     nobody = rows["news-1.nobody@home"]
     assert (nobody.status, nobody.attempts) == ("failed", 1)  # nor was the server asked again
-    assert nobody.error == "Refused: 550 no such mailbox"
+    assert nobody.error == "NoMailbox: 550 no such mailbox"
 
 
 def test_thumbnails_are_pictures(finished: tuple[Path, dict[str, Example]]) -> None:

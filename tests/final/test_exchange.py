@@ -2,8 +2,6 @@
 
 After each one memory must say what the file says: the same jobs in the same order, with the same
 figures. Nothing is moved by halves, nothing is lost on the way back, whatever failed.
-
-But: what an exchange is to do is in ``test_turns.py`` and the models of ``tests/labs``.
 """
 
 from __future__ import annotations
@@ -14,15 +12,25 @@ from typing import Any
 
 import pytest
 
-from final import Backoff, Priority, Status, TokenBucket
+from final import Backoff, Priority, Status, TokenBucket, Unique
+from final.beyond.filters import Filter
+from final.beyond.kinds import Policies
 from final.job import Outcome, Task
-from final.ledger.base import Cancel, Given, Offer, Order, Purge, Retry
+from final.ledger.base import Cancel, CancelAll, Given, Offer, Order, Purge, RetryAll
 from final.ledger.local import LocalLedger
 from final.ledger.sqlite import SqliteFile
 from tests.final.helpers import options
 
-WAITING = ("queued", "scheduled", "retrying")
+WAITING = ("queued", "scheduled", "retrying", "waiting")
 KINDS = ("quick", "limited", "slow")
+UNIQUE = (
+    Unique("ended"),
+    Unique("ended", until="ended", then="replace"),
+    Unique("started", until="started"),
+    Unique("started", then="replace", max_wait=0.5),
+    Unique("within", within=0.4),
+    Unique("within", within=0.4, then="replace"),
+)
 COST = {"quick": 1e-4, "limited": 1e-4, "slow": 1e-3}
 
 
@@ -63,7 +71,7 @@ class Life:
         )
         self.now = 1_000.0
         self.ids: list[str] = []
-        self.count = 0
+        self.count = self.instead = 0
         self.open()
 
     def choose(self, *among: Any) -> Any:
@@ -77,7 +85,12 @@ class Life:
         self.idle = 4
         self.file._take_over()
         self.ledger = LocalLedger(
-            self.file, self.options, lambda kind: True, lambda kind: kind != "slow", self.now
+            self.file,
+            self.options,
+            Policies(self.options),
+            lambda kind: True,
+            lambda kind: kind != "slow",
+            self.now,
         )
         self.ledger.open(self.now, self.now)
 
@@ -104,6 +117,11 @@ class Life:
             self.outcomes, self.unstarted = [], []
             for tasks, accepted in zip(new, given.accepted, strict=True):
                 self.ids += [task.id for task in tasks[:accepted]]
+            for index, others in given.instead.items():
+                for position, job_id in others.items():
+                    self.instead += 1
+                    self.ids.remove(new[index][position].id)
+                    assert job_id in self.ids
             self.flight += given.claims
             self.idle -= len(given.claims)
         return given
@@ -125,7 +143,7 @@ class Life:
         return Outcome(task, 0.0, result=self.choose(None, "1"))
 
     def new_jobs(self) -> list[Task]:
-        tasks = []
+        tasks: list[Task] = []
         for _ in range(self.choose(1, 2, 9)):
             self.count += 1
             known = self.ids and self.random.random() < 0.03
@@ -134,6 +152,12 @@ class Life:
             if self.random.random() < 0.2:
                 task.due_at = self.now + self.choose(0.1, 1)
                 task.by_clock = self.choose(False, True)
+            there = [t.id for t in tasks] + self.ids[-9:]
+            if self.random.random() < 0.3:
+                task.unique = self.choose(*UNIQUE)
+            elif there and self.random.random() < 0.2:
+                task.after = (*{self.choose(*there), self.choose(*there)},)
+                task.if_failed = self.choose("cancel", "run")
             tasks.append(task)
         return tasks
 
@@ -142,7 +166,9 @@ class Life:
         if self.ids:
             orders += [Cancel(self.choose(*self.ids)) for _ in range(self.random.randrange(3))]
         if self.random.random() < 0.05:
-            orders.append(self.choose(Retry(), Retry(kind="quick"), Purge()))
+            numbers = list(range(self.ledger._number + 1))
+            kind = Filter(kind=self.choose("quick", None))
+            orders.append(self.choose(CancelAll, RetryAll, Purge)(numbers, kind))
         return orders
 
     def check(self) -> None:
@@ -150,22 +176,51 @@ class Life:
         ledger = self.ledger
         if ledger._unread:
             ledger._read_again()
-        columns = "id, priority, status, attempts, interrupted, token"
+        columns = "id, priority, status, attempts, interrupted, token, kind, size, due_at"
         rows = self.connection.real.execute(
             f"SELECT {columns} FROM job WHERE status IN {(*WAITING, 'processing')}"
             " ORDER BY coalesce(place, seq)"
         ).fetchall()
         live = ledger._live
         assert sorted(live) == sorted(row[0] for row in rows)
-        for job_id, _, status, attempts, interrupted, token in rows:
+        for job_id, priority, status, attempts, interrupted, token, kind, size, due_at in rows:
             task = live[job_id]
             assert (task.status, task.attempts, task.interrupted) == (status, attempts, interrupted)
-            assert task.token == token
-        for status in (Status.QUEUED, Status.SCHEDULED, Status.PROCESSING, Status.RETRYING):
+            assert (task.token, task.priority, task.kind) == (token, priority, kind)
+            assert task.size == size
+            if status in ("scheduled", "retrying"):
+                assert task.due_at == due_at
+        self.check_keys()
+        for status in [status for status in Status if not status.ended]:
             assert ledger._count[status] == sum(row[2] == status for row in rows)
         self.check_order(rows)
         kept = [task.size for task in live.values() if task.status in WAITING and task.payload]
         assert sum(kept) == ledger._kept <= self.options.memory
+
+    def check_keys(self) -> None:
+        """No two jobs that have not ended have a key that is held for so long."""
+        execute = self.connection.real.execute
+        statement = f"""SELECT count(*) FROM job WHERE unique_key = 'ended'
+            AND status IN {(*WAITING, "processing")}"""
+        assert execute(statement).fetchone() <= (1,)
+        lost = """SELECT count(*) FROM holder
+            WHERE expires_at IS NULL AND id NOT IN (SELECT id FROM job)"""
+        assert execute(lost).fetchone() == (0,)
+
+    def check_children(self) -> None:
+        """Who waits has a parent that has not ended, or whose end is noted; nobody else has."""
+        rows = self.connection.real.execute(
+            "SELECT child.id, child.status, parent.status, EXISTS (SELECT 1 FROM release"
+            " WHERE release.parent = dependency.parent AND child <= upto)"
+            " FROM dependency JOIN job AS child ON child.seq = child"
+            " LEFT JOIN job AS parent ON parent.id = dependency.parent WHERE state = 0"
+        ).fetchall()
+        live = [str(status) for status in Status if not status.ended]
+        assert {row[1] for row in rows} <= {"waiting"}
+        assert all(parent in live or noted for _, _, parent, noted in rows)
+        waiting = [t.id for t in self.ledger._live.values() if t.status is Status.WAITING]
+        assert {row[0] for row in rows} == set(waiting)
+        assert {task.id for task in self.ledger._children} == set(waiting)
 
     def check_order(self, rows: list[Any]) -> None:
         ledger = self.ledger
@@ -193,7 +248,34 @@ def test_memory_says_what_the_file_says(seed: int) -> None:
         given = life.step()
         failed += given.error is not None
         life.check()
+        life.check_children()
         for batch in given.claims:
             assert all(task.payload is not None for task in batch)
             assert len(batch) == 1 or not any(task.interrupted for task in batch)
     assert failed > 10
+    assert life.instead > 10
+
+
+@pytest.mark.parametrize("left", [3, 4, 5])
+def test_who_was_passed_over_is_so_still_after_an_exchange_that_failed(left: int) -> None:
+    file = SqliteFile(":memory:", "full")
+    connection = Failing(file._writer)
+    file._writer = file._reader = connection  # type: ignore[assignment]
+    chosen = options(capacity=100, fairness=2)
+    ledger = LocalLedger(file, chosen, Policies(chosen), lambda kind: True, lambda kind: True, 0.0)
+    ledger.open(0.0, 0.0)
+
+    def claim(*new: Task) -> str | None:
+        given = ledger.exchange(Offer(0.0, 0.0, new=[list(new)] if new else [], idle=1))
+        return given.claims[0][0].id if given.claims else None
+
+    def job(job_id: str, priority: Priority) -> Task:
+        return Task(job_id, "null", priority, "default", size=4)
+
+    high = [job(f"high {number}", Priority.HIGH) for number in range(4)]
+    assert claim(*high, job("low", Priority.LOW)) == "high 0"
+    assert claim() == "high 1"
+    connection.left = left
+    assert claim(job("another low", Priority.LOW)) is None
+    connection.left = None
+    assert claim() == "low"

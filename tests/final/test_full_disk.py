@@ -7,8 +7,10 @@ RLIMIT_FSIZE, which hits every commit, as a disk that is full to the last byte d
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
+import sqlite3
 from collections.abc import Sequence
 from unittest import mock
 
@@ -16,6 +18,7 @@ import pytest
 
 from final import Job, JobQueue, Status, StorageError
 from final.ledger.base import Move
+from final.ledger.sqlite import SqliteFile
 from tests.final import inside
 from tests.final.helpers import (
     OpenQueue,
@@ -78,6 +81,35 @@ class TestNoRoomInTheFile:
         disk.free()
         assert completes(queue)
         assert queue.metrics().storage_error is None
+
+    def test_what_cannot_be_recovered_for_want_of_room_is_there_when_it_is_opened_again(
+        self, open_queue: OpenQueue, path: str
+    ) -> None:
+        with open_queue(nothing, path=path) as queue:
+            queue.enqueue_many([Job(run_at=3600) for _ in range(300)])
+        with contextlib.closing(sqlite3.connect(path)) as file, file:
+            file.execute(
+                "UPDATE job SET status = 'processing', due_at = NULL, started_at = enqueued_at,"
+                " attempts = 1, token = seq, alone = 1"
+            )
+        connect = SqliteFile._connect
+
+        def connect_full(file: SqliteFile, read_only: bool = False) -> sqlite3.Connection:
+            connection = connect(file, read_only)
+            connection.execute("PRAGMA max_page_count = 1")
+            return connection
+
+        with (
+            mock.patch.object(SqliteFile, "_connect", connect_full),
+            pytest.raises(StorageError) as refused,
+        ):
+            open_queue(nothing, path=path)
+        assert str(refused.value) == (
+            f"Cannot write {path}: database or disk is full. Free some space; open it again."
+        )
+        queue = open_queue(nothing, path=path)
+        queue.join(DEADLINE)
+        assert queue.metrics().completed == 300
 
     def test_an_idle_queue_sees_by_itself_that_it_is_over(
         self, open_queue: OpenQueue, path: str
@@ -287,5 +319,5 @@ class TestNoRoomForOneByte:
     ) -> None:
         _, [error], _ = run_child("no_disk", path)
         assert error.startswith(("Cannot write next to ", "Cannot open "))
-        assert error.endswith(".")
+        assert error.endswith("Check the disk; open it again when it works again.")
         assert completes(open_queue(nothing, path=path))  # what it left behind is no obstacle

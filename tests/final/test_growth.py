@@ -9,20 +9,40 @@ But: what is a single step, written in C, is one however long it takes (``list.r
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any
 
 import pytest
 
 from final import Priority, Status, TokenBucket
+from final.beyond.filters import Filter, filter_of
+from final.beyond.kinds import Policies
+from final.engine import many
+from final.engine.many import in_turns
 from final.job import Outcome, Task
-from final.ledger.base import Cancel, Given, Offer, Order, Purge, Retry
-from final.ledger.local import AT_ONCE, LocalLedger
+from final.ledger.base import (
+    AT_ONCE,
+    Cancel,
+    CancelAll,
+    Given,
+    Offer,
+    Order,
+    Purge,
+    Retry,
+    RetryAll,
+)
+from final.ledger.local import LocalLedger
+from final.ledger.matching import matching
 from final.ledger.sqlite import SqliteFile
+from final.options import Options
 from tests.final.helpers import options
 
 FEW, MANY = 30, 3_000
+
+
+def open_ledger(file: SqliteFile, chosen: Options) -> LocalLedger:
+    return LocalLedger(file, chosen, Policies(chosen), lambda k: True, lambda k: True, 0.0)
 
 
 class Ledger:
@@ -33,9 +53,7 @@ class Ledger:
         self.count = 0
         chosen = {"capacity": 10 * MANY, "history": 0, **chosen}
         self.file = SqliteFile(":memory:", "full")
-        self.ledger = LocalLedger(
-            self.file, options(**chosen), lambda kind: True, lambda kind: True, 0.0
-        )
+        self.ledger = open_ledger(self.file, options(**chosen))
         self.ledger.open(0.0, 0.0)
 
     def offer(
@@ -139,9 +157,32 @@ def claim_held(n: int) -> Callable[[], object]:
     return lambda: ledger.offer(idle=1)
 
 
+def claim_beside_limited_kinds(n: int) -> Callable[[], object]:
+    """So many kinds have a limit of their own, and one job each; half of them may not start."""
+    ledger = Ledger(rate_limit={f"kind-{k}": TokenBucket(1) for k in range(n)})
+    for times in (1, 2):
+        for k in range(0, n, times):
+            ledger.offer(1, kind=f"kind-{k}")
+        ledger.offer(idle=n if times == 1 else 0)
+    return lambda: ledger.offer(1, idle=1)
+
+
+def drop_oldest_beside_limited_kinds(n: int) -> Callable[[], object]:
+    ledger = Ledger(
+        capacity=n,
+        overflow="drop-oldest",
+        rate_limit={f"kind-{k}": TokenBucket(1) for k in range(n)},
+    )
+    for k in range(n):
+        ledger.offer(1, kind=f"kind-{k}")
+    return lambda: ledger.offer(1)
+
+
 @pytest.mark.parametrize(
     "prepare",
     [
+        claim_beside_limited_kinds,
+        drop_oldest_beside_limited_kinds,
         cancel_queued,
         cancel_scheduled,
         cancel_ended,
@@ -161,16 +202,45 @@ def test_it_costs_the_same_with_a_hundred_times_as_many(
     assert many <= 1.5 * few, f"{few} steps with {FEW} jobs, {many} with {MANY}"
 
 
-@pytest.mark.parametrize("order", [Retry(), Purge()])
-def test_an_order_of_many_goes_on_over_several_turns(order: Order) -> None:
+@pytest.mark.parametrize("order", [CancelAll, RetryAll, Purge])
+def test_an_operation_on_many_takes_several_turns(order: Any) -> None:
     ledger = Ledger()
     ledger.offer(AT_ONCE + 200)
-    ledger.kill_all()
-    given = ledger.order(order)
-    assert sum(len(move.tasks) for move in given.moves) == AT_ONCE
-    [rest] = given.answers
-    assert isinstance(rest, Retry | Purge)
-    assert ledger.order(rest).answers == [AT_ONCE + 200]
+    if order is not CancelAll:
+        ledger.kill_all()
+    moved: list[int] = []
+
+    def carry_out(numbers: Sequence[int]) -> int:
+        given = ledger.order(order(numbers, Filter()))
+        moved.append(sum(len(move.tasks) for move in given.moves))
+        [answer] = given.answers
+        assert answer == moved[-1]
+        return moved[-1]
+
+    assert in_turns(ledger.ledger, Filter(), carry_out) == AT_ONCE + 200
+    assert moved == [AT_ONCE, 200]
+
+
+def test_a_look_for_many_passes_over_so_many_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(many, "SPAN", 100)
+    ledger, looked, ordered = Ledger(), [], []
+    ledger.offer(250)
+    ledger.offer(1, kind="rare")
+    numbers = ledger.ledger.numbers
+
+    def look(wanted: Filter, after: int, upto: int, limit: int) -> list[int]:
+        looked.append(upto - after)
+        return numbers(wanted, after, upto, limit)
+
+    monkeypatch.setattr(ledger.ledger, "numbers", look)
+
+    def order(numbers: Sequence[int]) -> int:
+        ordered.append(len(numbers))
+        return len(numbers)
+
+    assert in_turns(ledger.ledger, Filter(kind="rare"), order) == 1
+    assert looked == [100, 100, 51]
+    assert ordered == [1]
 
 
 def test_so_does_what_falls_due_at_one_time() -> None:
@@ -187,26 +257,43 @@ def test_and_what_the_history_lets_go_of() -> None:
     for batch in ledger.offer(idle=AT_ONCE + 200).claims:
         done = [Outcome(task, 0.0) for task in batch]
         ledger.exchange(Offer(0.0, 0.0, [(batch[0].token, done)]))
-    shorter = LocalLedger(ledger.file, options(history=0), lambda k: True, lambda k: True, 0.0)
+    shorter = open_ledger(ledger.file, options(history=0))
     shorter.open(0.0, 0.0)
-    rows = []
+    rows, completed = [], Filter((Status.COMPLETED,))
     for _ in range(3):
         shorter.exchange(Offer(0.0, 0.0))
-        rows.append(len(ledger.file.jobs(Status.COMPLETED, 10 * MANY, None, None, None, False)))
+        rows.append(len(ledger.file.jobs(completed, 10 * MANY, None, False)))
     assert rows == [200, 0, 0]
+
+
+@pytest.mark.parametrize("more", [{}, {"kind": "mail"}, {"status": "failed"}, {"group": "t1"}])
+@pytest.mark.parametrize("meta", [{"user": "7"}, {"user": "7", "source": "web"}])
+def test_jobs_are_found_by_their_meta_in_its_index(meta: Any, more: Any) -> None:
+    source, where, values = matching(filter_of(meta=meta, **more), lambda name, _: len(name))
+    query = f"SELECT id FROM {source} WHERE {where} AND seq < ? ORDER BY seq DESC LIMIT ?"
+    rows = Ledger().file._writer.execute(f"EXPLAIN QUERY PLAN {query}", [*values, 99, 50])
+    plan = [row[3] for row in rows]
+    assert plan[:2] == [
+        "SEARCH meta USING PRIMARY KEY (name=? AND value=? AND seq<?)",
+        "SEARCH job USING INTEGER PRIMARY KEY (rowid=?)",
+    ]
+    assert len(meta) == 1 or plan[-1].startswith("SEARCH m USING PRIMARY KEY (name=? AND value=?")
+    assert not [step for step in plan if "SCAN" in step or "B-TREE" in step]
 
 
 @pytest.mark.parametrize(
     "query",
     [
+        "DELETE FROM meta WHERE seq IN (SELECT value FROM json_each('[]'))",
         "SELECT * FROM job WHERE id = 'x'",
         "SELECT * FROM job WHERE id IN (SELECT value FROM json_each('[]'))",
         "SELECT * FROM job WHERE seq IN (SELECT value FROM json_each('[]'))",
         "SELECT * FROM job WHERE status = 'failed' AND seq > 5 ORDER BY seq LIMIT 500",
+        "SELECT * FROM job WHERE status = 'cancelled' ORDER BY seq DESC LIMIT 100",
         "SELECT * FROM failure JOIN job USING (seq) WHERE job.id = 'x'",
     ],
 )
 def test_the_file_is_searched_and_not_read_through(query: str) -> None:
     plan = Ledger().file._writer.execute(f"EXPLAIN QUERY PLAN {query}").fetchall()
-    through = [row[3] for row in plan if row[3] in ("SCAN job", "SCAN failure")]
+    through = [row[3] for row in plan if row[3] in ("SCAN job", "SCAN failure", "SCAN meta")]
     assert through == []

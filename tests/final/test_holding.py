@@ -1,4 +1,4 @@
-"""Kinds with a rate limit: their jobs keep their places, and let the others pass meanwhile.
+"""Kinds with a limit of their own: their jobs keep their places, and let the others pass meanwhile.
 
 ``Lanes`` here, alone; in a whole engine they are in ``test_rate_limits.py``.
 """
@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from random import Random
 
 import pytest
@@ -29,15 +30,23 @@ def filled(*kinds: str) -> Lanes:
     return lanes
 
 
+def allow(lanes: Lanes, *open_kinds: str) -> None:
+    """These of LIMITED may start, and the others may not."""
+    for kind in LIMITED:
+        (lanes.release if kind in open_kinds else lanes.hold)(kind)
+
+
 def picks(lanes: Lanes, *open_kinds: str) -> list[str]:
     """The jobs that can be picked while these kinds may start, in this order."""
-    return [task.id for _ in range(len(lanes)) if (task := lanes.pick(open_kinds))]
+    allow(lanes, *open_kinds)
+    return [task.id for _ in range(len(lanes)) if (task := lanes.pick())]
 
 
 class TestPlaces:
     def test_others_pass_those_that_may_not_start(self) -> None:
         lanes = filled("mail", "free", "sms", "mail", "free")
-        assert lanes.ready(["sms"]) == 3
+        allow(lanes, "sms")
+        assert lanes.ready() == 3
         assert picks(lanes, "sms") == ["1", "2", "4"]
         assert picks(lanes, *LIMITED) == ["0", "3"]
 
@@ -48,7 +57,7 @@ class TestPlaces:
     def test_they_count_for_the_capacity(self) -> None:
         lanes = filled("mail", "mail", "free")
         assert (len(lanes), lanes.room(MEDIUM)) == (3, 997)
-        assert lanes.limited == {"mail": 2}
+        assert lanes.limited == Counter(mail=2)
 
     def test_the_one_that_has_waited_for_longest_is_the_head_all_the_same(self) -> None:
         head = filled("mail", "free").head(MEDIUM)
@@ -60,7 +69,8 @@ class TestPlaces:
         self, order: tuple[int, ...]
     ) -> None:
         lanes = filled("mail", "mail", "mail", "mail")
-        picked = [task for _ in range(3) if (task := lanes.pick(LIMITED))]
+        allow(lanes, *LIMITED)
+        picked = [task for _ in range(3) if (task := lanes.pick())]
         for n in order:  # one by one, as from three workers
             lanes.add(picked[n])
         assert picks(lanes, *LIMITED) == ["0", "1", "2", "3"]
@@ -80,9 +90,9 @@ class TestPlaces:
         head = lanes.head(MEDIUM)
         assert head
         lanes.remove(head)
-        assert lanes.limited == {"mail": 1}
+        assert lanes.limited == Counter(mail=1)
         assert picks(lanes, *LIMITED) == ["1", "2"]
-        assert lanes.limited == {}
+        assert lanes.limited == Counter()
 
 
 def picks_one(lanes: Lanes) -> str | None:
@@ -115,12 +125,16 @@ class TestAgainstLists:
                 lanes.remove(task)
                 model.remove(task)
             elif what == "pick":
-                assert lanes.ready(open_kinds) == len(model.ready(open_kinds))
-                picked = lanes.pick(open_kinds)
+                allow(lanes, *open_kinds)
+                assert lanes.ready() == len(model.ready(open_kinds))
+                picked = lanes.pick()
                 assert picked is model.pick(open_kinds)
                 out += [picked] if picked else []
-            kinds = [task.kind for task in model.waiting]
-            assert lanes.limited == {kind: kinds.count(kind) for kind in LIMITED if kind in kinds}
+            kinds = Counter(task.kind for task in model.waiting)
+            assert all(lanes.limited[kind] == kinds[kind] for kind in LIMITED)
+            for priority in Priority:
+                lane = [task for task in model.waiting if task.priority is priority]
+                assert lanes.head(priority) is min(lane, key=lambda t: t.key, default=None)
             assert lanes.tokens() == list(model.passed_over.values())
 
 
@@ -141,8 +155,9 @@ class InLists:
         lanes = [p for p in Priority if any(task.priority is p for task in ready)]
         if not lanes:
             return None
-        due = [p for p in lanes if self.passed_over[p] >= self._fairness]
-        chosen = (due or lanes)[0]
+        chosen = max(lanes, key=lambda p: self.passed_over[p])  # of several the most urgent
+        if self.passed_over[chosen] < self._fairness:
+            chosen = lanes[0]
         for priority in lanes[lanes.index(chosen) + 1 :]:
             self.passed_over[priority] += 1
         self.passed_over[chosen] = 0

@@ -129,6 +129,23 @@ class TestBound:
         picks = [picked.id for picked in pick_all(lanes)]
         assert picks.index("low-0") + 1 == 12
 
+    def test_it_counts_the_picks_at_which_the_job_may_start(self) -> None:
+        """LOW's kind may start only when MEDIUM is due as well: who was passed over more often?"""
+        lanes = Lanes(capacity=100, fairness=2, limited={"rare"})
+        for n in range(60):
+            lanes.add(task(f"high-{n}", HIGH))
+            lanes.add(task(f"medium-{n}", MEDIUM))
+        rare = task("low", LOW, "rare")
+        lanes.add(rare)
+        for _ in range(2 + 2):
+            lanes.hold("rare")
+            while lanes.tokens()[1] < 2:
+                lanes.pick()
+            lanes.release("rare")
+            if lanes.pick() is rare:
+                return
+        raise AssertionError("LOW waited beyond its bound")
+
     def test_it_holds_when_a_lane_that_was_passed_over_is_cancelled_empty(self) -> None:
         lanes = Lanes(capacity=10, fairness=1)
         first = task("medium-0", MEDIUM)

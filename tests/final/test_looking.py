@@ -52,6 +52,7 @@ class TestRecord:
             result={"to": "a@example.org"},
             error=None,
             timeout=DEADLINE,
+            seq=record.seq,
         )
         assert record.started_at is not None
         assert record.ended_at is not None
@@ -179,6 +180,13 @@ class TestLists:
             queue.enqueue(Job(f"new-{len(seen)}"))  # comes before the first page
             queue.join(DEADLINE)
         assert seen == expected
+
+    def test_a_page_goes_on_where_the_last_one_has_been_let_go_of(self, queue: JobQueue) -> None:
+        last = queue.jobs("failed", 1)[0]
+        queue.purge()
+        assert [job.id for job in queue.jobs(before=last.seq)] == ["c1", "c0"]
+        with pytest.raises(UnknownJob):
+            queue.jobs(before=last.id)
 
     @pytest.mark.parametrize("before", ["nobody", "", "\ud800"], ids=plain)
     def test_before_an_unknown_job_is_an_error(self, queue: JobQueue, before: str) -> None:

@@ -81,7 +81,7 @@ class TestRecorder:
 
     @pytest.fixture
     def recorder(self) -> Recorder:
-        return Recorder(workers=2, now=0.0)
+        return Recorder(now=0.0)
 
     @staticmethod
     def look(recorder: Recorder, now: float = 1.0) -> Metrics:
@@ -182,8 +182,8 @@ class TestRecorder:
         assert self.look(recorder, now=2.0).throughput == 2.5
 
     def test_utilisation_is_the_busy_share_of_the_workers_time(self, recorder: Recorder) -> None:
-        recorder.busy(2, 1.0)  # both from 1 to 3
-        recorder.busy(1, 3.0)  # one from 3 to 4
+        recorder.busy(2, 2, 1.0)  # both from 1 to 3
+        recorder.busy(1, 2, 3.0)  # one from 3 to 4
         assert self.look(recorder, now=4.0).utilisation == (2 * 2 + 1 * 1) / (4 * 2)
         assert self.look(recorder, now=8.0).utilisation == (2 * 2 + 1 * 5) / (8 * 2)
 
@@ -191,20 +191,20 @@ class TestRecorder:
         recorder.found(LOW, Status.PROCESSING, 100)
         end(recorder, [Outcome(task(LOW), 0.1)] * 100)
         for second in range(1, 41):  # a quiet time
-            recorder.busy(2 if second <= 20 else 0, float(second))
+            recorder.busy(2 if second <= 20 else 0, 2, float(second))
         metrics = self.look(recorder, now=40.0)
         assert RATE_WINDOW == 10.0
         assert (metrics.throughput, metrics.utilisation) == (0.0, 0.0)
 
     def test_they_are_so_too_where_nothing_happened_for_long(self, recorder: Recorder) -> None:
         recorder.found(LOW, Status.PROCESSING, 2)
-        recorder.busy(1, 1.0)
+        recorder.busy(1, 2, 1.0)
         end(recorder, [Outcome(task(LOW), 0.1)], now=1.0)
-        recorder.busy(2, 1.0)  # for an hour
+        recorder.busy(2, 2, 1.0)  # for an hour
         assert self.look(recorder, now=3_590.0).throughput == 0.0
         assert self.look(recorder, now=3_600.0).utilisation == 1.0
         end(recorder, [Outcome(task(LOW), 3_599.0)], now=3_600.0)
-        recorder.busy(1, 3_600.0)
+        recorder.busy(1, 2, 3_600.0)
         assert self.look(recorder, now=3_605.0).throughput == pytest.approx(0.1)
         assert self.look(recorder, now=3_605.0).utilisation == pytest.approx(0.75)
 

@@ -6,6 +6,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -13,8 +14,12 @@ from hypothesis import strategies as st
 
 from final import Job, JobQueue, LeakyBucket, Priority, QueueFull, Status, TokenBucket
 from final.engine.messages import Enqueue
+from final.job import Task
+from final.ledger.caps import Caps
+from final.ledger.groups import GroupLanes
 from final.ledger.limits import Gate, meter_of
-from final.options import Limit
+from final.ledger.picking import Picker
+from final.options import QUEUE, Limit
 from tests.final import inside
 from tests.final.engine import Engine, jobs, report
 from tests.final.helpers import AT_ONCE, OpenQueue, nothing
@@ -162,46 +167,113 @@ class TestGate:
         now = 0.0
 
         def take() -> None:
-            if gate.is_open(now) and (not by_kind or gate.admits("mail", now)):
+            if gate.is_open(now) and (not by_kind or gate.opens_at("mail", now) <= now):
                 gate.take("mail", now)
 
         for pause in before:
             now += pause
             take()
-        due = gate.next_at(["mail"] if by_kind else [], True, now)
-        meter = gate._by_kind["mail"] if by_kind else gate._queue
-        assert meter
-        state = meter.state()
+        name = "mail" if by_kind else QUEUE
+        due, state = gate.opens_at(name, now), gate.states()
         gate.begin()
         for _ in range(undone):
             take()
-        gate.undo()
-        assert meter.state() == state
-        assert gate.next_at(["mail"] if by_kind else [], True, now) == due
+        assert gate.undo() == (["mail"] if by_kind and gate._before else [])
+        assert gate.states() == state
+        assert gate.opens_at(name, now) == due
 
     def test_a_start_counts_for_its_kind_alone(self) -> None:
         gate = Gate({"mail": LeakyBucket(1)}, 0.0)
         assert gate.kinds == {"mail"}
         gate.take("other", 0.0)
-        assert gate.admits("mail", 0.0)
+        assert gate.opens_at("mail", 0.0) == 0.0
         gate.take("mail", 0.0)
-        assert not gate.admits("mail", 0.0)
+        assert gate.opens_at("mail", 0.0) == 1.0
         assert gate.is_open(0.0)
 
+
+class TestPicker:
     def test_it_says_when_to_look_again(self) -> None:
-        gate = Gate({"mail": LeakyBucket(2), "sms": TokenBucket(10)}, 0.0)
-        assert gate.next_at([], True, 0.0) == math.inf
-        gate.take("mail", 0.0)
-        gate.take("sms", 0.0)
-        assert gate.next_at(["mail"], True, 0.0) == pytest.approx(0.5)
-        assert gate.next_at(["mail", "sms"], True, 0.0) == pytest.approx(0.1)
+        limits: dict[str, Limit] = {"mail": LeakyBucket(2), "sms": TokenBucket(10)}
+        lanes, picker = picking(limits, "mail", "mail", "sms", "sms")
+        assert [task.kind for [task] in picker.batches(4, {}, 1, 0.0)] == ["mail", "sms"]
+        assert picker.ready(0.0) == 0
+        assert picker.next_start(0.0) == pytest.approx(0.1)
+        assert [task.kind for [task] in picker.batches(4, {}, 2, 0.1)] == ["sms"]
+        assert picker.next_start(0.1) == pytest.approx(0.5)
+        lanes.remove(next(iter(lanes._lanes[1].limited["mail"])))
+        assert picker.next_start(0.1) == math.inf
 
     def test_a_limit_for_all_counts_only_while_jobs_wait(self) -> None:
-        gate = Gate(LeakyBucket(2), 0.0)
-        gate.take("mail", 0.0)
-        assert not gate.is_open(0.0)
-        assert gate.next_at([], True, 0.0) == pytest.approx(0.5)
-        assert gate.next_at([], False, 0.0) == math.inf
+        _, picker = picking(LeakyBucket(2), "mail", "mail")
+        assert len(picker.batches(2, {}, 1, 0.0)) == 1
+        assert picker.ready(0.0) == 0
+        assert picker.next_start(0.0) == pytest.approx(0.5)
+        assert len(picker.batches(2, {}, 2, 0.5)) == 1
+        assert picker.next_start(0.5) == math.inf
+
+    @given(
+        st.lists(
+            st.one_of(
+                st.tuples(st.just("arrives"), st.sampled_from("abcd"), st.sampled_from(Priority)),
+                st.tuples(st.sampled_from(["picks", "comes back", "is cancelled"]), st.integers(0)),
+                st.tuples(st.just("passes"), st.floats(0.01, 2)),
+            ),
+            max_size=150,
+        )
+    )
+    def test_what_may_start_is_what_a_plain_look_at_all_says(
+        self, history: list[tuple[Any, ...]]
+    ) -> None:
+        """a and b have limits; what is held lets the others pass, and keeps its place."""
+        limits: dict[str, Limit] = {"a": TokenBucket(1, burst=2), "b": LeakyBucket(2)}
+        lanes, picker = picking(limits)
+        meters = {kind: meter_of(limit, 0.0) for kind, limit in limits.items()}
+        waiting: list[Task] = []
+        out: list[Task] = []
+        now = 0.0
+        for number, (what, *which) in enumerate(history):
+            match what:
+                case "arrives":
+                    kind, priority = which
+                    task = Task("x", "null", priority, kind, seq=number, key=number)
+                    lanes.add(task)
+                    waiting.append(task)
+                case "comes back" if out:
+                    task = out.pop(which[0] % len(out))
+                    lanes.add(task)
+                    waiting.append(task)
+                case "is cancelled" if waiting:
+                    lanes.remove(waiting.pop(which[0] % len(waiting)))
+                case "passes":
+                    now += which[0]
+                case "picks":
+                    may_start = [
+                        task
+                        for task in sorted(waiting, key=lambda task: task.key)
+                        if task.kind not in meters or meters[task.kind].next_at(now) <= now
+                    ]
+                    assert picker.ready(now) == len(may_start)
+                    batches = picker.batches(1, {}, 1, now)
+                    if not batches:
+                        assert may_start == []
+                        continue
+                    [[picked]] = batches
+                    lane = [task for task in may_start if task.priority is picked.priority]
+                    assert picked is lane[0]
+                    if picked.kind in meters:
+                        meters[picked.kind].take(now)
+                    waiting.remove(picked)
+                    out.append(picked)
+
+
+def picking(limits: Limit | dict[str, Limit], *kinds: str) -> tuple[GroupLanes, Picker]:
+    """Lanes with a MEDIUM job of each of these kinds, in this order."""
+    gate = Gate(limits, 0.0)
+    lanes = GroupLanes(1_000, None, gate.kinds, itertools.count().__next__)
+    for number, kind in enumerate(kinds):
+        lanes.add(Task(f"{number}", "null", MEDIUM, kind, seq=number, key=number))
+    return lanes, Picker(lanes, gate, Caps(None, {}), lambda kind: True)
 
 
 class TestBadValues:
@@ -226,7 +298,9 @@ class TestBadValues:
 
     @pytest.mark.parametrize("limit", [10, "10/s", {"mail": 10}, [LeakyBucket(1)]])
     def test_a_limit_must_be_one(self, limit: object) -> None:
-        with pytest.raises(TypeError, match="rate_limit must be a TokenBucket, a LeakyBucket, or"):
+        with pytest.raises(
+            TypeError, match="rate_limit must be a TokenBucket or a LeakyBucket, or"
+        ):
             JobQueue(nothing, rate_limit=limit)  # type: ignore[arg-type]
 
 

@@ -11,18 +11,20 @@ from pathlib import Path
 import filelock
 import pytest
 
-from final import QueueClosed, StorageError
+from final import Job, QueueClosed, StorageError
+from final.beyond.filters import Filter
 from final.job import Outcome, Priority, Status, Task
 from final.ledger.base import Move
 from final.ledger.sqlite import SqliteFile
 from tests.final import inside
 from tests.final.helpers import POSIX, OpenQueue, completes, nothing
+from tests.helpers import DEADLINE, Gate
 
-QUEUED, SCHEDULED, PROCESSING, RETRYING, COMPLETED, FAILED, CANCELLED, DROPPED = Status
+QUEUED, SCHEDULED, PROCESSING, RETRYING, COMPLETED, FAILED, CANCELLED, DROPPED, WAITING = Status
 
 READS: dict[str, Callable[[SqliteFile], object]] = {
     "get": lambda file: file.get("a"),
-    "jobs": lambda file: file.jobs(None, 1, None, None, None, True),
+    "jobs": lambda file: file.jobs(Filter(), 1, None, True),
     "attempts": lambda file: file.attempts("a"),
     "counts": SqliteFile.counts,
     "rows": lambda file: file.rows([task("a")]),
@@ -139,7 +141,7 @@ ITS_JOBS = {"claimed": 1, "queued": 2, "dead": 3}
 
 def standing(file: SqliteFile) -> dict[str, tuple[Status, int]]:
     """The status and the attempts of each job."""
-    records = file.jobs(None, 1_000, None, None, None, False)
+    records = file.jobs(Filter(), 1_000, None, False)
     return {record.id: (record.status, record.attempts) for record in records}
 
 
@@ -154,8 +156,7 @@ class TestOpening:
             with pytest.raises(StorageError) as refused:
                 open_queue(nothing, path=path)
         assert str(refused.value) == (
-            f"Cannot open {path}: unable to open database file. "
-            "Make the file and its folder readable and writable."
+            f"{path} is no regular file: what is written there is not kept."
         )
         Path(path).unlink()
         assert completes(open_queue(nothing, path=path))
@@ -220,3 +221,17 @@ def test_a_failed_attempt_has_begun_before_it_ended() -> None:
         write(file, Move([failed], PROCESSING, FAILED, 7, [outcome]), wall=115.0)
         (attempt,) = file.attempts("a")
     assert (attempt.started_at, attempt.ended_at) == (108.0, 110.0)
+
+
+def test_a_claim_and_an_end_do_not_write_the_payload_again(
+    open_queue: OpenQueue, path: str
+) -> None:
+    gate = Gate()
+    queue = open_queue(lambda job: gate.wait(), path=path)
+    queue.enqueue_many([Job(payload="x" * 50_000) for _ in range(40)])
+    journal = Path(f"{path}-wal")
+    accepted = journal.stat().st_size
+    assert accepted > 40 * 50_000
+    gate.open()
+    queue.join(DEADLINE)
+    assert journal.stat().st_size < 1.2 * accepted

@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 
 from final import DuplicateJob, Job, Priority, QueueClosed, QueueFull, StorageError
+from final.beyond.filters import Filter
 from final.engine.dispatcher import STORAGE_RETRY_SECONDS
 from final.engine.messages import Close, Join, Measure, Order, Request, Wait, Withdraw
 from final.job import Outcome
 from final.ledger.base import Cancel, Offer, Retry
-from final.ledger.local import BATCH_JOBS
+from final.ledger.picking import BATCH_JOBS
 from final.workers.batch import Batch
 from tests.final import inside
 from tests.final.engine import START, Engine, ask, jobs, report
@@ -219,7 +220,7 @@ class TestFailedCommit:
         engine.turn(enqueue)
         with pytest.raises(StorageError, match="string or blob too big"):
             enqueue.result()
-        assert engine.ledger.jobs(None, 10) == []
+        assert engine.ledger.jobs(Filter(), 10) == []
         engine.turn(jobs("a", "b"))
         assert engine.work_off() == ["a", "b"]
 
@@ -336,7 +337,7 @@ class TestFirstComeFirstServed:
         held.work_off()
         seq = {task_id: held.file.get(task_id) for task_id in ("m3", "m4")}
         assert seq["m3"] is not None
-        newest_first = [job.id for job in held.ledger.jobs(None, 10) if job.id in ("m3", "m4")]
+        newest_first = [job.id for job in held.ledger.jobs(Filter(), 10) if job.id in ("m3", "m4")]
         assert newest_first == ["m4", "m3"]
 
     def test_order_survives_that_somebody_in_front_is_refused(self) -> None:

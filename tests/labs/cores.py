@@ -1,7 +1,4 @@
-"""Processes for the labs that compute all the time: as many at once as there are cores.
-
-But: those that a lab kills, or whose disks fail, are started by that lab.
-"""
+"""Processes for the labs that compute all the time: as many at once as there are cores."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ enqueue and give up, workers who run jobs or hang, a disk that fails, a process 
 two clocks. Each of these is a method here, and nothing happens that is not called for. Every
 commit is told to the model (model.py), and every answer is checked against it.
 
-But: it decides nothing. What happens next is up to a random number (simulate.py) or to
+It decides nothing. What happens next is up to a random number (simulate.py) or to
 Hypothesis (test_model_final.py).
 """
 
@@ -14,13 +14,22 @@ from __future__ import annotations
 import contextlib
 import functools
 import shutil
+import sqlite3
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn, Protocol, cast
+from typing import Any, Literal, NamedTuple, NoReturn, Protocol, cast
 
 import final.options
+from final.beyond.control import Pause, pause_from
+from final.beyond.filters import Filter
+from final.beyond.kinds import Kind, Policies
+from final.beyond.periodic import Entry as PeriodicEntry
+from final.beyond.periodic import Every
+from final.beyond.snooze import Again
+from final.beyond.unique import Unique
 from final.engine.dispatcher import Dispatcher
 from final.engine.events import Events
 from final.engine.flight import OVERDUE_SECONDS, Flight
@@ -44,15 +53,29 @@ from final.errors import (
     StorageError,
     UnknownJob,
 )
-from final.job import Outcome, Priority, Status, Task
-from final.ledger.base import Cancel, Move, Purge, Retry
+from final.job import Job, Outcome, Priority, Status, Task
+from final.ledger.base import (
+    AT_ONCE,
+    Cancel,
+    CancelAll,
+    ChangePeriodic,
+    Move,
+    Purge,
+    Retry,
+    RetryAll,
+    SetPaused,
+    SetWorkers,
+)
+from final.ledger.controls import PAUSE, RESUME
+from final.ledger.holders import REPLACE
 from final.ledger.local import CLOCK_SECONDS, LocalLedger
+from final.ledger.periodic import Periodic
 from final.ledger.sqlite import SqliteFile
 from final.options import Backoff, TokenBucket
 from final.workers.batch import Batch, Report
 from tests.final import helpers
-from tests.labs.memory_file import MemoryFile
-from tests.labs.model import ENDED, LANES, Limit, Model, require
+from tests.labs.held_keys import WAITS
+from tests.labs.model import ENDED, LANES, Entry, Limit, Model, require
 
 # Turns that follow each other without any message. A few are right: one that admits a producer,
 # one that hands out its job. More than this, and the dispatcher goes round and round.
@@ -60,6 +83,8 @@ MOST_TURNS = 100
 
 # The kinds of jobs. Handlers of an "obedient" job end when they are told to.
 KINDS = ("deaf", "obedient", "other")
+NAMES = "ABCDEFGH"  # of workers
+PERIODIC = "every"  # the name of the periodic job
 
 
 class Crash(BaseException):
@@ -70,8 +95,9 @@ class Crash(BaseException):
 class Options:
     """As those of ``JobQueue``. A failed job waits 1 s, then 2 s, 4 s, and never more than 4.
 
-    limits: token buckets of kinds, as in the model; of the kind "", of the queue. memory: each
-    payload takes 4 bytes.
+    limits: token buckets of kinds, as in the model; of the kind "", of the queue. retries and caps:
+    of kinds, as in the model. memory: each payload takes 4 bytes. every: seconds from one tick of a
+    periodic job to the next, and what comes of those that were missed.
     """
 
     workers: int = 2
@@ -83,15 +109,62 @@ class Options:
     timeout: float | None = None
     memory: int = 1_000
     limits: Mapping[str, Limit] = field(default_factory=dict)
+    retries: Mapping[str, int] = field(default_factory=dict)
+    caps: Mapping[str, int] = field(default_factory=dict)
+    every: tuple[float, Literal["once", "all"]] | None = None
+    group_limit: int | None = None
 
     def of_final(self) -> final.options.Options:
         buckets = {kind: TokenBucket(*limit) for kind, limit in self.limits.items()}
-        chosen = {name: getattr(self, name) for name in self.__slots__ if name != "limits"}
+        by_kind = ("limits", "retries", "caps", "every")
+        chosen = {name: getattr(self, name) for name in self.__slots__ if name not in by_kind}
         rate_limit = buckets.pop("", None) or buckets
         return helpers.options(**chosen, backoff=BACKOFF, rate_limit=rate_limit)
 
+    def policies(self, handled: Collection[str]) -> Policies:
+        """Of a process that has handlers for these kinds."""
+        kinds = {
+            kind: Kind(
+                helpers.nothing, max_retries=self.retries.get(kind), workers=self.caps.get(kind)
+            )
+            for kind in handled
+        }
+        return Policies(self.of_final(), kinds)
+
 
 BACKOFF = Backoff(base=1, maximum=4, jitter=0)
+
+
+@dataclass(frozen=True, slots=True)
+class Beyond:
+    """What the jobs of a call ask for beyond the basics, all the same.
+
+    chained: each of them comes after the one before it, too.
+    """
+
+    group: str = ""
+    unique: Unique | None = None
+    after: Sequence[str] = ()
+    if_failed: str = "cancel"
+    chained: bool = False
+
+    def parents(self, job_ids: Sequence[str], number: int) -> tuple[str, ...]:
+        """Of the job with this number in the call."""
+        before = job_ids[number - 1 : number] if self.chained and number else ()
+        return tuple(dict.fromkeys(i for i in (*self.after, *before) if i != job_ids[number]))
+
+    def __str__(self) -> str:
+        said = (
+            f" of group {self.group}" if self.group else "",
+            f", {self.unique}" if self.unique else "",
+            f", after {', '.join(self.after)}" if self.after else "",
+            ", one after the other" if self.chained else "",
+            f" (if one fails: {self.if_failed})" if self.after or self.chained else "",
+        )
+        return "".join(said)
+
+
+PLAIN = Beyond()
 
 
 class Disk(Protocol):
@@ -103,15 +176,20 @@ class Disk(Protocol):
         """The process that had it open has ended without closing it."""
 
 
-class MemoryDisk:
-    """Dictionaries: fast."""
+class MemoryDisk(SqliteFile):
+    """A database in memory, of which the next process gets the same connection: fast."""
 
     def __init__(self) -> None:
-        self._file = MemoryFile()
+        super().__init__(":memory:", "normal")
+        self.lasting = True  # as far as its ledgers know
+        super().close()  # when nobody has it any more
 
     def open(self) -> SqliteFile:
-        self._file.take_over()
-        return cast(SqliteFile, self._file)
+        self._take_over()
+        return self
+
+    def close(self) -> None:
+        """It outlives the process."""
 
     def crash(self) -> None:
         """What was committed is there."""
@@ -146,17 +224,31 @@ class Written:
     """What stands in a transaction. wall: its time.
 
     interrupted: jobs that are queued again after a crash. told: jobs that were cancelled while
-    they run. forgotten: by seq.
+    they run. forgotten: by seq. paused: what, and whether it is from now on. admission: so many
+    moves were made before new jobs were let in. replaced: what the rows of these jobs are now, by
+    seq.
     """
 
     moves: list[Move] = field(default_factory=list)
     interrupted: list[Task] = field(default_factory=list)
     told: list[Task] = field(default_factory=list)
     forgotten: list[int] = field(default_factory=list)
+    paused: list[tuple[str, str, bool]] = field(default_factory=list)
+    replaced: dict[int, Replaced] = field(default_factory=dict)
+    admission: int | None = None
     wall: float = 0.0
 
     def __bool__(self) -> bool:
-        return bool(self.moves or self.interrupted or self.told or self.forgotten)
+        others = self.interrupted, self.told, self.forgotten, self.paused, self.replaced
+        return any((self.moves, *others))
+
+
+class Replaced(NamedTuple):
+    """What a job that waits has become."""
+
+    lane: str
+    kind: str
+    group: str
 
 
 class WatchedFile:
@@ -184,16 +276,30 @@ class WatchedFile:
         self._engine.after_commit(self._written)
 
     def taken(self, job_ids: Sequence[str]) -> set[str]:
+        """New jobs are about to be let in: these ids are asked about."""
         self._engine.before_operation()
+        if self._written.admission is None:
+            self._written.admission = len(self._engine.ledger._given.moves)
         return self._file.taken(job_ids)
+
+    def execute(self, statement: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
+        if self._file._writer.in_transaction:  # not when the ledger is made
+            self._engine.before_operation()
+        if statement in (PAUSE, RESUME):
+            sort, name = values
+            self._written.paused.append((sort, name, statement is PAUSE))
+        if statement is REPLACE:
+            lane, kind, _, _, group, *_, seq = values
+            self._written.replaced[seq] = Replaced(lane, kind, group or "")
+        return self._file.execute(statement, values)
 
     def find(self, job_id: str) -> Task | None:
         self._engine.before_operation()
         return self._file.find(job_id)
 
-    def dead_letters(self, *which: Any) -> list[Task]:
+    def meant(self, numbers: Sequence[int], wanted: Filter) -> list[Task]:
         self._engine.before_operation()
-        return self._file.dead_letters(*which)
+        return self._file.meant(numbers, wanted)
 
     def write(self, moves: Sequence[Move], wall: float) -> None:
         self._engine.before_operation()
@@ -235,6 +341,14 @@ class Producer(NamedTuple):
     request: Enqueue
     gives_up_at: float | None
     ids: list[str]
+    beyond: Beyond
+
+
+class HeldBy(NamedTuple):
+    """The job with this id has a key. waits: so it can be replaced."""
+
+    job_id: str
+    waits: bool
 
 
 class Happened(NamedTuple):
@@ -259,6 +373,9 @@ class Engine:
             max_retries=options.max_retries,
             fairness=options.fairness,
             limits=options.limits,
+            retries=options.retries,
+            caps=options.caps,
+            group_limit=options.group_limit,
         )
         self._disk = disk or MemoryDisk()
         self._job_numbers = 0
@@ -272,9 +389,26 @@ class Engine:
         self._known_ids: set[str] = set()
         self._coming_in: set[str] = set()  # the new jobs of the latest turn
         self._just_failed: set[str] = set()  # and its new dead letters
-        self._just_deleted: set[str] = set()
+        self._just_revived: set[str] = set()
+        self._meant: dict[Request[Any], set[str]] = {}  # the jobs that an order was for
+        self._just_deleted: dict[str, Entry] = {}
+        self._asked_to_cancel: set[str] = set()
+        self._replacements: dict[str, list[Task]] = {}
+        self._holders: dict[str, HeldBy] = {}  # of keys, when the latest new jobs were let in
         self._let_in: set[str] = set()  # lanes that got new jobs in the latest commit
+        if options.every:
+            self._declare(*options.every)
         self.open()
+
+    def _declare(self, seconds: float, missed: Literal["once", "all"]) -> None:
+        """A periodic job is in the file before the first process opens it."""
+        every = Every(seconds, Job(kind="deaf"), name=PERIODIC, missed=missed)
+        entry = PeriodicEntry.of(every, self.wall, 4)
+        file = self._disk.open()
+        with file.transaction():
+            Periodic(file, lambda kind: True).carry_out(ChangePeriodic("add", [entry]))
+        self._disk.crash()
+        self.model.declare("deaf", seconds, self.wall, missed)
 
     # ---- the process -------------------------------------------------------------------------
 
@@ -284,17 +418,20 @@ class Engine:
             self._forget_the_process()
             self.handled = handled = self.next_handled
             options = self.options.of_final()
-            self._delay = functools.partial(options.retry_delay, say=_say)
+            policies = self.options.policies(handled)
+            self._delay = functools.partial(policies.retry_delay, say=_say)
             file = cast(SqliteFile, WatchedFile(self._disk.open(), self))
             self.ledger = LocalLedger(
-                file, options, handled.__contains__, lambda kind: True, self.now
+                file, options, policies, handled.__contains__, lambda kind: True, self.now
             )
             self.dispatcher = Dispatcher(
                 self.ledger,
-                Flight(self, options.workers, options.timeout, self._delay),
-                Recorder(options.workers, self.now),
+                Flight(self, self.ledger.workers or options.workers, policies.timeout, self._delay),
+                Recorder(self.now),
                 Events(),
             )
+            if self.ledger.workers is not None:
+                self.workers = [Worker(name) for name in NAMES[: self.ledger.workers]]
             self.model.reopen(self.now, self.wall, handled)
             try:
                 self.dispatcher.open(self.now, self.wall)
@@ -314,7 +451,7 @@ class Engine:
 
     def _forget_the_process(self) -> None:
         """All that lives in its memory."""
-        self.workers = [Worker(name) for name in "ABCDEFGH"[: self.options.workers]]
+        self.workers = [Worker(name) for name in NAMES[: self.options.workers]]
         self.ghosts: list[Worker] = []  # were given up, and go on all the same
         self.inbox: list[Message] = []
         self.producers: list[Producer] = []
@@ -325,8 +462,11 @@ class Engine:
         self._cut_off = False  # close was not waited for
         self._looked_at = self.now  # when the latest turn was
         self._requests: list[Request[Any]] = []
-        self._written: dict[Enqueue, int] = {}  # so many of its jobs are in the store
+        self._written: dict[Enqueue, list[str]] = {}  # those of its jobs that are in the store
+        self._skipped: dict[Enqueue, dict[int, str]] = {}  # what it was told instead, so far
         self._request_of: dict[Task, Enqueue] = {}
+        self._replaced: Mapping[int, Replaced] = {}  # by the latest commit
+        self._came_for: dict[Task, str] = {}  # the lane that it was enqueued into
         # Requests for one lane alone, in the order they came: they must be served in it.
         self._lines: dict[str, list[Enqueue]] = {lane: [] for lane in LANES}
         self._attempt_of: dict[Outcome, int] = {}  # the token of the attempt that it came from
@@ -360,6 +500,7 @@ class Engine:
         delay: float | None = None,
         kind: str = "deaf",
         worker: Worker | None = None,
+        beyond: Beyond = PLAIN,
     ) -> Enqueue:
         """Enqueue (id, lane) ...; wait for room for ``patience`` seconds.
 
@@ -367,10 +508,14 @@ class Engine:
         is handled. worker: the call is made by the handler that it is running.
         """
         due_at = None if delay is None else self.wall + delay
+        ids = [job_id for job_id, _ in jobs]
         tasks = [
             Task(job_id, "null", Priority(lane), kind, due_at=due_at, by_clock=n % 2 == 1, size=4)
             for n, (job_id, lane) in enumerate(jobs)
         ]
+        for n, task in enumerate(tasks):
+            task.group, task.unique = beyond.group, beyond.unique
+            task.after, task.if_failed = beyond.parents(ids, n), beyond.if_failed
         request = Enqueue(list(tasks), sender=worker.batch if worker else None)
         if worker is None:
             self._producer_numbers += 1
@@ -382,29 +527,61 @@ class Engine:
         elif self.options.overflow != "block":
             patience = None
         gives_up_at = None if patience is None else self.now + patience
-        ids = [job_id for job_id, _ in jobs]
-        self.producers.append(Producer(who, request, gives_up_at, ids))
+        self.producers.append(Producer(who, request, gives_up_at, ids, beyond))
         names = ", ".join(f"{job_id} ({lane})" for job_id, lane in jobs)
         when = "" if delay is None else f", due in {delay:g} s"
         until = "" if patience is None else f", gives up after {patience:g} s"
-        self._ask(request, who, f"enqueues {names}{when}{until}")
+        self._ask(request, who, f"enqueues {names}{beyond}{when}{until}")
         for task in tasks:
             self._request_of[task] = request
-        self._written[request] = 0
-        if due_at is None and len({lane for _, lane in jobs}) == 1:
+            self._came_for[task] = task.priority
+        self._written[request] = []
+        self._skipped[request] = {}
+        needs_room = due_at is None and not any(task.after for task in tasks) and not beyond.unique
+        if needs_room and len({lane for _, lane in jobs}) == 1:
             self._lines[jobs[0][1]].append(request)
         if patience == 0:
             self.inbox.append(Withdraw(request))
         return request
 
     def cancel(self, job_id: str) -> None:
+        self._asked_to_cancel.add(job_id)
         self._ask(Order(Cancel(job_id)), "client", f"cancels {job_id}")
 
-    def retry(self, job_id: str | None = None) -> None:
-        self._ask(Order(Retry(job_id)), "client", f"retries {job_id or 'all dead letters'}")
+    def retry(self, job_id: str) -> None:
+        self._ask(Order(Retry(job_id)), "client", f"retries {job_id}")
 
-    def purge(self) -> None:
-        self._ask(Order(Purge()), "client", "purges the dead letters")
+    def cancel_all(self) -> None:
+        live = tuple(status for status in Status if not status.ended)
+        self._ask_for_many(CancelAll, Filter(live), "cancels all jobs")
+
+    def retry_all(self) -> None:
+        self._ask_for_many(RetryAll, Filter((Status.FAILED,)), "retries all dead letters")
+
+    def purge(self, status: Status) -> None:
+        self._ask_for_many(Purge, Filter((status,)), f"purges what is {status}")
+
+    def _ask_for_many(
+        self, order: type[CancelAll | RetryAll | Purge], wanted: Filter, what: str
+    ) -> None:
+        """As a client finds them, a moment before."""
+        found = self.ledger.jobs(wanted, AT_ONCE)
+        request: Order[int] = Order(order([record.seq for record in found], wanted))
+        self._meant[request] = {record.id for record in found}
+        if order is CancelAll:
+            self._asked_to_cancel |= self._meant[request]
+        self._ask(request, "client", what)
+
+    def pause(self, part: Pause, paused: bool = True) -> None:
+        what = " ".join(part.row).strip()
+        self._ask(Order(SetPaused(part, paused)), "client", f"{_PAUSES[paused]} {what}")
+
+    def resume_all(self) -> None:
+        for row in sorted(self.model.paused):
+            self.pause(pause_from(row), False)
+
+    def set_workers(self, number: int | None) -> None:
+        self._ask(Order(SetWorkers(number)), "client", f"wants {number or 'the usual'} workers")
 
     def wait(self, job_id: str) -> None:
         self._ask(Wait(job_id), "client", f"waits for {job_id}")
@@ -453,6 +630,7 @@ class Engine:
     def tell(self, batch: Batch, task: Task) -> None:
         for worker in self.workers:
             if worker.batch is batch and worker.task is task:
+                batch.told = task
                 self._note(f"worker {worker.name}", f"is told to stop {task.id}")
 
     def obeys(self, batch: Batch, task: Task) -> bool:
@@ -468,6 +646,19 @@ class Engine:
                 self.workers[n] = Worker(worker.name + "'")
                 self.tally["abandoned workers"] += 1
         return True
+
+    def hire(self, count: int) -> int:
+        """There are threads for as many as there are names."""
+        taken = {worker.name[0] for worker in self.workers}
+        names = [name for name in NAMES if name not in taken][:count]
+        self.workers += map(Worker, names)
+        return len(names)
+
+    def retire(self) -> None:
+        idle = self.idle_workers()
+        require(idle, "An idle worker was to leave, and there is none.")
+        self._note(f"worker {idle[-1].name}", "leaves")
+        self.workers.remove(idle[-1])
 
     # ---- workers: what they do ---------------------------------------------------------------
 
@@ -485,6 +676,15 @@ class Engine:
         assert batch is not None
         if worker.task is not None:
             self._end_attempt(worker, batch, error)
+        self._go_on_with(worker, batch)
+
+    def snooze(self, worker: Worker, again: Again) -> None:
+        """Its handler puts off the job that it is on."""
+        assert worker.batch is not None
+        self._end_attempt(worker, worker.batch, None, again)
+        self._go_on_with(worker, worker.batch)
+
+    def _go_on_with(self, worker: Worker, batch: Batch) -> None:
         if batch.tasks:
             self._start(worker, batch, batch.tasks.popleft())
         else:
@@ -512,16 +712,19 @@ class Engine:
         self._note(f"worker {worker.name}", f"starts {task.id}")
         self.model.start(task.id, batch.token)
 
-    def _end_attempt(self, worker: Worker, batch: Batch, error: str | None) -> None:
+    def _end_attempt(
+        self, worker: Worker, batch: Batch, error: str | None, again: Again | None = None
+    ) -> None:
         task, request = worker.task, worker.request
         worker.task, worker.request = None, None
         assert task is not None
-        self._note(f"worker {worker.name}", f"{error or 'completes'} {task.id}")
+        what = error or ("completes" if again is None else "snoozes")
+        self._note(f"worker {worker.name}", f"{what} {task.id}")
         turned_away = request is not None and isinstance(request._error, QueueClosed)
         closed = error is not None and turned_away
-        outcome = Outcome(task, self.now - batch.started, error=error, closed=closed)
+        outcome = Outcome(task, self.now - batch.started, error=error, closed=closed, again=again)
         if error is not None:
-            outcome.delay = self._delay(batch.attempt, False)
+            outcome.delay = self._delay(task.kind, batch.attempt, False)
         self._attempt_of[outcome] = worker.token
         batch.outcomes.append(outcome)
         self.tally["attempts"] += 1
@@ -549,8 +752,8 @@ class Engine:
     def jump(self, seconds: float) -> None:
         """Somebody sets the clock of the machine."""
         self._note("clock", f"is set {abs(seconds):g} s {'forward' if seconds > 0 else 'back'}")
+        self.model.clock_was_set(seconds, self.now + CLOCK_SECONDS, self.wall)
         self.wall += seconds
-        self.model.clock_was_set(seconds, self.now + CLOCK_SECONDS)
         self.tally["clock jumps"] += 1
 
     def fail_commits(self, count: int, operation: int = 1_000) -> None:
@@ -584,6 +787,7 @@ class Engine:
         self.failing_commits -= 1
         self.latest_failed = self._failed_in_turn = True
         self.tally["failed commits"] += 1
+        self.model.start_turns_anew()
         self._note("disk", what)
         raise StorageError("The disk is full.")
 
@@ -605,13 +809,17 @@ class Engine:
         """One turn with all messages that wait. Returns who had no answer, if it was the last."""
         messages, self.inbox = self.inbox, []
         self._failed_in_turn = False
-        self._coming_in, self._just_failed, self._just_deleted = set(), set(), set()
+        self._coming_in, self._just_failed = set(), set()
+        self._just_revived, self._just_deleted = set(), {}
+        self._holders = {}
         self.tally["turns"] += 1
         self._looked_at = self.now
         try:
             self.dispatcher.turn(messages, self.now, self.wall)
         except Crash:
             return self.crash()
+        self._check_skipped()
+        self._check_replacements()
         self._check_answers()
         if self.dispatcher.done:
             self._close()
@@ -644,8 +852,10 @@ class Engine:
             "The queue has ended, and jobs are still said to be processing.",
         )
         for worker in self.workers:
-            if worker.task and worker.task.token == worker.token:
-                require(worker.task.cancelled, f"{worker.task.id} goes on, and was not told.")
+            task, batch = worker.task, worker.batch
+            if task and batch and task.token == worker.token:
+                told = task.cancelled or batch.told is task  # the latter when its time was up
+                require(told, f"{task.id} goes on, and was not told.")
             left = _names(list(worker.batch.tasks)) if worker.batch else ""
             require(not left, f"The queue has ended, and {left} would still be started.")
         self._note("process", "has closed the file; another one opens it")
@@ -664,6 +874,7 @@ class Engine:
             self._id_of[task.seq] = task.id
             self._known_ids.add(task.id)
         self._note_commit(written)
+        model.commit()
         for task in written.interrupted:
             model.interrupt(task.id)
             charged = model.jobs[task.id].attempts
@@ -671,17 +882,61 @@ class Engine:
                 task.attempts == charged,
                 f"After the crash {task.id} has {task.attempts} attempts behind it, not {charged}.",
             )
+        for sort, name, paused in written.paused:
+            model.set_paused(sort, name, paused)
         self._let_in = set()
-        for move, task in _in_order(written.moves):
+        self._replaced = written.replaced
+        at = len(written.moves) if written.admission is None else written.admission
+        for move, task in _in_order(written.moves[:at]):
             outcome = next((o for o in move.outcomes if o.task is task), None)
             self._follow(move, task, outcome, written.wall)
+            model.look_at_heads()
+        self._look_at_keys(written.wall)
+        self._replace_in_place(written, at)
+        for move, task in _in_order(written.moves[at:], is_admission=True):
+            if move.source in _WAITS and move.target in _WAITS:
+                self._replace(task, written.replaced[task.seq], written.wall)
+            else:
+                self._follow(move, task, None, written.wall)
+            model.look_at_heads()
         for lane in self._let_in:
             require(not model.is_too_full(lane), f"The {lane} lane was let in more than it holds.")
         for task in written.told:
             model.tell(task.id)
         for seq in written.forgotten:
-            model.prune(self._id_of[seq])
-            self._just_deleted.add(self._id_of[seq])
+            if self._id_of[seq] in model.jobs:  # else somebody has purged it before
+                self._delete(self._id_of[seq])
+        model.look_at_heads()
+
+    def _delete(self, job_id: str) -> None:
+        self._just_deleted[job_id] = self.model.jobs[job_id]
+        self.model.prune(job_id)
+
+    def _look_at_keys(self, wall: float) -> None:
+        """New jobs are let in now: who holds which key?"""
+        for key, held in self.model.keys.now(wall).items():
+            self._holders[key] = HeldBy(held.job_id, held.by.status in WAITS)
+
+    def _replace_in_place(self, written: Written, at: int) -> None:
+        """Those that were replaced and did not move."""
+        moved = {
+            task.seq
+            for move in written.moves[at:]
+            if move.source in _WAITS and move.target in _WAITS
+            for task in move.tasks
+        }
+        for seq, (lane, kind, group) in written.replaced.items():
+            if seq not in moved:
+                self.model.replace(self._id_of[seq], lane, kind, group, False, None)
+                self.model.look_at_heads()
+
+    def _replace(self, task: Task, replaced: Replaced, wall: float) -> None:
+        """It goes elsewhere by that."""
+        model, (lane, kind, group) = self.model, replaced
+        model.replace(task.id, lane, kind, group, True, task.due_at)
+        if task.due_at is not None:
+            entry = model.jobs[task.id]
+            entry.due, entry.by_clock = self.now + (task.due_at - wall), task.by_clock
 
     def _follow(self, move: Move, task: Task, outcome: Outcome | None, wall: float) -> None:
         """One job has moved."""
@@ -690,8 +945,8 @@ class Engine:
             case None, _:
                 self._accept(move.target, task, wall)
             case _, None:
-                model.prune(task.id)
-                self._just_deleted.add(task.id)
+                self._just_deleted[task.id] = model.jobs[task.id]
+                model.purge(task.id)
             case Status.QUEUED, Status.PROCESSING:
                 model.claim(task.id, task.token, task.alone, now)
             case Status.PROCESSING, Status.QUEUED if task.status is None:
@@ -699,11 +954,17 @@ class Engine:
             case Status.PROCESSING, Status.QUEUED:
                 model.give_back(task.id)
             case Status.FAILED, Status.QUEUED:
-                model.start_over(task.id)
+                model.start_over(task.id, wall)
+                self._just_revived.add(task.id)
+            case Status.WAITING, Status.QUEUED:
+                model.release(task.id, None)
+            case Status.WAITING, Status.SCHEDULED:
+                assert task.due_at is not None
+                model.release(task.id, now + (task.due_at - wall))
             case _, Status.QUEUED:
                 model.come_back(task.id, now)
             case _, Status.CANCELLED:
-                model.cancel(task.id)
+                model.cancel(task.id, task.id in self._asked_to_cancel)
             case _, Status.DROPPED:
                 model.drop(task.id)
             case _:
@@ -712,16 +973,45 @@ class Engine:
 
     def _accept(self, target: Status | None, task: Task, wall: float) -> None:
         model, makes_room = self.model, self.options.overflow == "drop-oldest"
-        self._check_line(task)
+        if task.id.startswith(PERIODIC):
+            require(not self.closes, f"{task.id} came in while the queue closes.")
+            model.tick(datetime.fromisoformat(task.id.partition("@")[2]).timestamp(), wall)
+            self.tally["ticks"] += 1
+        else:
+            self._check_line(task)
+        what = task.id, str(task.priority), task.kind
         if target is Status.DROPPED:
-            model.turn_away(task.id, task.priority, task.kind)
-        elif target is Status.QUEUED:
-            model.accept(task.id, task.priority, task.kind, makes_room)
+            model.turn_away(*what, task.group)
+            return
+        if (
+            self._came_for.get(task, task.priority) != task.priority
+        ):  # it was replaced by one that came with it
+            model.go_elsewhere()
+        if target is Status.QUEUED:
+            model.accept(*what, makes_room, task.group)
             self._let_in.add(task.priority)
+        elif target is Status.WAITING:
+            model.wait_for(*what, task.group, task.due_at)
+            model.set_family(task.id, self._parents(task), task.if_failed)
+            model.jobs[task.id].by_clock = task.by_clock and task.due_at is not None
         else:
             assert task.due_at is not None
             due = self.now + (task.due_at - wall)
-            model.schedule(task.id, task.priority, task.kind, due, task.due_at, task.by_clock)
+            model.schedule(*what, due, task.due_at, task.by_clock, task.group)
+        if task.unique is not None:
+            model.take_key(task.id, task.unique, wall)
+            self._holders[task.unique.key] = HeldBy(task.id, True)
+
+    def _parents(self, task: Task) -> dict[int, str]:
+        """What each has become, by its number. Those that start over in this turn had failed."""
+        became = {}
+        for parent in task.after:
+            entry = self.model.jobs.get(parent) or self._just_deleted.get(parent)
+            require(entry, f"{task.id} comes after {parent}, which is not there.")
+            assert entry is not None
+            status = "failed" if parent in self._just_revived else entry.status
+            became[entry.number] = status if status in ENDED else ""
+        return became
 
     def _end(self, target: Status | None, task: Task, outcome: Outcome, wall: float) -> None:
         """An attempt has, with this outcome."""
@@ -734,6 +1024,15 @@ class Engine:
             delay = task.due_at - wall
             self._check_delay(task.id, delay)
             model.retry_later(task.id, token, self.now + delay, task.due_at)
+        elif target is Status.SCHEDULED:
+            assert outcome.again is not None
+            by_clock = outcome.again.by_clock
+            due_at = outcome.again.seconds + (0.0 if by_clock else wall)
+            if task.due_at is not None and task.seq not in self._replaced:
+                self._check_snooze(task.id, outcome.again, task.due_at, wall)
+                due_at = task.due_at
+            model.snooze(task.id, token, self.now + (due_at - wall), due_at, by_clock)
+            self.tally["snoozes"] += 1
         elif str(outcome.error).startswith("The process ended"):
             model.fail_by_crashes(task.id)
         else:
@@ -744,13 +1043,22 @@ class Engine:
         longest = min(4.0, 2.0 ** (self.model.jobs[job_id].attempts - 1))
         require(abs(delay - longest) < 1e-6, f"{job_id} waits {delay:g} s, not {longest:g} s.")
 
+    def _check_snooze(self, job_id: str, again: Again, due_at: float, wall: float) -> None:
+        waits = due_at if again.by_clock else due_at - wall
+        require(
+            abs(waits - again.seconds) < 1e-6,
+            f"{job_id} was put off until {waits:g}, not {again.seconds:g}.",
+        )
+
     def _check_line(self, task: Task) -> None:
         """First come, first served; and the jobs of a call in the order they were given."""
         request = self._request_of[task]
-        written = self._written[request]
+        written = len(self._written[request])
         require(not request.answered, f"{task.id} came in after its producer had been refused.")
+        self._written[request].append(task.id)
+        if task.unique is not None:
+            return  # some of its call may not come in at all
         require(request.tasks[written] is task, f"{task.id} came in before those in front of it.")
-        self._written[request] += 1
         line = self._lines[task.priority]
         if request in line:
             first = next(r for r in line if r is request or not self._is_out_of_line(r))
@@ -763,7 +1071,7 @@ class Engine:
 
     def _is_out_of_line(self, request: Enqueue) -> bool:
         """It was refused, or is about to be, because one of its ids is taken."""
-        rest = request.tasks[self._written[request] :]
+        rest = request.tasks[len(self._written[request]) :]
         return request.answered or any(
             task.id in self.model.jobs or task.id in self._coming_in for task in rest
         )
@@ -788,22 +1096,24 @@ class Engine:
     def _check_producer(self, request: Enqueue, error: Exception | None) -> None:
         [producer] = [p for p in self.producers if p.request is request]
         self.producers.remove(producer)
-        written = [task.id for task in request.tasks[: self._written[request]]]
+        written = self._written[request]
+        through = len(written) + len(self._skipped[request])
+        self.tally["jobs"] += len(written)
         if error is None:
             self._note(producer.name, "is told that all is in")
             require(
-                len(written) == len(request.tasks),
+                through == len(request.tasks),
                 f"{producer.name} was told that all is in, but in the store are {written}.",
             )
-            self.tally["jobs"] += len(written)
             return
-        assert isinstance(error, EnqueueError)
+        assert isinstance(error, EnqueueError | UnknownJob)
         self._note(producer.name, f"is refused: {type(error).__name__}")
+        skipped = set(self._skipped[request].values())
+        accepted = [job_id for job_id in error.accepted if job_id not in skipped]
         require(
-            error.accepted == written,
+            accepted == [job_id for job_id in written if job_id not in skipped],
             f"{producer.name} was told that {error.accepted} are in, and {written} are.",
         )
-        self.tally["jobs"] += len(written)
         match error:
             case QueueFull():
                 gives_up_at = producer.gives_up_at
@@ -811,20 +1121,69 @@ class Engine:
                 # Or all workers wait for room; those that were given up are no reason.
                 just = just or request.sender in [w.batch for w in self.workers if w.batch]
             case QueueClosed():
-                just = bool(self.closes) and not self._may_enqueue(request)
+                just = not self._may_enqueue(request) or self._waits_for_a_resume(request)
+                just = just and bool(self.closes)
             case DuplicateJob():
                 # As a loop of calls: the first that is not in is one that is there already.
-                first = producer.ids[len(written)]
+                first = producer.ids[through]
                 just = first in error.ids and first in self._known_ids
+            case UnknownJob():
+                parents = producer.beyond.parents(producer.ids, through)
+                known = self.model.jobs.keys() - self._coming_in
+                just = error.id in parents and error.id not in known
             case _:
                 just = self._failed_in_turn
         require(just, f"{producer.name} was refused without a reason: {error!r}")
 
+    def _waits_for_a_resume(self, request: Enqueue) -> bool:
+        """Whether its lane is full, and something is paused: nobody knows when there is room."""
+        return bool(self.model.paused) and self.model.may_be_full(request.next_task().priority)
+
+    def _check_skipped(self) -> None:
+        """Who was not let in, since another job holds the key: is it that one?"""
+        for request in [*self._requests]:
+            if not isinstance(request, Enqueue):
+                continue
+            for number, job_id in request.instead.items():
+                if number not in self._skipped[request]:
+                    self._skipped[request][number] = job_id
+                    self._check_holder(request.tasks[number], job_id)
+
+    def _check_holder(self, task: Task, job_id: str) -> None:
+        assert task.unique is not None
+        if not self._holders:
+            self._look_at_keys(self.wall)
+        held_by = self._holders.get(task.unique.key)
+        is_right = held_by.job_id == job_id if held_by else job_id in self.model.keys.doubtful
+        require(
+            is_right, f"{task.id} was not let in because of {job_id}, and {held_by} has its key."
+        )
+        self._note("commit", f"{task.id} is not in, because of {job_id}")
+        if held_by and held_by.waits and task.unique.then == "replace":
+            self._replacements.setdefault(job_id, []).append(task)
+
+    def _check_replacements(self) -> None:
+        """One of those that came to replace it is what the job is now: who was last, who knows."""
+        for job_id, tasks in self._replacements.items():
+            if (entry := self.model.jobs.get(job_id)) is not None:
+                is_now = entry.lane, entry.kind, entry.group
+                wanted = [(task.priority, task.kind, task.group) for task in tasks]
+                by = _names(tasks)
+                require(is_now in wanted, f"{job_id} was to be replaced by {by}, and was not.")
+        self._replacements.clear()
+
     def _may_enqueue(self, request: Enqueue) -> bool:
-        """Whether it is part of what a closing queue has to finish."""
+        """Whether it is part of what a closing queue has to finish.
+
+        A handler whose time is up has had its end, and cleans up.
+        """
         draining = all(close.drain for close in self.closes) and not self._cut_off
         return draining and any(
-            worker.request is request and worker.task and worker.task.token == worker.token
+            worker.request is request
+            and worker.task
+            and worker.task.token == worker.token
+            and worker.batch
+            and worker.batch.late is not worker.task
             for worker in self.workers
         )
 
@@ -843,6 +1202,7 @@ class Engine:
                 just = job_id not in model.jobs
             case Order(order=Retry(job_id=str(job_id))), ValueError():
                 just = job_id not in model.to_run("failed") or job_id in self._just_failed
+                just = just or model.has_rival(job_id)
             case ((Wait() | Join()), TimeoutError()):
                 just = True  # it was withdrawn
             case _:
@@ -867,16 +1227,29 @@ class Engine:
                 self._note("client", "is told that nothing is left to run")
                 left = model.to_run("queued", "processing", "retrying")
                 require(not left, f"join returned, and {left} had not run.")
-            case Order(order=Retry(job_id=None) | Purge()):
+            case Order(order=CancelAll() | RetryAll() | Purge() as order):
                 self._note("client", f"is told: {answer} jobs")
-                purged = isinstance(request.order, Purge)
-                dead = set((model.having if purged else model.to_run)("failed"))
-                dead -= self._just_failed  # in the same turn
-                require(not dead, f"All dead letters were dealt with, except {dead}.")
+                not_yet = self._meant.pop(request) & self._left_of(order)
+                not_yet -= self._just_failed  # in the same turn
+                require(not not_yet, f"All were dealt with, except {not_yet}.")
             case Order(order=Retry(job_id=job_id)):
                 self._note("client", f"is told that {job_id} starts over")
+            case Order(order=SetPaused(pause=part, paused=paused)):
+                self._note("client", f"is told that it {_PAUSES[paused]} {part.row}")
+            case Order(order=SetWorkers()):
+                self._note("client", f"is told: {answer} workers")
             case Close():
                 self._check_close(request, answer)
+
+    def _left_of(self, order: CancelAll | RetryAll | Purge) -> set[str]:
+        """Jobs that it could have been for."""
+        model = self.model
+        if isinstance(order, RetryAll):
+            return {job_id for job_id in model.to_run("failed") if not model.has_rival(job_id)}
+        left = set(model.having(*order.wanted.statuses))
+        if isinstance(order, Purge):
+            return {job_id for job_id in left if not model.has_children(job_id)}
+        return {job_id for job_id in left if not model.jobs[job_id].told}
 
     def _check_cancel(self, job_id: str, cancelled: bool) -> None:
         self._note(
@@ -891,13 +1264,16 @@ class Engine:
         elif cancelled:
             require(entry.status == "cancelled", f"{job_id} was cancelled and is {entry.status}.")
         else:
+            # Or it had, and somebody else's order of the same turn made it start over.
             require(
-                entry.status in ENDED, f"{job_id} was said to have ended; it is {entry.status}."
+                entry.status in ENDED or job_id in self._just_revived,
+                f"{job_id} was said to have ended; it is {entry.status}.",
             )
 
     def _check_close(self, close: Close, complete: bool) -> None:
         self._note("client", f"is told that the queue is closed{'' if complete else ', cut short'}")
-        left = self.model.to_run("queued", "processing", "retrying") if close.drain else []
+        left = self.model.to_run("queued", "processing", "retrying") + self.model.children_left()
+        left = left if close.drain else []
         require(
             complete or self._cut_off or left, "close said that it was cut short, and it was not."
         )
@@ -924,8 +1300,14 @@ class Engine:
     def _check_nothing_is_left_undone(self) -> None:
         model = self.model
         require(not model.due(self.now), f"{model.due(self.now)} are due and still wait.")
+        if not self.closes:
+            require(
+                not model.lacks_a_tick(self.now, self.wall), "A tick has come, and no job of it."
+            )
+        left = model.children_left()
+        require(not left, f"{left} still wait for their parents, which have ended.")
         for producer in self.producers:
-            task = producer.request.tasks[self._written[producer.request]]
+            task = producer.request.next_task()
             require(
                 self.options.overflow in ("block", "reject"),
                 f"{producer.name} waits, though overflow is {self.options.overflow}.",
@@ -952,11 +1334,14 @@ class Engine:
             (written.told, "told to stop"),
         ]
         parts = [f"{_names(tasks)} {where}" for tasks, where in went if tasks]
+        parts += [f"{self._id_of[seq]} replaced" for seq in written.replaced]
         if written.forgotten:
             parts.append(f"{', '.join(self._id_of[seq] for seq in written.forgotten)} deleted")
+        parts += [f"{_PAUSES[paused]} {sort} {name}" for sort, name, paused in written.paused]
         self._note("commit", "; ".join(parts))
 
 
+_PAUSES = {True: "pauses", False: "resumes"}
 # How the history says where jobs went; else it is the name of their status.
 _WENT = {
     (None, Status.QUEUED): "in",
@@ -965,15 +1350,25 @@ _WENT = {
     (Status.QUEUED, Status.PROCESSING): "claimed",
     (Status.PROCESSING, Status.QUEUED): "given back",
     (Status.PROCESSING, Status.RETRYING): "to be retried",
+    (Status.PROCESSING, Status.SCHEDULED): "put off",
     (Status.FAILED, Status.QUEUED): "starts over",
     (Status.FAILED, None): "purged",
+    (None, Status.WAITING): "in, behind its parents",
+    (Status.WAITING, Status.QUEUED): "let go",
     (Status.SCHEDULED, Status.QUEUED): "back in line",
     (Status.RETRYING, Status.QUEUED): "back in line",
 }
 
 
-def _in_order(moves: Sequence[Move]) -> list[tuple[Move, Task]]:
-    """Each job that moved, in turn: a step makes one move of each sort, and had them mixed."""
+# Where a job stands that may be replaced by another, at a new place.
+_WAITS = (Status.QUEUED, Status.SCHEDULED)
+
+
+def _in_order(moves: Sequence[Move], is_admission: bool = False) -> list[tuple[Move, Task]]:
+    """Each job that moved, in turn: a step makes one move of each sort, and had them mixed.
+
+    is_admission: no jobs have come back from a wait, but some that waited were replaced.
+    """
     first: dict[str, int] = {}  # move of a step
     steps = []
     for number, move in enumerate(moves):
@@ -982,7 +1377,9 @@ def _in_order(moves: Sequence[Move]) -> list[tuple[Move, Task]]:
             if move.source is None:
                 place = first.setdefault("new", number), task.seq
             elif (
-                move.source in (Status.SCHEDULED, Status.RETRYING) and move.target is Status.QUEUED
+                move.source in (Status.SCHEDULED, Status.RETRYING)
+                and move.target is Status.QUEUED
+                and not is_admission
             ):
                 place = first.setdefault("due", number), task.key
             steps.append((place, move, task))

@@ -31,7 +31,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -45,7 +45,8 @@ from rich.table import Table
 from rich.text import Text
 
 from final.job import Priority, Task
-from final.ledger.lanes import Lanes, Suits
+from final.ledger.groups import GroupLanes
+from final.ledger.lanes import Suits
 from tests.benchmarks import plots
 from tests.benchmarks.report import terminal
 from tests.helpers import DEADLINE, Gate
@@ -198,12 +199,12 @@ def overload(
 # ---- planted faults --------------------------------------------------------------------------
 
 
-class NeverRefilled(Lanes):
+class NeverRefilled(GroupLanes):
     """The token rule, except that a lane which was served keeps its old count."""
 
-    def pick(self, open_kinds: Collection[str] = (), suits: Suits | None = None) -> Task | None:
+    def pick(self, suits: Suits | None = None) -> Task | None:
         counts = [lane.passed_over for lane in self._lanes]
-        task = super().pick(open_kinds, suits)
+        task = super().pick(suits)
         for lane, count in zip(self._lanes, counts, strict=True):
             lane.passed_over = max(lane.passed_over, count)
         return task
@@ -211,13 +212,13 @@ class NeverRefilled(Lanes):
 
 def planting(fault: str) -> contextlib.AbstractContextManager[object]:
     """Inside of this, ``final`` has one of FAULTS; "" for none."""
-    lanes = {"": Lanes, "off": strict, "never-refilled": NeverRefilled}[fault]
-    return mock.patch("final.ledger.local.Lanes", lanes)
+    lanes = {"": GroupLanes, "off": strict, "never-refilled": NeverRefilled}[fault]
+    return mock.patch("final.ledger.local.GroupLanes", lanes)
 
 
-def strict(capacity: int, fairness: int | None, limited: Collection[str]) -> Lanes:
+def strict(capacity: int, fairness: int | None, *others: Any) -> GroupLanes:
     """Lanes that take no notice of their fairness."""
-    return Lanes(capacity, None, limited)
+    return GroupLanes(capacity, None, *others)
 
 
 FAULTS = {

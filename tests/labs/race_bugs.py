@@ -21,6 +21,7 @@ import improved
 from final.engine.dispatcher import Dispatcher
 from final.engine.messages import Request
 from final.job import Status
+from final.ledger.local import LocalLedger
 from final.workers.batch import Batch
 from final.workers.pool import WorkerPool
 from improved.job_queue import Job, Metrics, QueueClosed, _Task
@@ -157,6 +158,7 @@ class ReachesIn(final.JobQueue):
     """``cancel`` marks the job by itself, in an index that belongs to another thread."""
 
     def cancel(self, job_id: str) -> bool:
+        assert isinstance(self._ledger, LocalLedger)
         task = self._ledger._live.get(job_id)
         if task is not None and task.status is Status.QUEUED:
             task.cancelled = True  # so its worker will pass over it: if it has not begun

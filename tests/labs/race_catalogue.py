@@ -10,6 +10,7 @@ import functools
 import types
 from dataclasses import dataclass
 from typing import Any
+from unittest import mock
 
 import final
 import final.job_queue
@@ -91,7 +92,10 @@ class _InOrder(dict[Any, None]):
 
 def _repeatable(JobQueue: type[final.JobQueue], *args: Any, **options: Any) -> final.JobQueue:
     """A queue of ``final`` that does the same every time, and that nobody closes at exit."""
-    queue = JobQueue(*args, **{"shutdown_timeout": None, **options})
+    # Its log is written where it is told: a courier is a real thread, which would stay behind when
+    # a run is abandoned.
+    with mock.patch.object(events.Events, "start"):
+        queue = JobQueue(*args, **{"shutdown_timeout": None, **options})
     queue._dispatcher.unanswered = _InOrder()  # type: ignore[assignment]
     final.job_queue._open.discard(queue)  # its threads may be gone by then
     return queue
@@ -148,6 +152,7 @@ FINAL = Subject(
         messages.Request.result,
         pool.WorkerPool._attempt,
         pool.WorkerPool._work,
+        pool.WorkerPool._work_off,
         pool.WorkerPool.is_calling,
         pool.WorkerPool.join,
         pool.WorkerPool.replace,

@@ -3,8 +3,6 @@
 A failing run is told as columns of code, one for each thread, in the order in which the lines
 ran. No two threads run at once, so a line may reach into the next column. Of each stretch
 between two switches the first and the last lines are shown, each of them once.
-
-But: it decides nothing. The runs are made in exploration.py.
 """
 
 from __future__ import annotations

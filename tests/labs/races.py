@@ -114,7 +114,10 @@ def main() -> None:
     words = [word.lower() for word in arguments.words]
     entries = [entry for entry in CATALOGUE if all(word in entry.name.lower() for word in words)]
     if not entries:
-        parser.error(f"no scenario has {' '.join(arguments.words)!r} in its name: try --list")
+        parser.error(
+            f"no scenario has {' '.join(arguments.words)!r} in its name; these there are: "
+            + ", ".join(entry.name for entry in CATALOGUE)
+        )
     if arguments.list:
         print("\n".join(entry.name for entry in entries))
         return

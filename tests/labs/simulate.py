@@ -26,16 +26,20 @@ import random
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from rich.traceback import Traceback
 
+from final.beyond.control import Pause, pause_from
+from final.beyond.snooze import Again
+from final.beyond.unique import Unique
+from final.job import Priority, Status
 from tests.labs import choices
 from tests.labs.cores import on_all_cores
-from tests.labs.engine import KINDS, Disk, Engine, Options, Producer
+from tests.labs.engine import KINDS, Beyond, Disk, Engine, Options, Producer
 from tests.labs.model import LANES, ContractBroken, Limit
 
 STEPS = 25  # random ones in a life; then the faults stop
@@ -55,6 +59,7 @@ class Life:
         self.engine = Engine(self._draw_options(), disk)
         self._ids: list[str] = []
         self._quick_steps = self._random.choice((0, 0, 8, 16))
+        self._uses = self._random.choice(USES)
 
     def _draw_options(self) -> Options:
         choice = self._random.choice
@@ -68,6 +73,10 @@ class Life:
             timeout=choice((None, 2.0)),
             memory=choice((0, 10, 1_000)),
             limits=choice(LIMITS),
+            retries=choice(({}, {}, {"deaf": 2, "other": 0})),
+            caps=choice(({}, {}, {"other": 1}, {"deaf": 1, "other": 2})),
+            every=choice((None, None, None, (5.0, "once"), (30_000.0, "all"))),
+            group_limit=choice((None, None, 1, 2)),
         )
 
     def live(self) -> None:
@@ -98,7 +107,21 @@ class Life:
             patience=self._random.choice((None, 0.0, 1.0, 5.0)),
             delay=self._random.choice((None, None, None, 1.5)),
             kind=self._draw_kind(),
+            beyond=self._draw_beyond(),
         )
+
+    def _draw_beyond(self) -> Beyond:
+        """What this life makes use of: groups, of which one floods, keys, and parents."""
+        choice, chance = self._random.choice, self._random.random
+        group = choice(("", "big", "big", "big", "small", "tiny")) if "groups" in self._uses else ""
+        if "keys" in self._uses and chance() < 0.5:
+            return Beyond(group, choice(UNIQUES))
+        if "parents" in self._uses and chance() < 0.5:
+            there = self.engine.model.having(*LIVE) or list(self.engine.model.jobs) or self._ids
+            known = there if chance() < 0.9 else self._ids  # the history may have let go of it
+            after = self._random.choices(known, k=choice((0, 1, 1, 2)))
+            return Beyond(group, None, after, choice(("cancel", "run")), chance() < 0.4)
+        return Beyond(group)
 
     def _draw_kind(self) -> str:
         return self._random.choice(list(self.engine.handled))
@@ -112,6 +135,13 @@ class Life:
         if self._is_quick and (workers := self.engine.busy_workers()):
             self.engine.rush(self._random.choice(workers))
 
+    def handler_snoozes(self) -> None:
+        workers = [worker for worker in self.engine.busy_workers() if worker.task]
+        if workers:
+            seconds, by_clock = self._random.choice((0.0, 1.0, 1.5)), self._random.random() < 0.5
+            again = Again(seconds + self.engine.wall * by_clock, by_clock)
+            self.engine.snooze(self._random.choice(workers), again)
+
     def handler_enqueues(self) -> None:
         workers = [worker for worker in self.engine.busy_workers() if worker.task]
         if workers:
@@ -119,7 +149,12 @@ class Life:
             self._ids.append(job_id)
             lane = self._random.choice(LANES)
             worker = self._random.choice(workers)
-            self.engine.enqueue([(job_id, lane)], kind=self._draw_kind(), worker=worker)
+            self.engine.enqueue(
+                [(job_id, lane)],
+                kind=self._draw_kind(),
+                worker=worker,
+                beyond=self._draw_beyond(),
+            )
 
     def time_passes(self) -> None:
         moments = (0.0,) if self._is_quick else (0.0005, 0.02, 0.5, 1.0, 3.0)
@@ -131,10 +166,28 @@ class Life:
 
     def client_retries(self) -> None:
         dead = self.engine.model.having("failed")
-        self.engine.retry(self._random.choice([*dead, None]))
+        job_id = self._random.choice([*dead, None])
+        if job_id is None:
+            self.engine.retry_all()
+        else:
+            self.engine.retry(job_id)
+
+    def client_cancels_all(self) -> None:
+        self.engine.cancel_all()
 
     def client_purges(self) -> None:
-        self.engine.purge()
+        self.engine.purge(self._random.choice(PURGED))
+
+    def client_pauses(self) -> None:
+        parts = [Pause(), *(Pause(kind=kind) for kind in KINDS), *map(_lane, LANES)]
+        self.engine.pause(self._random.choice(parts))
+
+    def client_resumes(self) -> None:
+        if paused := sorted(self.engine.model.paused):
+            self.engine.pause(pause_from(self._random.choice(paused)), False)
+
+    def client_scales(self) -> None:
+        self.engine.set_workers(self._random.choice((1, 2, 3, 5, None)))
 
     def client_waits(self) -> None:
         if self._ids and self._random.random() < 0.8:
@@ -180,26 +233,26 @@ class Life:
         for producer in unanswered:
             if producer.request.sender is None and self._random.random() < 0.5:
                 jobs = [(task.id, str(task.priority)) for task in producer.request.tasks]
-                self.engine.enqueue(jobs, kind=self._draw_kind())
+                self.engine.enqueue(jobs, kind=self._draw_kind(), beyond=producer.beyond)
 
     def _come_to_the_end(self) -> None:
         """No more faults: everything that was accepted ends, and everybody gets an answer."""
         engine, model = self.engine, self.engine.model
-        unfinished = ("queued", "processing", "retrying", "scheduled")
         engine.heal()
         engine.deploy(KINDS)
         for _ in range(MOST_STEPS_TO_THE_END):
+            engine.resume_all()
             engine.settle()
             if workers := engine.busy_workers():
                 engine.go_on(workers[0])
-            elif model.to_run(*unfinished):
+            elif model.to_run(*TO_RUN):
                 engine.let_pass(model.until_due(engine.now))
-            elif model.having(*unfinished) and not engine.closes:
+            elif model.having(*LIVE) and not engine.closes:
                 engine.close(drain=True)  # the next process handles these, too
             elif not engine.closes:
                 break
         else:
-            left = model.having(*unfinished)
+            left = model.having(*LIVE)
             raise ContractBroken(f"{left} never come to their end, though nothing fails any more.")
         engine.measure()
         engine.close(drain=True)
@@ -208,6 +261,30 @@ class Life:
         engine.settle()
 
 
+def _lane(lane: str) -> Pause:
+    return Pause(priority=Priority(lane))
+
+
+TO_RUN = ("queued", "processing", "retrying", "scheduled")
+LIVE = (*TO_RUN, "waiting")
+
+# What a life uses beyond the basics.
+USES: tuple[Collection[str], ...] = (
+    *[()] * 2,
+    ("groups",),
+    ("keys",),
+    ("parents",),
+    ("groups", "keys", "parents"),
+)
+
+UNIQUES = (
+    Unique("a"),
+    Unique("b", until="started"),
+    Unique("a", within=2.0),
+    Unique("a", then="replace"),
+    Unique("b", then="replace", until="ended"),
+)
+
 LIMITS: tuple[dict[str, Limit], ...] = (
     *[{}] * 4,
     {"": Limit(1.0, 2)},
@@ -215,16 +292,24 @@ LIMITS: tuple[dict[str, Limit], ...] = (
     {"other": Limit(2.0, 3), "deaf": Limit(0.5, 1)},
 )
 
+# What a client purges.
+PURGED = (Status.FAILED, Status.FAILED, Status.COMPLETED, Status.CANCELLED)
+
 # How often each of them happens, in relation to the others.
 WEIGHTS: dict[Callable[[Life], None], int] = {
     Life.producer_comes: 24,
     Life.worker_goes_on: 36,
     Life.worker_rushes: 10,
     Life.time_passes: 14,
+    Life.handler_snoozes: 4,
     Life.handler_enqueues: 3,
     Life.client_cancels: 5,
     Life.client_retries: 3,
     Life.client_purges: 1,
+    Life.client_pauses: 1,
+    Life.client_resumes: 2,
+    Life.client_scales: 1,
+    Life.client_cancels_all: 1,
     Life.client_waits: 4,
     Life.client_gives_up: 1,
     Life.client_looks: 4,
@@ -355,6 +440,7 @@ FIGURES = (
     "commits",
     "jobs",
     "attempts",
+    "snoozes",
     "failed commits",
     "crashes",
     "closes",

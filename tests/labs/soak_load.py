@@ -6,8 +6,6 @@ offers the same jobs, whatever the threads do with them.
 As a program it is a process to kill: it works on a file and says what it does, line by line.
 
     python -m tests.labs.soak_load PATH SEED NAME
-
-But: what is promised and what is wrong is for ``soak_books.py`` to say.
 """
 
 from __future__ import annotations

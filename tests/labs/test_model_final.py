@@ -27,19 +27,24 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from final.job import Status
+from final.beyond.control import Pause
+from final.beyond.filters import Filter
+from final.beyond.kinds import Policy
+from final.beyond.snooze import Again
+from final.beyond.unique import Unique
+from final.job import Priority, Status
 from final.ledger.base import Move
 from final.ledger.sqlite import SqliteFile
-from final.options import Options as OptionsOfFinal
-from tests.labs.engine import KINDS, Engine, FileDisk, Options
+from tests.labs.engine import KINDS, Beyond, Engine, FileDisk, Options
 from tests.labs.examples import examples, until_it_fails
 from tests.labs.model import LANES, require
-from tests.labs.simulate import LIMITS, quiet
+from tests.labs.simulate import LIMITS, UNIQUES, quiet
 
 # The machine may be busy with other things: a few hundred lives take their time.
 pytestmark = pytest.mark.timeout(200)
 
 which = st.integers(0, 9)  # one of those that there are
+PARTS = [Pause(), Pause(kind="deaf"), Pause(kind="other"), Pause(priority=Priority.HIGH)]
 
 
 class FinalMachine(RuleBasedStateMachine):
@@ -52,6 +57,7 @@ class FinalMachine(RuleBasedStateMachine):
         timeout=st.sampled_from([None, 2.0]),
         memory=st.sampled_from([0, 1_000]),
         limits=st.sampled_from(LIMITS),
+        group_limit=st.sampled_from([None, None, 1]),
     )
     def open(self, **options: Any) -> None:
         self.folder = Path(tempfile.mkdtemp())
@@ -64,8 +70,27 @@ class FinalMachine(RuleBasedStateMachine):
         delay=st.sampled_from([None, None, 1.5]),
         which_kind=which,
         by_a_handler=st.booleans(),
+        group=st.sampled_from(["", "", "big", "small"]),
+        unique=st.sampled_from([None, None, *UNIQUES]),
+        which_parent=which,
+        if_failed=st.sampled_from(["", "", "cancel", "run"]),
     )
-    def enqueue(self, lanes: list[str], which_kind: int, by_a_handler: bool, **how: Any) -> None:
+    def enqueue(
+        self,
+        lanes: list[str],
+        which_kind: int,
+        by_a_handler: bool,
+        group: str,
+        unique: Unique | None,
+        which_parent: int,
+        if_failed: str,
+        **how: Any,
+    ) -> None:
+        """if_failed: "" for jobs that come after nobody."""
+        beyond = Beyond(group, unique)
+        if if_failed:
+            parent = self.ids[-1 - which_parent % len(self.ids)] if self.ids else ""
+            beyond = Beyond(group, None, [parent] if parent else [], if_failed, chained=True)
         jobs = [(self.engine.new_id(), lane) for lane in lanes]
         self.ids += [job_id for job_id, _ in jobs]
         kinds = list(self.engine.handled)
@@ -74,6 +99,7 @@ class FinalMachine(RuleBasedStateMachine):
             jobs,
             kind=kinds[which_kind % len(kinds)],
             worker=running[0] if running else None,
+            beyond=beyond,
             **how,
         )
         self.engine.settle()
@@ -85,6 +111,13 @@ class FinalMachine(RuleBasedStateMachine):
             if workers := self.engine.busy_workers():
                 self.engine.go_on(workers[step % len(workers)], error)
                 self.engine.settle()
+
+    @rule(seconds=st.sampled_from([0.0, 1.5]), by_clock=st.booleans())
+    def a_handler_snoozes(self, seconds: float, by_clock: bool) -> None:
+        if running := [worker for worker in self.engine.busy_workers() if worker.task]:
+            again = Again(seconds + self.engine.wall * by_clock, by_clock)
+            self.engine.snooze(running[0], again)
+            self.engine.settle()
 
     @rule(seconds=st.sampled_from([0.02, 1.0, 3.0]))
     def tick(self, seconds: float) -> None:
@@ -104,7 +137,17 @@ class FinalMachine(RuleBasedStateMachine):
 
     @rule()
     def retry(self) -> None:
-        self.engine.retry()
+        self.engine.retry_all()
+        self.engine.settle()
+
+    @rule(part=st.sampled_from(PARTS), paused=st.booleans())
+    def pause(self, part: Pause, paused: bool) -> None:
+        self.engine.pause(part, paused)
+        self.engine.settle()
+
+    @rule(number=st.sampled_from([1, 2, 4, None]))
+    def set_workers(self, number: int | None) -> None:
+        self.engine.set_workers(number)
         self.engine.settle()
 
     @precondition(lambda self: self.ids)
@@ -144,7 +187,7 @@ class FinalMachine(RuleBasedStateMachine):
     def the_file_says_what_the_model_says(self) -> None:
         in_file = {
             record.id: (record.status, record.attempts, record.due_at)
-            for record in self.engine.ledger.jobs(None, 1_000)
+            for record in self.engine.ledger.jobs(Filter(), 1_000)
         }
         in_model = {
             job_id: (entry.status, entry.attempts, entry.due_at)
@@ -163,10 +206,8 @@ def test_any_history_keeps_the_contract() -> None:
         run_state_machine_as_test(FinalMachine, settings=examples(35, steps=40))
 
 
-def one_retry_more(
-    options: OptionsOfFinal, attempt: int, permanent: bool, **how: Any
-) -> float | None:
-    return None if attempt > options.max_retries + 1 else options.backoff.delay(attempt)
+def one_retry_more(policy: Policy, attempt: int, permanent: bool, say: Any) -> float | None:
+    return None if attempt > policy.max_retries + 1 else policy.backoff.delay(attempt)
 
 
 WRITE = SqliteFile.write
@@ -189,9 +230,9 @@ def a_due_time_is_forgotten(file: SqliteFile, moves: Sequence[Move], wall: float
 @pytest.mark.parametrize(
     ("owner", "name", "fault", "sentence"),
     [
-        (OptionsOfFinal, "retry_delay", one_retry_more, "max_retries|goes on after"),
+        (Policy, "retry_delay", one_retry_more, "max_retries|goes on after"),
         (SqliteFile, "write", claims_charge_nothing, "In the file"),
-        (SqliteFile, "write", outcomes_are_not_written, "In the file"),
+        (SqliteFile, "write", outcomes_are_not_written, "In the file|called interrupted"),
         (SqliteFile, "write", a_due_time_is_forgotten, "In the file"),
     ],
     ids=["one attempt too many", "attempts not written", "outcomes not written", "due times lost"],
@@ -201,4 +242,4 @@ def test_a_planted_fault_is_caught(
 ) -> None:
     monkeypatch.setattr(owner, name, fault)
     with quiet(), pytest.raises(AssertionError, match=sentence):
-        run_state_machine_as_test(FinalMachine, settings=until_it_fails(400, steps=20))
+        run_state_machine_as_test(FinalMachine, settings=until_it_fails(1_500, steps=30))

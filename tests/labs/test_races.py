@@ -22,7 +22,7 @@ from tests.labs import race_report, races, small_races, stand_ins
 from tests.labs.exploration import Verdict, explore, forced_switches, only
 from tests.labs.race_catalogue import CATALOGUE, IMPROVED, Entry
 from tests.labs.race_scenarios import two_workers_claiming
-from tests.labs.scheduler import Scenario
+from tests.labs.scheduler import NotRepeatable, Scenario
 
 # The machine may be busy with other things: this is for all that a test waits for.
 pytestmark = pytest.mark.timeout(200)
@@ -40,6 +40,7 @@ class TestCatalogue:
     def test_what_holds_and_what_breaks(self, entry: Entry) -> None:
         verdict = entry.explore(races.FOR_BUGS) if entry.breaks else entry.explore(1, every=2)
         assert verdict.holds is not entry.breaks, str(verdict)
+        assert NotRepeatable.__name__ not in verdict.failure
 
     def test_every_planted_bug_is_in_it(self) -> None:
         planted = {entry.subject.name for entry in CATALOGUE if entry.is_planted}
@@ -193,7 +194,7 @@ class TestProgram:
     def test_a_word_that_is_in_no_name_is_refused(self) -> None:
         result = lab("no-such-race")
         assert result.returncode == 2
-        assert "no scenario has 'no-such-race' in its name: try --list" in result.stderr
+        assert "no scenario has 'no-such-race' in its name; these there are: " in result.stderr
 
     def test_a_number_of_switches_that_is_none_is_refused(self) -> None:
         assert "SWITCHES=many: it is how many" in lab("naive", SWITCHES="many").stderr

@@ -3,7 +3,8 @@
     python -m tests.load                a minute or two; writes docs/load.md
     SIZE=full python -m tests.load      longer
 
-Two questions. How fast are jobs created durably, by 1, 16 and 64 connections? And what happens
+Two questions. How fast are jobs created durably, by 1, 16 and 64 connections, and by 16 while many
+others read events or say nothing (company.py)? And what happens
 when twice as many come as the workers can do? In both every job that was answered with 201 has
 to be completed in the end, and no other may be in the file: the ids are compared.
 
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import statistics
 import time
 from dataclasses import dataclass, field
@@ -31,6 +33,7 @@ from tests.load.service import Service
 WORKERS = 4
 # In overload: enough that those who wait for room leave some to send what is due.
 CONNECTIONS = 64
+IN_COMPANY = 16
 
 
 @dataclass(frozen=True)
@@ -76,10 +79,12 @@ class Books:
 class Creation:
     """Of one number of connections; a figure for each round.
 
-    seconds: those of all answers. client: the share of a core that the client took.
+    in_company: whether others were there beside them. seconds: those of all answers. client: the
+    share of a core that the client took.
     """
 
     connections: int
+    in_company: bool = False
     rates: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     client: list[float] = field(default_factory=list)
@@ -113,34 +118,35 @@ def run(size: Size, docs: Path | None, console: Console) -> tuple[list[Creation]
     began = time.monotonic()
     here = machine.look()
     tables.show_machine(console, here)
-    creations = {count: Creation(count) for count in size.connections}
+    creations = [Creation(count) for count in size.connections]
+    creations.append(Creation(IN_COMPANY, in_company=True))
     with tables.progress(console, "creation"):
         for number in range(size.rounds):
-            for creation in creations.values():
+            for creation in creations:
                 measure.announce(f"round {number + 1}: {creation.connections} connections")
                 _create(size, creation)
     with tables.progress(console, "twice the capacity"):
         overload = asyncio.run(_overload(size))
-    results = list(creations.values())
-    found = [report.creation_table(results), report.overload_table(overload)]
+    found = [report.creation_table(creations), report.overload_table(overload)]
     for table in found:
         tables.show(console, table)
     console.print(f"  {time.monotonic() - began:.0f} seconds in all.")
     if docs:
         console.print(f"  Written: {report.write(docs, here, found)}")
-    return results, overload
+    return creations, overload
 
 
 def _create(size: Size, creation: Creation) -> None:
     """One round on a service of its own: as many requests as are answered."""
     with scratch() as folder, _service(folder, size) as service:
         warm_up, answers = Answers(), Answers()
-        for seconds, name, these in (
-            (size.seconds / 10, "warm-up", warm_up),
-            (size.seconds, "load", answers),
-        ):
-            load = Load(name, creation.connections, seconds)
-            asyncio.run(create_jobs(service.port, load, these))
+        with service.in_company() if creation.in_company else contextlib.nullcontext():
+            for seconds, name, these in (
+                (size.seconds / 10, "warm-up", warm_up),
+                (size.seconds, "load", answers),
+            ):
+                load = Load(name, creation.connections, seconds)
+                asyncio.run(create_jobs(service.port, load, these))
         accepted = {*warm_up.created, *answers.created}
         creation.rates.append(len(answers.created) / answers.seconds)
         creation.seconds += answers.created.values()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from tests.benchmarks.machine import Machine
 from tests.benchmarks.measure import percentile
 from tests.benchmarks.report import Table, markdown, ms, rate, times
+from tests.load.company import IDLE, READERS
 
 if TYPE_CHECKING:
     from tests.load.__main__ import Books, Creation, Overload
@@ -25,6 +26,7 @@ def creation_table(creations: Sequence[Creation]) -> Table:
         [
             times(creation.rate / creations[0].rate),
             str(creation.connections),
+            f"{READERS} readers, {IDLE} idle" if creation.in_company else "nobody",
             rate(creation.rate),
             f"{rate(min(creation.rates))} to {rate(max(creation.rates))}",
             ms(percentile(creation.seconds, 50)),
@@ -37,9 +39,10 @@ def creation_table(creations: Sequence[Creation]) -> Table:
     return Table(
         "Durable creation",
         "POST /jobs, each answered when its job is on the disk; as many as are answered, over "
-        "connections that stay open. The jobs do nothing and are run meanwhile. The client's share "
+        "connections that stay open; beside them, in the last row, some that read all events and "
+        "some that say nothing. The jobs do nothing and are run meanwhile. The client's share "
         "is of one core.",
-        ["", "connections", "jobs/s", "range", "p50", "p99", "client", "completed"],
+        ["", "connections", "beside them", "jobs/s", "range", "p50", "p99", "client", "completed"],
         rows,
     )
 

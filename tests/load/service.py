@@ -8,6 +8,8 @@ import re
 import sqlite3
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -47,19 +49,45 @@ class Service:
         self._process.terminate()
         self._process.__exit__(None, None, None)  # closes the pipe, waits for the end
 
+    @contextlib.contextmanager
+    def in_company(self) -> Iterator[None]:
+        """While others are there, too."""
+        with subprocess.Popen(
+            [sys.executable, "-m", "tests.load.company", str(self.port)], stdout=subprocess.PIPE
+        ) as company:
+            assert company.stdout
+            if not company.stdout.readline():
+                raise RuntimeError("Not all the others are there: see above.")
+            try:
+                yield
+            finally:
+                company.kill()
+
     def memory(self) -> int:
         """Resident bytes."""
         return int(psutil.Process(self._process.pid).memory_info().rss)
 
     def finish(self) -> dict[str, str]:
         """Wait until no job waits or runs; then what the file says of each: id -> status."""
-        with self._http.stream("GET", "/events") as events:
+        with self._events() as events:
             # Asked at once, and again whenever something has happened.
             for _ in itertools.chain([b""], events.iter_raw()):
                 if self._is_idle():
                     break
         with contextlib.closing(sqlite3.connect(self._path)) as connection:
             return dict(connection.execute("SELECT id, status FROM job"))
+
+    @contextlib.contextmanager
+    def _events(self) -> Iterator[httpx.Response]:
+        """Other readers may have had all the places until just now."""
+        until = time.monotonic() + PATIENCE
+        while time.monotonic() < until:
+            with self._http.stream("GET", "/events") as events:
+                if events.status_code == 200:
+                    yield events
+                    return
+                events.read()
+        raise RuntimeError(f"Nobody may listen to the service: {events.text}")
 
     def _is_idle(self) -> bool:
         totals: dict[str, Any] = self._http.get("/stats").json()["totals"]

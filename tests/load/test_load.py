@@ -5,10 +5,13 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
+import pytest
+
 from tests.benchmarks.report import terminal
 from tests.load.__main__ import SIZES, Books, run
 
 
+@pytest.mark.timeout(180)  # the machine may be busy with other things
 def test_every_201_is_completed_and_a_503_stores_nothing(tmp_path: Path) -> None:
     output = io.StringIO()
     creations, overload = run(SIZES["tiny"], tmp_path, terminal(output, width=120))

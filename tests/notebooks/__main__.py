@@ -49,7 +49,9 @@ def run(text: Path, check: bool, console: Console) -> bool:
         if check:
             pairs.execute(pairs.with_solutions(pairs.read(text)), strict=True)
         else:
-            pairs.store(pairs.execute(pairs.read(text)), text)
+            notebook = pairs.execute(pairs.read(text))
+            pairs.require_unsolved(notebook)
+            pairs.store(notebook, text)
     except (CellExecutionError, ValueError) as error:
         console.print(f"[red]  failed [/] {text.name}\n", Text.from_ansi(str(error)))
         return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-# It works with the helpers of notebook 9, which need what `make test-notebooks` installs; that
-# runs it, too.
-collect_ignore = [] if find_spec("IPython") and find_spec("matplotlib") else ["test_interview.py"]
+# They work with the helpers of the notebooks, which need what `make test-notebooks` installs; that
+# runs them, too.
+_THERE = find_spec("IPython") and find_spec("matplotlib")
+collect_ignore = [] if _THERE else ["test_interview.py", "test_toolbox.py"]

@@ -102,6 +102,14 @@ def with_solutions(notebook: Any) -> Any:
     return notebook
 
 
+def require_unsolved(notebook: Any) -> None:
+    """Raises ValueError for a check that calls the exercise right before it is solved."""
+    for cell in notebook.cells:
+        said = [output.get("text", "") for output in cell.get("outputs", [])]
+        if "check" in cell.metadata.get("tags", []) and "Right." in "".join(said):
+            raise ValueError(f"This is right although it is not solved:\n{cell.source}")
+
+
 def _merged(outputs: list[Any]) -> list[Any]:
     """Texts that came one after the other as one: how they were cut depends on the moment."""
     merged: list[Any] = []

@@ -13,7 +13,7 @@ each = pytest.mark.parametrize("text", pairs.texts(), ids=lambda text: text.stem
 
 
 def test_there_are_some() -> None:
-    assert len(pairs.texts()) >= 9
+    assert len(pairs.texts()) >= 10
 
 
 @each
@@ -30,6 +30,11 @@ def test_it_was_run_from_top_to_bottom(text: Path) -> None:
     code = [cell for cell in stored.cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
     assert all(output.output_type != "error" for cell in code for output in cell.outputs)
+
+
+@each
+def test_no_exercise_is_right_before_it_is_solved(text: Path) -> None:
+    pairs.require_unsolved(nbformat.read(pairs.stored(text), as_version=4))
 
 
 @each

@@ -17,9 +17,9 @@ import httpx
 
 from final import Handler, Job, JobQueue
 from final.service.app import create_app
+from final.service.connections import CONNECTIONS, BoundedProtocol, Door
 from final.service.context import Service
 from final.service.events import Broadcast
-from final.service.impatient import ImpatientProtocol
 from final.service.server import HttpServer, listen
 from tests.final.helpers import eventually
 from tests.helpers import DEADLINE
@@ -40,18 +40,21 @@ class Live:
         demo: bool = False,
         token: str | None = None,
         names: Collection[str] = (),
-        protocol: type[ImpatientProtocol] = ImpatientProtocol,
+        protocol: type[BoundedProtocol] = BoundedProtocol,
+        connections: int = CONNECTIONS,
+        root_path: str = "",
         workers: int = 2,
         capacity: int = 1_000,
         **options: Any,
     ) -> None:
         self.queue = JobQueue(handlers, workers=workers, capacity=capacity, **options)
-        self.service = Service(self.queue, workers, capacity, fairness=10, demo=demo)
+        self.service = Service(self.queue, capacity, fairness=10, demo=demo)
+        self.service.root_path = root_path
         self.broadcast = Broadcast(self.queue)
-        app = create_app(self.service, self.broadcast, token=token, names=names)
+        self.guard = app = create_app(self.service, self.broadcast, token=token, names=names)
         self._listener = listen("127.0.0.1", 0)
         self.port: int = self._listener.getsockname()[1]
-        self._server = HttpServer(app, protocol)
+        self._server = HttpServer(app, Door(connections, self.service.refused), protocol)
         self._thread = threading.Thread(target=self._server.run, args=([self._listener],))
         self._thread.start()
         self.http = client(f"http://127.0.0.1:{self.port}")
@@ -109,6 +112,12 @@ class Live:
         with self.http.stream("GET", "/events") as answer:
             assert answer.status_code == 200, answer.read()
             yield parse_events(answer.iter_lines())
+
+
+def forget(live: Live, job_id: str) -> None:
+    """Where the history has room for one: complete others."""
+    while live.http.get(f"/jobs/{job_id}").status_code != 404:
+        live.queue.wait(live.create()["id"], DEADLINE)
 
 
 def parse_events(lines: Iterator[str]) -> Iterator[tuple[str, Any]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import os
 import re
@@ -10,20 +12,23 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import pytest
 
-from final import Job, JobQueue, Status
+from final import Job, JobQueue, Pause, Snooze, Status, current_job
+from final.beyond.filters import Filter
+from final.cli import remote
 from final.cli.app import main
 from tests.final.helpers import eventually, nothing, reaches
-from tests.helpers import DEADLINE, Background
+from tests.helpers import DEADLINE, Background, Gate
 from tests.processes import ROOT, Program, needs_signals
 from tests.service.conftest import OpenService
-from tests.service.helpers import Live
+from tests.service.helpers import Live, forget
 
 TOKEN = "correct-horse-battery"
 
@@ -48,10 +53,23 @@ Run = Callable[..., Ended]
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
+def silent_port() -> Iterator[int]:
+    """A port that refuses, for as long as the test runs: nobody else is given it meanwhile."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield bound.getsockname()[1]
+
+
+@pytest.fixture
+def run(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    silent_port: int,
+) -> Run:
     """A command in an empty folder, with nothing on the default port."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PORT", str(_free_port()))
+    monkeypatch.setenv("PORT", str(silent_port))
     monkeypatch.setenv("COLUMNS", "120")
     for name in ("JOBQUEUE_URL", "JOBQUEUE_TOKEN"):
         monkeypatch.delenv(name, raising=False)
@@ -90,10 +108,101 @@ def _url(live: Live) -> str:
     return f"http://127.0.0.1:{live.port}"
 
 
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port: int = free.getsockname()[1]
-    return port
+def test_how_far_a_job_is(run: Run, open_service: OpenService, gate: Gate) -> None:
+    def handler(job: Job) -> None:
+        if job.payload:
+            current_job().progress(0.4, "page \033[31m4")
+        gate.wait()
+
+    live = open_service({"work": handler}, workers=2)
+    live.create(id="silent")
+    live.create(id="talks", payload=1)
+    eventually(lambda: live.queue.get("talks").progress is not None, "the progress")
+    for arguments in (["show", "talks"], ["stats"]):
+        lines = run(*arguments, "--url", _url(live)).out.splitlines()
+        [line] = [line for line in lines if "40%" in line]
+        assert "████░░░░░░ 40%" in line
+    shown = run("show", "talks", "--url", _url(live)).out
+    assert "page \N{REPLACEMENT CHARACTER}[31m4" in shown
+    assert "snoozes" not in shown
+    assert "progress" not in run("show", "silent", "--url", _url(live)).out
+    gate.open()
+
+
+def test_how_often_a_job_was_put_off(run: Run, tmp_path: Path) -> None:
+    def later(job: Job) -> None:
+        raise Snooze(3_600)
+
+    path = tmp_path / "jobs.db"
+    with JobQueue(later, path=path) as queue:
+        queue.enqueue(Job("x"))
+        reaches(queue, "x", Status.SCHEDULED)
+    shown = run("show", "x", "--db", str(path)).out
+    assert "snoozes" in shown
+    assert "scheduled" in shown
+
+
+WHOLE = {"type": None, "priority": None, "group": None}
+
+
+class TestPauseAndScale:
+    def test_pause_and_resume(self, anywhere: Run) -> None:
+        jobs = [("pause", "--kind", "work"), ("pause", "--priority", "low"), ("pause",)]
+        for command in jobs * 2:  # the second time changes nothing
+            answer = anywhere(*command).document
+        everything = [WHOLE, WHOLE | {"priority": "low"}, WHOLE | {"type": "work"}]
+        assert answer == {"paused": everything}
+        assert anywhere("stats").document["paused"] == everything
+        assert anywhere("resume").document == {"paused": everything[1:]}
+        anywhere("resume", "--priority", "low")
+        assert anywhere("resume", "--type", "work").document == {"paused": []}
+
+    def test_workers(self, anywhere: Run) -> None:
+        assert anywhere("workers", "5").document == {"workers": 5}
+        assert anywhere("workers", "default").document["workers"] in (2, None)
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            ("pause", "--kind", "a", "--group", "b"),
+            ("resume", "--group", ""),
+            ("workers", "0"),
+            ("workers", "many"),
+            ("workers", "100000"),
+        ],
+    )
+    def test_what_makes_no_sense_ends_with_2(
+        self, anywhere: Run, arguments: tuple[str, ...]
+    ) -> None:
+        assert anywhere(*arguments).code == 2
+
+    def test_it_is_said_in_words(self, run: Run, live: Live) -> None:
+        url = ("--url", _url(live))
+        assert "Nothing is paused.  in http" in run("resume", *url).out
+        run("pause", "--group", "a", *url)
+        assert "Paused: the whole queue, group a  in http" in run("pause", *url).out
+        assert "Paused: the whole queue, group a" in run("stats", *url).out
+        assert "3 workers  in http" in run("workers", "3", *url).out
+
+    def test_the_next_start_goes_by_what_a_file_was_told(self, run: Run, tmp_path: Path) -> None:
+        path = tmp_path / "jobs.db"
+        JobQueue(nothing, path=path).close()
+        run("pause", "--kind", "work", "--db", str(path))
+        run("workers", "7", "--db", str(path))
+        with JobQueue(nothing, path=path, workers=1) as queue:
+            assert (queue.metrics().workers, queue.paused()) == (7, [Pause(kind="work")])
+            refused = run("resume", "--kind", "work", "--db", str(path))
+            assert refused.code == 3
+            assert "give its --url" in refused.error
+        told = run("workers", "default", "--db", str(path))
+        assert "As many workers as its start says" in told.out
+
+    def test_an_older_file_has_nothing_paused(self, run: Run, tmp_path: Path) -> None:
+        path = tmp_path / "old.db"
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            old = ROOT / "tests" / "final" / "schema_4.sql"
+            connection.executescript(old.read_text("utf-8"))
+        assert run("stats", "--json", "--db", str(path)).document["paused"] == []
 
 
 class TestEitherPlace:
@@ -101,11 +210,13 @@ class TestEitherPlace:
 
     def test_a_job_is_what_the_service_says_it_is(self, anywhere: Run, live: Live) -> None:
         wishes = ["--priority", "high", "--id", "a-1", "--run-at", "3600", "--timeout", "2.5"]
+        wishes += ["--group", "tenant-7"]
         job = anywhere("enqueue", "work", '{"to": ["ada"]}', *wishes).document
         assert list(job) == list(live.create())
         assert job["payload"] == {"to": ["ada"]}
         assert (job["id"], job["type"], job["priority"]) == ("a-1", "work", "high")
         assert (job["status"], job["timeout"]) == ("scheduled", 2.5)
+        assert job["group"] == "tenant-7"
         shown = anywhere("show", "a-1").document
         assert shown == job | {"failures": []}
 
@@ -113,6 +224,61 @@ class TestEitherPlace:
         job = anywhere("enqueue", "work", '"hello"', "--run-at", "2100-01-31T08:00:00+01:00")
         assert job.document["payload"] == "hello"
         assert job.document["due_at"] == "2100-01-31T07:00:00Z"
+
+    def test_a_unique_job(self, anywhere: Run) -> None:
+        later = ("--run-at", "3600", "--unique", "page")
+        first = anywhere("enqueue", "work", "1", *later).document
+        assert first["unique"] == "page"
+        assert anywhere("enqueue", "work", "2", "--unique", "page").document == first
+        replaced = anywhere("enqueue", "work", "3", *later, "--then", "replace").document
+        assert (replaced["id"], replaced["payload"]) == (first["id"], 3)
+        assert replaced["status"] == "scheduled"
+        urgent = ("--then", "replace", "--priority", "high")
+        replaced = anywhere("enqueue", "work", "4", "--unique", "page", *urgent).document
+        assert (replaced["id"], replaced["payload"]) == (first["id"], 4)
+        assert replaced["status"] != "scheduled"
+        held = ("--unique", "day", "--within", "86400")
+        day = anywhere("enqueue", "work", *held).document["id"]
+        assert anywhere("enqueue", "work", *held).document["id"] == day
+        assert anywhere("show", day).document["unique"] == "day"
+
+    @pytest.mark.parametrize(
+        ("options", "told"),
+        [
+            (["--within", "60"], "--within is about --unique KEY"),
+            (["--unique", "k", "--until", "never"], "unique.until"),
+            (["--unique", "k", "--within", "5", "--until", "ended"], "not both"),
+        ],
+    )
+    def test_a_unique_job_that_makes_no_sense(
+        self, anywhere: Run, options: list[str], told: str
+    ) -> None:
+        refused = anywhere("enqueue", "work", *options)
+        assert refused.code == 2
+        assert told in refused.error
+
+    def test_a_job_that_comes_after_others(self, anywhere: Run) -> None:
+        anywhere("enqueue", "work", "--id", "parent", "--run-at", "3600")
+        both = ("--after", "parent", "--after", "dead", "--if-failed", "run")
+        child = anywhere("enqueue", "work", "--id", "child", *both).document
+        assert (child["status"], child["after"]) == ("waiting", ["parent", "dead"])
+        assert anywhere("show", "child").document["after"] == ["parent", "dead"]
+
+    @pytest.mark.parametrize(
+        ("options", "code", "told"),
+        [
+            (["--after", "nobody"], 1, "nobody"),
+            (["--if-failed", "run"], 2, "after"),
+            (["--after", "dead", "--if-failed", "retry"], 2, "if_failed"),
+            (["--after", "dead", "--unique", "k"], 2, "Job.unique is not for"),
+        ],
+    )
+    def test_one_that_cannot_come_after_others(
+        self, anywhere: Run, options: list[str], code: int, told: str
+    ) -> None:
+        refused = anywhere("enqueue", "work", *options)
+        assert refused.code == code
+        assert told in refused.error
 
     def test_an_id_that_is_taken(self, anywhere: Run) -> None:
         again = anywhere("enqueue", "work", "--id", "dead")
@@ -155,6 +321,64 @@ class TestEitherPlace:
         assert [job["id"] for job in anywhere("jobs", *wanted).documents] == ["j2", "j1"]
         assert anywhere("jobs", "--type", "other").documents == []
 
+    def test_jobs_are_found_by_what_they_are_about(self, anywhere: Run, run: Run) -> None:
+        def add(job_id: str, *meta: str, group: str = "t1") -> Any:
+            options = [word for pair in meta for word in ("--meta", pair)]
+            later = ("--id", job_id, "--run-at", "99", "--group", group)
+            return anywhere("enqueue", "work", *later, *options).document
+
+        assert add("a", "user=7", "source=web")["meta"] == {"user": "7", "source": "web"}
+        add("b", "user=7", "query=a=b:c", group="t2")
+        add("c")
+        found = {
+            ("--meta", "user=7"): ["b", "a"],
+            ("--meta", "user=7", "--meta", "source=web"): ["a"],
+            ("--meta", "query=a=b:c"): ["b"],
+            ("--meta", "user=7", "--group", "t2"): ["b"],
+            ("--group", "t1"): ["c", "a"],
+            ("--meta", "user=8"): [],
+        }
+        for wanted, ids in found.items():
+            assert [job["id"] for job in anywhere("jobs", *wanted).documents] == ids
+        assert anywhere("show", "a").document["meta"] == {"user": "7", "source": "web"}
+        assert anywhere("dead-letters", "--meta", "user=7").documents == []
+
+    def test_many_at_once(self, anywhere: Run) -> None:
+        for number in range(4):
+            user = ("--meta", f"user={number % 2}", "--run-at", "99")
+            anywhere("enqueue", "work", "--id", f"j{number}", *user)
+        many = ("--type", "work", "--enqueued-after", "2020-01-31T08:00:00Z")
+        one = ("--meta", "user=1", *many)
+        assert anywhere("cancel-all", *one, "--dry-run").document == {"jobs": 2, "dry_run": True}
+        assert anywhere("cancel-all", *one).document == {"jobs": 2, "dry_run": False}
+        assert [job["id"] for job in anywhere("jobs", "--status", "cancelled").documents] == [
+            *("j3", "j1")
+        ]
+        assert anywhere("purge", "--status", "cancelled").document["jobs"] == 2
+        assert anywhere("cancel-all", "--status", "scheduled").document["jobs"] == 2
+        assert anywhere("purge", "--ended-before", "1").document["jobs"] == 0
+        assert anywhere("delete", "j0").document["id"] == "j0"
+        assert anywhere("retry-all", "--dry-run").document["jobs"] == 1
+        assert anywhere("retry-all", *many).document["jobs"] == 1
+        assert anywhere("show", "dead").document["status"] in ("queued", "processing", "completed")
+
+    def test_a_job_that_has_not_ended_is_not_deleted(self, anywhere: Run) -> None:
+        anywhere("enqueue", "work", "--id", "later", "--run-at", "99")
+        refused = anywhere("delete", "later")
+        assert (refused.code, refused.out) == (1, "")
+        assert "Job later is scheduled: cancel it first" in refused.error
+        assert anywhere("delete", "dead").code == 0
+        assert anywhere("delete", "dead").code == 1
+        assert anywhere("purge").document == {"jobs": 0, "dry_run": False}
+
+    def test_a_parent_whose_result_is_read_stays(self, anywhere: Run) -> None:
+        anywhere("enqueue", "work", "--id", "first", "--run-at", "99")
+        anywhere("enqueue", "work", "--id", "second", "--after", "first", "--if-failed", "run")
+        anywhere("cancel-all", "--status", "scheduled")
+        if anywhere("show", "second").document["status"] == "waiting":  # a file: nobody runs it
+            assert "stays: jobs after it have not ended" in anywhere("delete", "first").error
+            assert anywhere("purge", "--status", "cancelled").document["jobs"] == 0
+
     def test_figures_have_the_same_keys(self, anywhere: Run, live: Live) -> None:
         figures, other = anywhere("stats").document, live.http.get("/stats").json()
         assert figures.keys() == other.keys()
@@ -170,6 +394,14 @@ class TestEitherPlace:
             (["enqueue", "work", "--id", "a b"], "id: "),
             (["enqueue", "work", "--run-at", "tomorrow"], "run_at"),
             (["enqueue", "work", "--timeout", "0"], "timeout: "),
+            (["enqueue", "work", "--meta", "user"], "--meta is NAME=VALUE"),
+            (["enqueue", "work", "--meta", "user=7", "--meta", "user=8"], "each name once"),
+            (["enqueue", "work", "--meta", "a:b=7"], "name 'a:b' has a ':'"),
+            (["purge", "--ended-before", "yesterday"], "It is no time"),
+            (["purge", "--status", "queued"], "cancel them first"),
+            (["cancel-all", "--status", "failed"], "not cancelled"),
+            (["retry-all", "--status", "failed"], "No such option"),
+            (["jobs", "--meta", "user="], "meta value of 'user' must not be empty"),
             (["enqueue"], "Missing argument 'TYPE'"),
             (["jobs", "--status", "lost"], "'lost' is not one of"),
             (["jobs", "--limit", "0"], "'--limit'"),
@@ -188,6 +420,20 @@ class TestService:
         ids = live.queue.enqueue_many([Job(kind="work") for _ in range(230)])
         found = run("jobs", "--json", "--limit", "215", "--url", _url(live)).documents
         assert [job["id"] for job in found] == ids[:14:-1]
+
+    def test_pages_go_on_where_the_history_has_let_go_of_a_job(
+        self, open_service: OpenService, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(remote, "PAGE", 1)
+        live = open_service(history=1)
+        live.create(id="later", run_at=3_600)
+        live.create(id="last")
+        live.queue.wait("last", DEADLINE)
+        with remote.Remote(_url(live), None) as place:
+            jobs = place.jobs(Filter(), 10)
+            assert next(jobs)["id"] == "last"
+            forget(live, "last")
+            assert [job["id"] for job in jobs] == ["later"]
 
     def test_a_full_lane_stores_nothing(self, run: Run, held: Live) -> None:
         ended = [run("enqueue", "work", "--url", _url(held)) for _ in range(3)]
@@ -212,16 +458,16 @@ class TestService:
         assert run("jobs", "--url", url).code == 0
 
     def test_no_proxy_gets_to_see_the_token(
-        self, run: Run, live: Live, monkeypatch: pytest.MonkeyPatch
+        self, run: Run, live: Live, monkeypatch: pytest.MonkeyPatch, silent_port: int
     ) -> None:
         for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
-            monkeypatch.setenv(name, f"http://127.0.0.1:{_free_port()}")
+            monkeypatch.setenv(name, f"http://127.0.0.1:{silent_port}")
         monkeypatch.setenv("no_proxy", "")
         monkeypatch.setenv("NO_PROXY", "")
         assert run("jobs", "--url", _url(live), "--token", TOKEN).code == 0
 
-    def test_nobody_answers(self, run: Run) -> None:
-        ended = run("jobs", "--url", f"http://127.0.0.1:{_free_port()}")
+    def test_nobody_answers(self, run: Run, silent_port: int) -> None:
+        ended = run("jobs", "--url", f"http://127.0.0.1:{silent_port}")
         assert ended.code == 3
         assert "start one with `python -m final serve`" in ended.error
 
@@ -402,14 +648,9 @@ class TestProcess:
                 ),
                 "its end",
             )
-            second = process(tmp_path, "-m", "final", "serve", "--port", "0")
+            second = run("serve", "--port", "0")
             assert second.code == 3
             assert re.fullmatch(r"jobs\.db is in use by process \d+: .*\n", second.error)
-            with Program(tmp_path, "final", "stats", "--watch", "--json", "--url", url) as watching:
-                watching.read_until('"completed": 1')
-                watching.read_until('"completed": 1')
-                watching.signal(signal.SIGINT)
-                assert watching.read_to_the_end() == 0
             service.signal(signal.SIGTERM)
             assert service.read_to_the_end() == 0
 
@@ -425,23 +666,20 @@ class TestProcess:
         ended = process(tmp_path, "-m", "final", "jobs")
         assert ended == (2, "", "Commands need typer: pip install '.[service]'\n")
 
-    def test_the_core_does_not_load_it(self, tmp_path: Path) -> None:
+    def test_the_core_neither_loads_it_nor_has_a_say_in_ctrl_c(self, tmp_path: Path) -> None:
         extra = "typer|rich|httpx|pydantic|fastapi|uvicorn|final.cli|final.service"
         code = f"import sys, final; print([m for m in sys.modules if m in '{extra}'.split('|')])"
-        assert process(tmp_path, "-c", code).out == "[]\n"
+        code += "; from signal import *; print(getsignal(SIGINT) is default_int_handler)"
+        assert process(tmp_path, "-c", code).out == "[]\nTrue\n"
 
-    def test_the_shell_completes_commands(self, tmp_path: Path) -> None:
-        words = {"COMP_WORDS": "jobqueue dead", "COMP_CWORD": "1"}
-        ended = process(
-            tmp_path,
-            "-c",
-            "from final.cli.app import main; main()",
-            env={"_JOBQUEUE_COMPLETE": "complete_bash", **words},
-        )
-        assert ended.out.split() == ["dead-letters"]
+    def test_the_shell_completes_commands(self, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("_JOBQUEUE_COMPLETE", "complete_bash")
+        monkeypatch.setenv("COMP_WORDS", "jobqueue dead")
+        monkeypatch.setenv("COMP_CWORD", "1")
+        assert run("").out.split() == ["dead-letters"]
 
-    def test_the_help_names_the_exit_codes(self, tmp_path: Path) -> None:
-        ended = process(tmp_path, "-m", "final", "--help")
+    def test_the_help_names_the_exit_codes(self, run: Run) -> None:
+        ended = run("--help")
         assert ended.code == 0
         assert "Ends with 0 if all went well" in ended.out
 
@@ -451,3 +689,285 @@ class TestProcess:
         assert found[0]["ratio"] == 1
         assert list(tmp_path.iterdir()) == []
         assert "durable enqueues" in run("bench", "--seconds", "0.05").out
+
+
+# What a command line may look like; each is answered with one sentence and one of these codes.
+BAD_COMMANDS = [
+    (["show", "."], {1, 3}),
+    (["show", ".."], {1, 3}),
+    (["show", "a/../b"], {1, 3}),
+    (["show", "a\nb"], {1, 3}),
+    (["show", "\udcff"], {1, 3}),
+    (["show", ""], {1, 3}),
+    (["retry", "\udcff"], {1, 3}),
+    (["cancel", "."], {1, 3}),
+    (["jobs", "--limit", "9" * 20], {2}),
+    (["jobs", "--limit", "nan"], {2}),
+    (["jobs", "--type", "\udcff"], {0, 2}),
+    (["enqueue", "work", "1e999"], {2}),
+    (["enqueue", "work", '"\\ud800"'], {2}),
+    (["enqueue", "work", "\udcff"], {2}),
+    (["enqueue", "work", str(2**63)], {2}),
+    (["enqueue", "work", '{"a": 1, "a": 2}'], {2}),
+    (["enqueue", "work", "[" * 101 + "]" * 101], {2}),
+    (["enqueue", "work", "[" * 100_000], {2}),
+    (["enqueue", "work", f'"{"x" * 2_000_000}"'], {2}),
+    (["enqueue", "\udcff"], {2}),
+    (["enqueue", ""], {2}),
+    (["enqueue", "x" * 101], {2}),
+    (["enqueue", "work", "--id", "../x"], {2}),
+    (["enqueue", "work", "--run-at", "nan"], {2}),
+    (["enqueue", "work", "--run-at", "inf"], {2}),
+    (["enqueue", "work", "--run-at", "9999-12-31T23:59:59.999999Z"], {2}),
+    (["enqueue", "work", "--run-at", "2030-01-01"], {2}),
+    (["enqueue", "work", "--timeout", "nan"], {2}),
+    (["enqueue", "work", "--timeout", "inf"], {2}),
+    (["stats", "--watch", "--interval", "nan"], {2}),
+    (["stats", "--watch", "--interval", "1e300"], {2}),
+    (["--nonsense"], {2}),
+    (["\udcff"], {2}),
+]
+
+
+class TestWhatIsTypedWrong:
+    @pytest.mark.parametrize("place", ["service", "file", "nobody"])
+    def test_it_is_one_sentence_and_the_right_code(
+        self, run: Run, request: pytest.FixtureRequest, silent_port: int, place: str
+    ) -> None:
+        where = ["--url", f"http://127.0.0.1:{silent_port}"]
+        if place == "service":
+            where = ["--url", _url(request.getfixturevalue("live"))]
+        if place == "file":
+            where = ["--db", "some.db"]
+            with JobQueue({"work": nothing}, path="some.db"):
+                pass
+        for arguments, codes in BAD_COMMANDS:
+            ended = run(*arguments, *where)
+            named = [text[:50] for text in arguments]
+            assert ended.code in (codes | {3} if place == "nobody" else codes - {3}), named
+            assert ended.error.count("\n") == (ended.code != 0), (named, ended.error)
+            assert "not this service" not in ended.error, named
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            ["--shutdown-timeout", "inf"],
+            ["--shutdown-timeout", "1e10"],
+            ["--shutdown-timeout", "nan"],
+            ["--workers", "100000"],
+            ["--capacity", "0"],
+            ["--max-retries", "-1"],
+            ["--backoff", "nan"],
+            ["--timeout", "0"],
+            ["--rate-limit", "often"],
+            ["--rate-limit", "0"],
+            ["--rate-limit", "1", "--rate-limit", "2"],
+            ["--rate-limit", "fax=1"],
+            ["--overflow", "explode"],
+            ["--executor", "fork"],
+            ["--durability", "none"],
+            ["--history", "-1"],
+            ["--root-path", "queue"],
+            ["--demo-seconds", "nan"],
+            ["--token", "correct horse ünd"],
+            ["--token", " correct horse battery"],
+            ["--handlers", "broken:handlers"],
+            ["--handlers", "exits:handlers"],
+            ["--host", "nowhere.invalid"],
+        ],
+        ids=" ".join,
+    )
+    def test_a_service_says_it_at_the_start(
+        self, run: Run, tmp_path: Path, arguments: list[str]
+    ) -> None:
+        (tmp_path / "broken.py").write_text("handlers = 1 / 0")
+        (tmp_path / "exits.py").write_text("import sys; sys.exit('no')")
+        ended = run("serve", "--port", "0", *arguments)
+        assert (ended.code, ended.out) == (2, "")
+        assert ended.error.count("\n") == 1
+        assert "correct horse" not in ended.error
+
+    @pytest.mark.skipif(not os.path.exists("/dev/null"), reason="There is no /dev/null here.")
+    def test_a_device_is_no_file(self, run: Run) -> None:
+        ended = run("serve", "--port", "0", "--db", "/dev/null")
+        assert ended.code == 3
+        assert "/dev/null is no regular file" in ended.error
+
+
+ANSWERS = [b"{}", b"[]", b"null", b"1", b'"x"', b"", b"<html>", b'{"jobs": 5}', b"[" * 100_000,
+           b'{"jobs": [], "next": "/jobs"}', b'{"id": "x"}', b"\xff"]  # fmt: skip
+
+
+class TestSomebodyElse:
+    """Another program has the port, and says 200 to everything."""
+
+    @pytest.mark.parametrize("status", [200, 404, 422, 500])
+    def test_what_it_says_is_not_taken_for_an_answer(
+        self, run: Run, foreign_url: str, status: int
+    ) -> None:
+        commands = [["jobs"], ["show", "x"], ["enqueue", "work"], ["stats"], ["cancel", "x"]]
+        for said, command in itertools.product(
+            ANSWERS, commands if status == 200 else commands[:1]
+        ):
+            Foreign.said, Foreign.status = said, status
+            ended = run(*command, "--url", foreign_url)
+            if ended.code == 0:  # an empty page is a page
+                assert (command, said) == (["jobs"], b'{"jobs": [], "next": "/jobs"}')
+                continue
+            assert ended.code == 3, (said, command)
+            assert "is not this service" in ended.error, (said, command)
+
+    def test_it_gets_no_token_because_it_says_that_it_is_fine(
+        self, run: Run, foreign_url: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("PORT", foreign_url.rpartition(":")[2])
+        Foreign.status = 200
+        for said in (b'{"status": "ok"}', b'{"status": "ok", "service": "three-stage-job-queue"}'):
+            Foreign.said, Foreign.tokens = said, []
+            run("jobs", "--token", TOKEN)
+            assert Foreign.tokens == []
+
+    def test_a_service_that_was_not_named_says_how(
+        self, run: Run, open_service: OpenService, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        live = open_service(token=TOKEN)
+        monkeypatch.setenv("PORT", str(live.port))
+        ended = run("jobs", "--token", TOKEN)
+        assert ended.code == 3
+        assert f"give --url {_url(live)}" in ended.error
+        assert run("jobs", "--token", TOKEN, "--url", _url(live)).code == 0
+
+    @pytest.mark.parametrize("token", ["with\nline", "ünï", "nul\0"])
+    def test_no_complaint_repeats_a_token_or_a_password(
+        self, run: Run, silent_port: int, token: str
+    ) -> None:
+        url = f"http://me:s3cret@127.0.0.1:{silent_port}"
+        ended = run("jobs", "--url", url, "--token", token)
+        assert ended.code in (2, 3)
+        assert token not in ended.error
+        assert "s3cret" not in ended.error
+
+
+class Foreign(BaseHTTPRequestHandler):
+    said = b""
+    status = 200
+    tokens: ClassVar[list[str]] = []
+
+    def do_GET(self) -> None:
+        if "Authorization" in self.headers:
+            self.tokens.append(self.headers["Authorization"])
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.send_response(self.status)
+        self.send_header("Content-Length", str(len(self.said)))
+        self.end_headers()
+        self.wfile.write(self.said)
+
+    do_POST = do_DELETE = do_GET
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def foreign_url() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Foreign) as server:
+        serving = Background(server.serve_forever)
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        serving.result()
+
+
+class TestOutput:
+    @pytest.fixture
+    def many(self, tmp_path: Path) -> None:
+        with JobQueue({"work": nothing}, path=tmp_path / "many.db") as queue:
+            queue.enqueue_many([Job(kind="work", payload="x" * 100) for _ in range(1_000)])
+
+    @needs_signals
+    @pytest.mark.usefixtures("many")
+    @pytest.mark.parametrize("options", [["--json"], []], ids=["lines", "table"])
+    def test_a_reader_that_leaves_is_no_failure(self, tmp_path: Path, options: list[str]) -> None:
+        command = [sys.executable, "-m", "final", "jobs", "--limit", "1000", "--db", "many.db"]
+        with subprocess.Popen(
+            [*command, *options],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        ) as ended:
+            assert ended.stdout
+            ended.stdout.close()
+            assert ended.stderr
+            assert ended.stderr.read() == b""
+            assert ended.wait(4 * DEADLINE) == 0
+
+    @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="There is no /dev/full here.")
+    @pytest.mark.usefixtures("many")
+    @pytest.mark.parametrize("options", [["--json"], []], ids=["lines", "table"])
+    def test_a_full_device_is_said(self, tmp_path: Path, options: list[str]) -> None:
+        with open("/dev/full", "w") as full:
+            ended = subprocess.run(
+                [sys.executable, "-m", "final", "jobs", "--db", "many.db", *options],
+                cwd=tmp_path,
+                env=os.environ | {"PYTHONPATH": str(ROOT)},
+                stdout=full,
+                stderr=subprocess.PIPE,
+                text=True,
+                timeout=4 * DEADLINE,
+            )
+        assert ended.returncode == 3
+        assert ended.stderr == "The output cannot be written: No space left on device.\n"
+
+    @needs_signals
+    @pytest.mark.parametrize(
+        ("loaded", "program"),
+        [("filelock", ["-m", "final"]), ("typer", ["-m", "final"]), ("filelock", ["jobqueue"])],
+    )
+    def test_ctrl_c_while_it_loads_is_no_failure_of_ours(
+        self, tmp_path: Path, loaded: str, program: list[str]
+    ) -> None:
+        """Whatever is being imported at that moment: the queue, or what the commands need."""
+        press = "import os, signal; os.kill(os.getpid(), signal.SIGINT)"
+        (tmp_path / f"{loaded}.py").write_text(press)
+        (tmp_path / "jobqueue").write_text("from final.__main__ import command_line as c; c()")
+        assert process(tmp_path, *program, "jobs") == (130, "", "")
+
+
+@needs_signals
+def test_watching_goes_on_over_a_restart(tmp_path: Path) -> None:
+    serve = ("serve", "--demo-seconds", "0", "--port")
+    with Program(tmp_path, "final", *serve, "0") as service:
+        service.read_until("Serving on ")
+        [url] = re.findall(r"http://\S+:\d+", service.output)
+        watch = ("stats", "--watch", "--json", "--interval", "0.1", "--url", url)
+        with Program(tmp_path, "final", *watch) as watching:
+            watching.read_until('"stopping": false')
+            service.signal(signal.SIGTERM)
+            assert service.read_to_the_end() == 0
+            watching.read_until("Looking again")
+            with Program(tmp_path, "final", *serve, url.rpartition(":")[2]) as again:
+                again.read_until("Serving on ")
+                watching.read_until('"stopping": false')
+            watching.signal(signal.SIGINT)
+            assert watching.read_to_the_end() == 0
+
+
+@needs_signals
+def test_a_closed_file_can_be_looked_at_where_nothing_may_be_written() -> None:
+    """By somebody without rights: all is loaded first, since our code may be out of reach too."""
+    look = (
+        "import os, sys; from final.cli.app import main;"
+        " import final.cli.local, encodings.idna, rich.table, sqlite3;"
+        " os.getuid() or os.setuid(65534); main(sys.argv[1:])"
+    )
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        path = folder / "done.db"
+        with JobQueue({"work": nothing}, path=path) as queue:
+            queue.wait(queue.enqueue(Job("here", kind="work")), DEADLINE)
+        path.chmod(0o444)
+        folder.chmod(0o555)
+        ended = process(Path("/"), "-c", look, "jobs", "--json", "--db", str(path))
+        folder.chmod(0o755)
+    assert (ended.code, ended.error) == (0, "")
+    assert ended.document["id"] == "here"

@@ -5,6 +5,7 @@ Every wait below is for something on the page, with a deadline (``expect`` of Pl
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import threading
@@ -14,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from final import Backoff, Job, Priority
+from final import Backoff, Job, Metrics, Pause, Priority, Status, current_job
 from final.service import app
 from final.service.demo import demo_handlers
-from tests.final.helpers import AT_ONCE, eventually
+from tests.final.helpers import AT_ONCE, eventually, reaches
 from tests.helpers import DEADLINE, Gate
 from tests.service.conftest import OpenService
 from tests.service.helpers import Live
@@ -63,7 +64,7 @@ def open_page(browser: Any, open_service: OpenService) -> Iterator[OpenPage]:
         contexts.append(context)
         page = context.new_page()
         page.on("pageerror", lambda error: errors.append(str(error)))
-        page.goto(f"http://127.0.0.1:{live.port}/")
+        page.goto(f"http://127.0.0.1:{live.port}{live.service.root_path}/")
         expect(page.locator("main")).to_have_attribute("aria-busy", "false")
         return page
 
@@ -147,6 +148,38 @@ def test_a_job_is_created_and_followed_to_its_end(
     assert live.queue.get(job.id).payload == {"to": "ada@example.com"}
 
 
+def test_how_far_a_job_is_is_a_bar_that_grows(
+    open_service: OpenService, gate: Gate, open_page: OpenPage
+) -> None:
+    more = threading.Event()
+
+    def export(job: Job) -> None:
+        if job.payload:
+            current_job().progress(0.4, "page <b>4</b>")
+            assert more.wait(DEADLINE)
+            current_job().progress(0.85, "page 8")
+        gate.wait()
+
+    live = open_service({"export": export}, workers=2)
+    page = open_page(live)
+    live.create(type="export", id="silent")
+    live.create(type="export", id="talks", payload=1)
+    page.get_by_text("Running now, as a table").click()
+    bar = page.get_by_role("progressbar", name="progress of job talks")
+    expect(bar).to_have_js_property("value", 0.4)
+    running = page.get_by_role("table", name="running now")
+    expect(running.get_by_text("40 % page <b>4</b>")).to_be_visible()
+    more.set()
+    expect(bar).to_have_js_property("value", 0.85)
+    expect(running.get_by_text("85 % page 8")).to_be_visible()
+    expect(page.get_by_role("progressbar")).to_have_count(1)  # who says nothing has no bar
+    from axe_playwright_python.sync_playwright import Axe
+
+    found = Axe().run(page)
+    assert found.violations_count == 0, found.generate_report()
+    gate.open()
+
+
 def test_what_is_wrong_with_a_job_is_said_at_the_form(demo: Live, open_page: OpenPage) -> None:
     page = open_page(demo)
     create(page, "{to: ada}")
@@ -157,6 +190,70 @@ def test_what_is_wrong_with_a_job_is_said_at_the_form(demo: Live, open_page: Ope
     page.get_by_role("button", name="Create", exact=True).click()
     expect(page.get_by_role("alert").filter(has_text="'letter' has no handler")).to_be_visible()
     assert demo.stored() == 0
+
+
+@pytest.mark.parametrize("typed", ["9007199254740993", '{"a": [-9223372036854775808, 1.50]}'])
+def test_a_payload_is_sent_as_it_was_typed(
+    open_service: OpenService, open_page: OpenPage, typed: str
+) -> None:
+    """JavaScript has no integers beyond 2**53."""
+    live = open_service({"email": lambda job: None})
+    page = open_page(live)
+    create(page, typed)
+    expect(page.locator("#mine").get_by_text("completed")).to_be_visible()
+    [job] = live.queue.jobs()
+    assert job.payload == json.loads(typed)
+
+
+@pytest.mark.parametrize(
+    ("typed", "why"),
+    [
+        ("18446744073709551616", "more than 64 bits"),
+        ('{"a": 1, "a": 2}', "the same key twice"),
+        ('1, "id": "x"', "The payload is not JSON"),
+    ],
+)
+def test_what_a_payload_cannot_be_is_said(
+    demo: Live, open_page: OpenPage, typed: str, why: str
+) -> None:
+    page = open_page(demo)
+    create(page, typed)
+    expect(page.get_by_role("alert").filter(has_text=why)).to_be_visible()
+    assert demo.stored() == 0
+
+
+def test_a_long_error_is_unfolded_by_who_wants_it(
+    open_service: OpenService, open_page: OpenPage
+) -> None:
+    def fail(job: Job) -> None:
+        raise RuntimeError("it went wrong " * 200_000)
+
+    live = open_service({"email": fail}, max_retries=0)
+    for n in range(10):
+        live.create(type="email", id=f"dead-{n}")
+        reaches(live.queue, f"dead-{n}", Status.FAILED)
+    assert len(live.http.get("/dead-letters").content) < 64_000
+    page = open_page(live, viewport={"width": 360, "height": 740})
+    error = page.get_by_role("table", name="failed for good").locator(".error summary").first
+    expect(error).to_be_visible()
+    assert page.evaluate("document.documentElement.scrollHeight") < 6_000
+    lines = """each => each.getBoundingClientRect().height
+        / parseFloat(getComputedStyle(each).lineHeight)"""
+    assert error.evaluate(lines) < 3.5
+    error.click()
+    assert error.evaluate(lines) > 20
+
+
+def test_under_the_path_of_a_proxy(open_service: OpenService, open_page: OpenPage) -> None:
+    live = open_service({"email": lambda job: None}, root_path="/queue")
+    page = open_page(live)
+    create(page, "null")
+    expect(page.locator("#mine").get_by_text("completed")).to_be_visible()
+    page.get_by_role("link", name="API").click()
+    expect(page.get_by_text("/jobs/{job_id}").first).to_be_visible()
+    location = live.post("/queue/jobs", {"type": "email"}).headers["location"]
+    assert location.startswith("/queue/jobs/")
+    assert live.http.get(location).status_code == 200
 
 
 def test_a_dead_letter_says_why_and_is_retried(
@@ -171,6 +268,61 @@ def test_a_dead_letter_says_why_and_is_retried(
     repaired.set()
     dead.get_by_role("button", name="Retry").click()
     expect(page.get_by_text("No job has failed for good.")).to_be_visible()
+    expect(page.locator("#mine").get_by_text("completed")).to_be_visible()
+
+
+def test_a_dead_letter_says_what_it_is_about(flaky: Live, open_page: OpenPage) -> None:
+    meta = {"user": "7", "source": "<b>web</b>"}
+    flaky.queue.enqueue(Job(kind="email", group="tenant-7", meta=meta))
+    page = open_page(flaky)
+    dead = page.get_by_role("table", name="failed for good")
+    dead.get_by_text("4 attempts").click()
+    expect(dead.locator(".about")).to_have_text("group: tenant-7, source: <b>web</b>, user: 7")
+
+
+def test_an_answer_of_before_is_not_the_last_word(
+    flaky: Live, repaired: threading.Event, open_page: OpenPage
+) -> None:
+    page = open_page(flaky)
+    held: list[tuple[Any, Any]] = []
+
+    def answer(route: Any) -> None:
+        response = route.fetch()
+        if held or not response.json()["jobs"]:
+            route.fulfill(response=response)
+        else:
+            held.append((route, response))
+
+    page.route("**/dead-letters*", answer)
+    job_id = flaky.create(type="email")["id"]
+    failed = page.locator("#now [data-figure=failed]")
+    expect(failed).to_have_text("1")
+    while not held:  # the list with the one that has failed
+        page.wait_for_event("request", lambda request: request.url.endswith("/stats"))
+    repaired.set()
+    flaky.queue.retry(job_id)
+    expect(failed).to_have_text("0")
+    for _ in range(2):
+        page.wait_for_event("requestfinished", lambda request: request.url.endswith("/stats"))
+    [(route, response)] = held
+    with page.expect_response(lambda said: "dead-letters" in said.url and not said.json()["jobs"]):
+        route.fulfill(response=response)
+    expect(page.get_by_text("No job has failed for good.")).to_be_visible()
+
+
+def test_what_was_retried_while_nobody_listened_is_asked_for(
+    flaky: Live, repaired: threading.Event, open_page: OpenPage
+) -> None:
+    page = open_page(flaky)
+    create(page, "null")
+    expect(page.locator("#mine").get_by_text("failed", exact=True)).to_be_visible()
+    page.context.set_offline(True)
+    expect(page.locator("#connection")).to_contain_text("No connection")
+    repaired.set()
+    [letter] = flaky.queue.dead_letters()
+    flaky.queue.retry(letter.id)
+    reaches(flaky.queue, letter.id, Status.COMPLETED)
+    page.context.set_offline(False)
     expect(page.locator("#mine").get_by_text("completed")).to_be_visible()
 
 
@@ -318,6 +470,90 @@ def test_every_control_and_table_has_a_name(demo: Live, open_page: OpenPage) -> 
         assert unnamed.count() == 0, f"{role}: {unnamed.first.evaluate('each => each.outerHTML')}"
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_keeps_people_from_using_it(
+    flaky: Live, repaired: threading.Event, open_page: OpenPage, scheme: str
+) -> None:
+    """As far as a program can find that out: axe-core, of all that the page can show at once."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    flaky.create(type="email", id="dead")
+    reaches(flaky.queue, "dead", Status.FAILED)
+    repaired.set()
+    page = open_page(flaky, color_scheme=scheme)
+    create(page, "null")
+    expect(page.locator("#mine").get_by_text("completed")).to_be_visible()
+    page.get_by_text("4 attempts").click()
+    expect(page.get_by_role("listitem").filter(has_text="mail server")).to_have_count(4)
+    found = Axe().run(page)
+    assert found.violations_count == 0, found.generate_report()
+
+
+def test_an_empty_meter_is_seen_in_forced_colours(demo: Live, open_page: OpenPage) -> None:
+    page = open_page(demo, forced_colors="active")
+    meter = page.get_by_role("meter").first
+    assert meter.evaluate("each => getComputedStyle(each).borderTopStyle") == "solid"
+
+
+# ---- pause and scale -------------------------------------------------------------------------
+
+
+def test_the_queue_and_a_lane_are_paused_and_resumed(live: Live, open_page: OpenPage) -> None:
+    page = open_page(live)
+    pause = page.get_by_role("button", name="Pause the queue")
+    pause.click()
+    expect(page.get_by_role("status")).to_have_text("The queue is paused.")
+    page.get_by_role("button", name="Pause the low lane").click()
+    resume = page.get_by_role("button", name="Resume the queue")
+    resume.click()
+    expect(page.locator("[data-lane=high] .paused")).to_be_hidden()
+    expect(page.locator("[data-lane=low] .paused")).to_be_visible()
+    assert live.queue.paused() == [Pause(priority=Priority.LOW)]
+    live.create(priority="low", id="held")
+    expect(figure(page, "low", "queued")).to_have_text("1")
+    page.get_by_role("button", name="Resume the low lane").click()
+    assert live.queue.wait("held", DEADLINE).status is Status.COMPLETED
+
+
+def test_what_somebody_else_has_paused_is_seen_and_resumed(live: Live, open_page: OpenPage) -> None:
+    live.queue.pause(kind="<b>mail</b>")
+    live.queue.pause(group="tenant-7")
+    page = open_page(live)
+    table = page.get_by_role("table", name="What else is paused")
+    expect(table.get_by_role("row")).to_have_count(2)
+    expect(table.get_by_text("Type <b>mail</b> is paused")).to_be_visible()
+    page.get_by_role("button", name="Resume group tenant-7").click()
+    expect(table.get_by_role("row")).to_have_count(1)
+    assert live.queue.paused() == [Pause(kind="<b>mail</b>")]
+    live.queue.resume(kind="<b>mail</b>")
+    expect(table).to_be_hidden()
+    live.queue.pause()
+    expect(page.get_by_role("button", name="Resume the queue")).to_be_visible()
+
+
+def test_the_number_of_workers_is_changed(live: Live, open_page: OpenPage) -> None:
+    page = open_page(live)
+    field = page.get_by_role("spinbutton", name="How many")
+    expect(field).to_have_value("2")
+    field.fill("5")
+    field.press("Enter")
+    expect(page.locator("[data-figure=busy]")).to_have_text("0 of 5")
+    live.queue.set_workers(3)
+    page.get_by_role("button", name="Change").focus()
+    expect(field).to_have_value("3")
+
+
+def test_a_paused_lane_does_not_starve(live: Live, open_page: OpenPage) -> None:
+    live.queue.pause(priority="low")
+    live.create(priority="low")
+    page = open_page(live)
+    for _ in range(30):
+        live.create(priority="high")
+    expect(figure(page, "high", "completed")).to_have_text("30")
+    expect(figure(page, "low", "passed")).to_have_text("0")
+    expect(page.locator("[data-lane=low] .starving")).to_be_hidden()
+
+
 # ---- the connection --------------------------------------------------------------------------
 
 
@@ -331,6 +567,52 @@ def test_a_lost_connection_is_said_and_found_again(demo: Live, open_page: OpenPa
     expect(page.locator("#connection")).to_have_text("Live")
     expect(page.get_by_role("status")).to_have_text("Connected again.")
     expect(page.get_by_role("button", name="Retry")).to_be_visible()
+
+
+def test_a_lost_connection_is_seen_wherever_one_has_scrolled(
+    demo: Live, open_page: OpenPage
+) -> None:
+    page = open_page(demo, viewport={"width": 360, "height": 600})
+    page.evaluate("scrollTo(0, document.documentElement.scrollHeight)")
+    expect(page.locator("#connection")).not_to_be_in_viewport()
+    page.context.set_offline(True)
+    expect(page.locator("#connection")).to_contain_text("No connection")
+    expect(page.locator("#connection")).to_be_in_viewport()
+
+
+def test_a_reload_keeps_the_last_minute(
+    open_service: OpenService, gate: Gate, open_page: OpenPage
+) -> None:
+    live = open_service({"email": lambda job: gate.wait()})
+    page = open_page(live)
+    create(page, "null", priority="high")
+    chart = page.locator("[data-lane=high] canvas")
+    expect(chart).to_have_attribute("aria-label", re.compile("; 1 started"))
+    gate.open()
+    expect(page.locator("#mine").get_by_text("completed")).to_be_visible()
+    page.reload()
+    expect(page.locator("#mine")).to_be_hidden()
+    expect(chart).to_have_attribute("aria-label", re.compile("; 1 started"))
+    eventually(lambda: has_colour(page, "#gantt", "high"), "the bar of before")
+
+
+def test_figures_that_come_late_are_said_and_no_lost_connection(
+    demo: Live, open_page: OpenPage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another program has locked the file: the service says so, and the page with it."""
+    page = open_page(demo)
+    gate = Gate()
+    metrics = demo.queue.metrics
+
+    def late() -> Metrics:
+        gate.wait()
+        return metrics()
+
+    monkeypatch.setattr(demo.queue, "metrics", late)
+    expect(page.get_by_role("alert").filter(has_text="has not answered for 1 s")).to_be_visible()
+    expect(page.locator("#connection")).to_have_text("Live")
+    gate.open()
+    expect(page.get_by_role("alert").filter(has_text="has not answered")).to_be_hidden()
 
 
 def test_with_a_token_the_browser_asks_for_it(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
 
 from final.service import events
+from final.service.events import Client
 from tests.final import inside
 from tests.final.helpers import eventually
 from tests.helpers import DEADLINE, Background
@@ -61,7 +62,8 @@ def test_all_clients_hear_the_same(live: Live) -> None:
         assert until(one, "x", "completed") == until(other, "x", "completed")
 
 
-def test_who_left_leaves_nothing_behind(live: Live) -> None:
+def test_who_left_leaves_nothing_behind(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "CLIENTS", 5)
     for n in range(events.CLIENTS + 5):  # more than may be there at a time
         with live.events() as stream:
             live.create(id=f"x{n}")
@@ -105,6 +107,27 @@ def is_transition(event: tuple[str, Any]) -> bool:
     if name == "missed":
         assert data["count"] > 0
     return name == "transition"
+
+
+def test_a_busy_queue_is_told_of_in_few_pieces(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first at once, then none before the beat, except where they are many."""
+    monkeypatch.setattr(events, "BEAT", 3_600.0)
+    sendings: list[int] = []
+    offer = Client.offer
+
+    def count(client: Client, news: Sequence[bytes]) -> int:
+        sendings.append(len(news))
+        return offer(client, news)
+
+    monkeypatch.setattr(Client, "offer", count)
+    with live.events() as stream:
+        live.create(id="x")
+        until(stream, "x", "queued")
+        jobs = [{"type": "work"}] * events.MANY  # of which each has three transitions
+        live.post("/jobs/batch", {"jobs": jobs})
+        heard = Background(list, itertools.islice(stream, events.MANY)).result()
+    assert all(name == "transition" for name, _ in heard)
+    assert len(sendings) <= 1 + 3
 
 
 def test_the_end_of_the_service_ends_the_stream(live: Live) -> None:

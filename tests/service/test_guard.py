@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.service.conftest import OpenService, opener
-from tests.service.helpers import Live
+from tests.service.helpers import Live, head, status_of
 
 TOKEN = "correct-horse-battery"
 EVERYTHING = (
@@ -55,12 +55,25 @@ class TestHost:
             "evil.example:80",
             "",
             "[",
+            "evil.example@127.0.0.1",
+            "127.0.0.1:abc",
+            "127.0.0.1:99999",
+            "127.0.0.1/x",
+            "127.0.0.1#",
+            "127.0.0.1 evil.example",
+            "[::1",
+            "[::1]x",
         ],
     )
     def test_other_names_are_not(self, live: Live, host: str) -> None:
         answer = live.http.get("/jobs", headers={"Host": host})
         assert answer.status_code == 421
         assert answer.json()["type"] == "/problems#host"
+
+    @pytest.mark.parametrize("path", ["/health", "/ready"])
+    def test_a_probe_in_http_1_0_has_none(self, live: Live, path: str) -> None:
+        assert live.send(f"GET {path} HTTP/1.0\r\n\r\n".encode()) == 200
+        assert live.send(f"GET {path} HTTP/1.1\r\n\r\n".encode()) == 400
 
     def test_a_name_can_be_allowed(self, open_service: OpenService) -> None:
         live = open_service(names=["Jobs.internal"])
@@ -75,8 +88,29 @@ class TestOrigin:
         assert answer.status_code == 201
 
     @pytest.mark.parametrize(
+        ("host", "origin"),
+        [
+            ("localhost:80", "http://localhost"),
+            ("localhost", "http://localhost:80"),
+            ("localhost", "https://localhost:443"),
+            ("localhost:443", "https://localhost"),
+            ("[::1]:80", "http://[::1]"),
+        ],
+    )
+    def test_the_usual_port_may_be_left_out(self, live: Live, host: str, origin: str) -> None:
+        assert status(live, "/jobs", Host=host, Origin=origin) == 200
+
+    @pytest.mark.parametrize(
         "origin",
-        ["https://evil.example", "null", "http://127.0.0.1:1", "http://localhost", "", "http://["],
+        [
+            "https://evil.example",
+            "http://127.0.0.1:80",
+            "null",
+            "http://127.0.0.1:1",
+            "http://localhost",
+            "",
+            "http://[",
+        ],
     )
     @pytest.mark.parametrize("method", ["POST", "DELETE", "GET"])
     def test_other_pages_may_not(self, live: Live, method: str, origin: str) -> None:
@@ -167,10 +201,16 @@ class TestToken:
             "Basic " + base64.b64encode(b"correct-horse-battery:").decode(),
             "Basic " + base64.b64encode(b"a:\xff\xfe").decode(),
             "Bearer " + "x" * 10_000,
+            "Basic \xff\xfe",
+            "Basic \xe4bc=",
+            "Bearer \xff",
+            "\xff",
         ],
     )
     def test_anything_else_is_refused(self, locked: Live, value: str) -> None:
-        assert status(locked, "/jobs", Authorization=value) == 401
+        with locked.raw() as connection:
+            connection.sendall(head("GET", "/jobs", Authorization=value))
+            assert status_of(connection) == 401
 
     def test_it_is_no_good_in_an_address(self, locked: Live) -> None:
         """There it would end in logs and histories."""
@@ -224,3 +264,49 @@ class TestBrowserRules:
             assert answer.headers["content-type"] == "application/json"
             assert markup in answer.text
         assert markup not in live.http.get("/metrics").text
+
+
+class TestWhateverGoesWrong:
+    """Whatever it is, it leaves as a problem, with the rules for browsers, and is logged."""
+
+    @pytest.mark.parametrize("where", ["_refusal", "_app"])
+    def test_it_is_a_problem(
+        self,
+        open_service: OpenService,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+        where: str,
+    ) -> None:
+        live = open_service()
+
+        def broken(*_: object) -> Any:
+            raise RuntimeError("a bug in /secret/place")
+
+        monkeypatch.setattr(live.guard, where, broken)
+        answer = live.http.get("/health")
+        assert answer.status_code == 500
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert "default-src 'none'" in answer.headers["content-security-policy"]
+        assert "secret" not in answer.text
+        assert "a bug in /secret/place" in caplog.text
+
+
+class TestHead:
+    @pytest.mark.parametrize(
+        "path", ["/", "/health", "/ready", "/jobs", "/stats", "/metrics", "/events", "/docs"]
+    )
+    def test_it_is_get_without_the_body(self, live: Live, path: str) -> None:
+        with live.raw() as connection:  # which may go on after it
+            for method in ("HEAD", "HEAD", "OPTIONS"):
+                connection.sendall(head(method, path))
+                with connection.makefile("rb", buffering=0) as answer:
+                    status_line = answer.readline()
+                    while (line := answer.readline()) not in (b"\r\n", b""):
+                        if method == "HEAD" and line.lower().startswith(b"content-security-policy"):
+                            assert b"default-src 'none'" in line
+                assert (b" 200 " in status_line) == (method == "HEAD")
+        live.wait_for_listeners(0)
+
+    def test_where_there_is_no_get_there_is_no_head(self, live: Live) -> None:
+        assert live.http.head("/jobs/batch").status_code == 404  # no job has this id
+        assert live.http.head("/nowhere").status_code == 404

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import json
+import re
 import sqlite3
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
+from final.service import jobs, routes, strict
+from tests.helpers import DEADLINE, Background
 from tests.service.conftest import OpenService
 from tests.service.helpers import Live, head, status_of, work
 
@@ -45,6 +51,8 @@ NO_JSON = {
     "1e999": in_payload("1e999"),
     "2**63": in_payload(str(2**63)),
     "-2**63 - 1": in_payload(str(-(2**63) - 1)),
+    "1e+0999": in_payload("1e+0999"),
+    "10E400": in_payload("10E400"),
     "5,000 digits": in_payload("9" * 5_000),
     "a million digits": in_payload("9" * 1_000_000),
     "the same key twice": b'{"type": "work", "type": "fax"}',
@@ -119,6 +127,8 @@ def test_what_is_no_job(live: Live, path: str, value: object) -> None:
     assert answer.headers["content-type"] == "application/problem+json"
     assert answer.json()["type"] == "/problems#invalid"
     assert len(answer.content) < 1_000
+    assert "Job." not in answer.text  # Python's words
+    assert "constrained" not in answer.text
     assert "<script>" not in answer.text or answer.json()  # as JSON only, never as a page
 
 
@@ -128,7 +138,163 @@ def test_what_a_form_could_send(live: Live, content_type: str) -> None:
     answer = live.http.post(
         "/jobs", content=b'{"type": "work"}', headers={"Content-Type": content_type}
     )
+    assert answer.status_code == 415
+    assert answer.json()["type"] == "/problems#media-type"
+    assert "Content-Type must be application/json" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    "content_type", ["application/json; charset=utf-8", "Application/Vnd.x+JSON"]
+)
+def test_other_names_of_json(live: Live, content_type: str) -> None:
+    answer = live.http.post("/jobs", content=b"{}", headers={"Content-Type": content_type})
+    assert answer.json()["errors"] == [{"field": "type", "message": "Field required"}]
+
+
+def test_a_body_that_is_packed(live: Live) -> None:
+    headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+    answer = live.http.post("/jobs", content=gzip.compress(b'{"type": "work"}'), headers=headers)
+    assert answer.status_code == 415
+    assert "Content-Encoding" in answer.json()["detail"]
+
+
+LARGE_NAME = "x" * 500_000
+LARGE = {
+    "100,000 unknown fields": {f"f{n}": 1 for n in range(90_000)},
+    "an unknown field with a long name": {LARGE_NAME: 1},
+    "many unknown fields with long names": {f"{n}{'x' * 20_000}": 1 for n in range(50)},
+    "a long type": {"type": LARGE_NAME},
+    "a long id": {"id": LARGE_NAME},
+    "a long time": {"run_at": LARGE_NAME},
+    "a long priority": {"priority": LARGE_NAME},
+    "a list for a time": {"run_at": [1] * 300_000},
+}
+
+
+@pytest.mark.parametrize("wrong", LARGE.values(), ids=LARGE)
+@pytest.mark.parametrize("path", ["/jobs", "/jobs/batch"])
+def test_an_error_stays_small_and_repeats_names_alone(live: Live, path: str, wrong: object) -> None:
+    job = {"type": "work"} | wrong  # type: ignore[operator]
+    answer = live.post(path, job if path == "/jobs" else {"jobs": [job]})
     assert answer.status_code == 422
+    assert len(answer.content) < 8_000
+    assert 1 <= len(answer.json()["errors"]) <= 20
+    assert "x" * 101 not in answer.text
+
+
+@pytest.mark.parametrize("count", [1_000, 300_000])
+def test_of_many_wrong_jobs_the_first_is_told(live: Live, count: int) -> None:
+    answer = live.post("/jobs/batch", {"jobs": [{}] * count})
+    assert answer.status_code == 422
+    assert len(answer.content) < 1_000
+
+
+def test_names_of_python_do_not_reach_clients(live: Live) -> None:
+    answer = live.post("/jobs", {"type": "fax"})
+    assert answer.json()["errors"] == [
+        {"field": "type", "message": "'fax' has no handler here; there are: work."}
+    ]
+    for answer in (live.post("/jobs", {"type": "fax"}), live.http.get("/jobs/nobody")):
+        assert not re.search(r"Job\.|status\(|history=|raise ", answer.json()["detail"])
+
+
+@pytest.mark.parametrize("query", ["x=1", "limit=5&Limit=6", "limit=5&" + "y" * 5_000 + "=1"])
+def test_an_unknown_parameter(live: Live, query: str) -> None:
+    answer = live.http.get(f"/jobs?{query}")
+    assert answer.status_code == 422
+    assert "No such parameter" in answer.json()["errors"][0]["message"]
+    assert len(answer.content) < 1_000
+
+
+def test_while_large_bodies_are_read_there_are_answers(live: Live) -> None:
+    """What takes the event loop is counted: nothing of a large body is done there."""
+    body = json.dumps({"type": "work"} | {f"f{n}": 1 for n in range(60_000)})
+    headers = {"Content-Type": "application/json"}
+    parsers: set[str] = set()
+
+    def parse(text: bytes) -> object:
+        parsers.add(threading.current_thread().name)
+        return strict.parse(text)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(routes, "parse", parse)
+        assert live.http.post("/jobs", content=body, headers=headers).status_code == 422
+        assert live.post("/jobs", {}).status_code == 422
+    large, small = sorted(parsers, key=lambda name: "final-parser" not in name)
+    assert large.startswith("final-parser")
+    assert not small.startswith("final-parser")
+
+
+class TestLargePayloads:
+    """Each keeps Python for a while, so only so many are written and read at a time."""
+
+    @pytest.mark.parametrize(("size", "meet"), [(20_000, True), (200_000, False)])
+    def test_a_lane_takes_one_at_a_time(
+        self, open_service: OpenService, live: Live, size: int, meet: bool
+    ) -> None:
+        other = open_service()
+        with meeting(2, meet):
+            in_parallel(2, lambda: other.create(payload="x" * size))
+
+    def test_an_urgent_one_does_not_wait_for_others(
+        self, open_service: OpenService, live: Live
+    ) -> None:
+        other = open_service()
+        lanes = iter(["high", "low"])
+        with meeting(2, True):
+            in_parallel(2, lambda: other.create(payload="x" * 200_000, priority=next(lanes)))
+
+    @pytest.mark.parametrize(("count", "meet"), [(jobs.LOOKS, True), (jobs.LOOKS + 1, False)])
+    def test_few_are_shown_at_a_time(
+        self, open_service: OpenService, live: Live, count: int, meet: bool
+    ) -> None:
+        other = open_service()
+        other.create(id="x")
+        with meeting(count, meet):
+            in_parallel(count, lambda: other.http.get("/jobs/x"))
+
+
+@contextlib.contextmanager
+def meeting(count: int, meet: bool) -> Iterator[None]:
+    """Whether so many answers with a job are written at the same time: they wait for each other."""
+    met = threading.Event()
+    barrier = threading.Barrier(count, met.set)
+    write = jobs._written
+
+    def wait_for_others(*arguments: Any) -> Any:
+        with contextlib.suppress(threading.BrokenBarrierError):
+            barrier.wait(DEADLINE if meet else 0.5)
+        return write(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jobs, "_written", wait_for_others)
+        yield
+    assert met.is_set() is meet
+
+
+def in_parallel(count: int, call: Callable[[], object]) -> None:
+    for each in [Background(call) for _ in range(count)]:
+        each.result()
+
+
+def test_a_body_in_very_many_chunks_is_refused_early(live: Live) -> None:
+    request = head("POST", "/jobs", Transfer_Encoding="chunked", Content_Type="application/json")
+    with live.raw() as connection:
+        connection.sendall(request)
+        with contextlib.suppress(OSError):  # it hangs up before it has seen them all
+            connection.sendall(b"1\r\nx\r\n" * 100_000)
+        with contextlib.suppress(ConnectionResetError):
+            assert status_of(connection) == 400
+
+
+def test_a_body_in_chunks_of_a_decent_size(open_service: OpenService, live: Live) -> None:
+    """Also the smallest that programs send which write one value after the other."""
+    other = open_service()
+    body = json.dumps({"type": "work", "payload": "x" * 100_000})
+    for size in (200, 10_000):
+        chunks = (body[start : start + size].encode() for start in range(0, len(body), size))
+        headers = {"Content-Type": "application/json"}
+        assert other.http.post("/jobs", content=chunks, headers=headers).status_code == 201
 
 
 class TestSize:
@@ -194,6 +360,8 @@ def test_what_an_earlier_release_took_and_cannot_be_shown(
     before.create(id="good")
     before.create(id="never", run_at=3_600)
     before.create(id="deep", run_at=3_600)
+    before.create(id="half", run_at=3_600)
+    before.create(id="odd", run_at=3_600)
     before.close()
     levels = "[" * 300 + "]" * 300
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
@@ -202,7 +370,16 @@ def test_what_an_earlier_release_took_and_cannot_be_shown(
             "UPDATE payload SET payload = ? WHERE seq = (SELECT seq FROM job WHERE id = 'deep')",
             (levels,),
         )
+        connection.execute(
+            "UPDATE payload SET payload = ? WHERE seq = (SELECT seq FROM job WHERE id = 'half')",
+            ('"\\ud800"',),
+        )
+        connection.execute("UPDATE job SET error = x'ff', timeout = 9e999 WHERE id = 'odd'")
     http = open_service(path=path).http
-    assert [job["id"] for job in http.get("/jobs").json()["jobs"]] == ["deep", "never", "good"]
+    assert [job["id"] for job in http.get("/jobs").json()["jobs"]] == [
+        *("odd", "half", "deep", "never", "good")
+    ]
     assert http.get("/jobs/never").json()["due_at"] == "9999-12-31T23:59:59.999999Z"
     assert http.get("/jobs/deep").json()["payload"] == {"json": levels}
+    assert http.get("/jobs/half").json()["payload"] == {"json": '"\\ud800"'}
+    assert http.get("/jobs/odd").json()["timeout"] is None

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 
-from final import Job, Status
+from final import Job, Snooze, Status, current_job
+from final.service.jobs import PRODUCERS
 from tests.final import inside
-from tests.final.helpers import eventually
+from tests.final.helpers import eventually, reaches
 from tests.helpers import DEADLINE, Background, Gate
 from tests.service.conftest import OpenService
-from tests.service.helpers import Live, head
+from tests.service.helpers import Live, client, forget, head
 
 
 class TestCreate:
@@ -27,6 +29,93 @@ class TestCreate:
         assert job["status"] in ("queued", "processing", "completed")
         assert answer.headers["location"] == f"/jobs/{job['id']}"
         assert live.http.get(answer.headers["location"]).json()["id"] == job["id"]
+
+    def test_one_whose_unique_key_is_held_is_answered_with_the_job_that_is_there(
+        self, live: Live
+    ) -> None:
+        unique = {"key": "report-42", "within": 3_600}
+        first = live.create(payload=1, unique=unique)
+        assert first["unique"] == "report-42"
+        answer = live.post("/jobs", {"type": "work", "payload": 2, "unique": unique})
+        assert answer.status_code == 200
+        assert (answer.json()["id"], answer.json()["payload"]) == (first["id"], 1)
+        assert answer.headers["location"] == f"/jobs/{first['id']}"
+        batch = {"jobs": [{"type": "work", "unique": unique}, {"type": "work", "id": "other"}]}
+        created = live.post("/jobs/batch", batch).json()
+        assert created == {"ids": [first["id"], "other"], "existing": [first["id"]]}
+
+    def test_one_that_waits_is_replaced(self, live: Live) -> None:
+        unique = {"key": "index", "then": "replace", "max_wait": 7_200}
+        first = live.create(payload=1, run_at=3_600, unique=unique)
+        answer = live.post(
+            "/jobs", {"type": "work", "payload": 2, "run_at": 7_000, "unique": unique}
+        )
+        assert answer.status_code == 200
+        assert (answer.json()["id"], answer.json()["payload"]) == (first["id"], 2)
+        assert answer.json()["due_at"] > first["due_at"]
+
+    @pytest.mark.parametrize(
+        ("unique", "told"),
+        [
+            ({"key": ""}, "unique.key"),
+            ({"key": "k", "within": 0}, "unique.within"),
+            ({"key": "k", "until": "never"}, "unique.until"),
+            ({"key": "k", "within": 5, "until": "ended"}, "not both"),
+            ({"key": "k", "max_wait": 5}, "what is skipped puts nothing off"),
+            ("k", "unique"),
+        ],
+    )
+    def test_a_unique_key_that_makes_no_sense(self, live: Live, unique: Any, told: str) -> None:
+        answer = live.post("/jobs", {"type": "work", "unique": unique})
+        assert answer.status_code == 422
+        assert told in answer.text
+
+    def test_jobs_that_come_after_others(self, live: Live) -> None:
+        """In any order; what becomes of the parent is answered with the child."""
+        child = {"type": "work", "id": "child", "after": ["parent"]}
+        parent = {"type": "work", "id": "parent", "run_at": 3_600}
+        all_the_same = {"type": "work", "id": "last", "after": ["parent"], "if_failed": "run"}
+        created = live.post("/jobs/batch", {"jobs": [child, parent, all_the_same]})
+        assert created.status_code == 201
+        waits = live.http.get("/jobs/child").json()
+        assert (waits["status"], waits["after"]) == ("waiting", ["parent"])
+        [listed] = live.http.get("/jobs?status=waiting&limit=1").json()["jobs"]
+        assert listed["id"] in ("child", "last")
+        assert live.http.delete("/jobs/parent").json()["status"] == "cancelled"
+        assert live.queue.wait("last", DEADLINE).status is Status.COMPLETED
+        ended = live.http.get("/jobs/child").json()
+        assert ended["status"] == "cancelled"
+        assert ended["error"] == "Job parent, which it comes after, was cancelled."
+
+    def test_a_parent_that_is_not_there(self, live: Live) -> None:
+        jobs = [{"type": "work", "id": "in"}, {"type": "work", "after": ["nobody"]}]
+        answer = live.post("/jobs/batch", {"jobs": jobs})
+        assert answer.status_code == 409
+        assert "No job 'nobody' for another one to come after" in answer.json()["detail"]
+        assert live.stored() == len(answer.json().get("accepted", []))
+
+    @pytest.mark.parametrize(
+        ("fields", "told"),
+        [
+            ({"after": "parent"}, "after"),
+            ({"after": [7]}, "after"),
+            ({"after": ["x"], "if_failed": "retry"}, "if_failed"),
+            ({"if_failed": "run"}, "name some in after="),
+            ({"after": ["me"], "id": "me"}, "cannot come after itself"),
+            ({"after": ["x"], "unique": {"key": "k"}}, "not for a job that comes after"),
+        ],
+    )
+    def test_parents_that_make_no_sense(self, live: Live, fields: Any, told: str) -> None:
+        answer = live.post("/jobs", {"type": "work", **fields})
+        assert answer.status_code == 422
+        assert told in answer.text
+
+    def test_jobs_that_wait_for_each_other(self, live: Live) -> None:
+        circle = [{"type": "work", "id": a, "after": [b]} for a, b in ("xy", "yx")]
+        answer = live.post("/jobs/batch", {"jobs": circle})
+        assert answer.status_code == 422
+        assert "would never run" in answer.json()["detail"]
+        assert live.stored() == 0
 
     def test_it_runs(self, live: Live) -> None:
         job = live.create(payload=[1, "two", None])
@@ -66,11 +155,65 @@ class TestCreate:
         assert job["timeout"] == 0.05
         assert live.queue.wait(job["id"], DEADLINE).error.startswith("TimeoutError")  # type: ignore[union-attr]
 
+    def test_how_far_it_is_and_how_often_it_was_put_off(self, open_service: OpenService) -> None:
+        def handler(job: Job) -> None:
+            if job.payload == "later":
+                raise Snooze(3_600)
+            current_job().progress(0.4, "page 4")
+
+        live = open_service({"work": handler})
+        live.create(id="later", payload="later")
+        live.create(id="export")
+        reaches(live.queue, "later", Status.SCHEDULED)
+        later = live.http.get("/jobs/later").json()
+        assert (later["status"], later["attempts"], later["snoozes"]) == ("scheduled", 0, 1)
+        assert later["progress"] is None
+        live.queue.wait("export", DEADLINE)
+        export = live.http.get("/jobs/export").json()
+        said = export["progress"]
+        assert (said["fraction"], said["message"], export["snoozes"]) == (0.4, "page 4", 0)
+        assert said["at"] >= export["started_at"]
+        listed = {job["id"]: job for job in live.http.get("/jobs").json()["jobs"]}
+        assert (listed["later"]["progress"], listed["export"]["progress"]) == (None, said)
+
+    def test_a_group(self, live: Live) -> None:
+        job = live.create(group="tenant-7", run_at=60)
+        assert job["group"] == "tenant-7"
+        assert live.queue.get(job["id"]).group == "tenant-7"
+        assert live.post("/jobs", {"type": "work", "group": ""}).status_code == 422
+
+    def test_what_it_is_about(self, live: Live) -> None:
+        meta = {"user": "7", "source": "web"}
+        job = live.create(meta=meta, run_at=60)
+        assert job["meta"] == meta
+        assert live.http.get(f"/jobs/{job['id']}").json()["meta"] == meta
+        assert live.queue.get(job["id"]).meta == meta
+        assert live.create()["meta"] == {}
+
+    @pytest.mark.parametrize(
+        "meta",
+        [
+            "user:7",
+            {"user": 7},
+            {"": "7"},
+            {"user": ""},
+            {"a:b": "7"},
+            {"user": "7" * 501},
+            {str(n): "7" for n in range(21)},
+        ],
+    )
+    def test_it_cannot_be_about_everything(self, live: Live, meta: Any) -> None:
+        answer = live.post("/jobs", {"type": "work", "meta": meta})
+        assert answer.status_code == 422
+        assert answer.json()["errors"][0]["field"].startswith("meta")
+        assert live.stored() == 0
+
     def test_the_same_id_again_is_answered_with_the_job_that_is_there(self, live: Live) -> None:
         live.create(id="order-1", payload="first")
         answer = live.post("/jobs", {"type": "work", "id": "order-1", "payload": "second"})
         assert answer.status_code == 409
-        assert answer.json()["job"]["payload"] == "first"
+        assert answer.json()["job"]["id"] == "order-1"
+        assert "payload" not in answer.json()["job"]  # it may be large
         assert live.stored() == 1
 
     def test_a_type_without_a_handler_is_refused(self, live: Live) -> None:
@@ -89,6 +232,42 @@ class TestCreate:
         assert answer.elapsed.total_seconds() >= 0.1  # it waited for room
         assert held.http.get("/jobs/too-much").status_code == 404
         assert held.stored() == 3
+
+    def test_an_id_sent_again_is_in_whether_there_is_room_or_not(self, held: Live) -> None:
+        for n in range(2):
+            held.create(id=f"waits-{n}")
+        answer = held.post("/jobs", {"type": "work", "id": "waits-0"})
+        assert answer.status_code == 409
+        assert answer.json()["job"]["id"] == "waits-0"
+        jobs = [
+            {"type": "work", "id": "high", "priority": "high"},
+            {"type": "work", "id": "holder"},
+        ]
+        answer = held.post("/jobs/batch", {"jobs": jobs})
+        assert answer.status_code == 409
+        assert (answer.json()["ids"], answer.json()["accepted"]) == (["holder"], ["high"])
+
+    @pytest.mark.parametrize("path", ["/jobs", "/jobs/batch"])
+    def test_a_full_lane_does_not_hold_up_the_others(
+        self, held: Live, gate: Gate, monkeypatch: pytest.MonkeyPatch, path: str
+    ) -> None:
+        """As many wait for room in one as may wait in it; in another there is room."""
+        monkeypatch.setattr("final.service.jobs.PATIENCE", DEADLINE)
+        low = {"type": "work", "priority": "low"}
+        for _ in range(2):
+            held.create(priority="low")
+        waiting = [
+            Background(held.post, path, low if path == "/jobs" else {"jobs": [low]})
+            for _ in range(PRODUCERS + 5)
+        ]
+        eventually(lambda: inside.producers_in_line(held.queue) == PRODUCERS, "them to wait")
+        high = {"type": "work", "priority": "high"}
+        with client(f"http://127.0.0.1:{held.port}") as http:
+            answer = http.post(path, json=high if path == "/jobs" else {"jobs": [high]})
+            assert answer.status_code == 201
+        assert inside.producers_in_line(held.queue) == PRODUCERS
+        gate.open()
+        assert {answer.result().status_code for answer in waiting} == {201}
 
     def test_the_other_lanes_still_have_room(self, held: Live) -> None:
         for n in range(2):
@@ -124,7 +303,7 @@ class TestBatch:
             "/jobs/batch", {"jobs": [{"type": "work", "id": f"b{n}"} for n in range(9)]}
         )
         assert answer.status_code == 201
-        assert answer.json() == {"ids": [f"b{n}" for n in range(9)]}
+        assert answer.json() == {"ids": [f"b{n}" for n in range(9)], "existing": []}
         live.queue.join(DEADLINE)
         assert live.queue.metrics().completed == 9
 
@@ -132,8 +311,21 @@ class TestBatch:
         jobs = [{"type": "work", "id": f"b{n}"} for n in range(5)]
         answer = held.post("/jobs/batch", {"jobs": jobs})
         assert answer.status_code == 503
-        assert answer.json()["accepted"] == ["b0", "b1"]
+        assert (answer.json()["accepted"], answer.json()["accepted_count"]) == (["b0", "b1"], 2)
         assert [job.id for job in held.queue.jobs()] == ["b1", "b0", "holder"]
+
+    def test_of_very_long_ids_those_that_fit_are_listed_and_all_are_counted(
+        self, live: Live
+    ) -> None:
+        ids = [f"{n:x<200}" for n in range(999)]
+        jobs = [{"type": "work", "id": job_id} for job_id in [*ids, ids[0]]]
+        answer = live.post("/jobs/batch", {"jobs": jobs})
+        assert answer.status_code == 409
+        problem = answer.json()
+        assert (problem["ids"], problem["accepted_count"]) == ([ids[0]], 999)
+        assert problem["accepted"] == ids[: len(problem["accepted"])]
+        assert 100 < len(problem["accepted"]) < 999
+        assert len(answer.content) < 64_000
 
     def test_one_that_makes_no_sense_refuses_them_all(self, live: Live) -> None:
         jobs = [{"type": "work"}, {"type": "work", "priority": "urgent"}]
@@ -160,7 +352,8 @@ class TestLists:
         """Twelve jobs, j0 to j11; every third is low, every fourth fails."""
         for n in range(12):
             priority = "medium" if n % 3 else "low"
-            live.create(id=f"j{n}", priority=priority, payload=None if n % 4 else "fails")
+            more = {"group": f"g{n % 5}", "meta": {"user": str(n % 5), "at": f"{n % 2}:00"}}
+            live.create(id=f"j{n}", priority=priority, payload=None if n % 4 else "fails", **more)
         live.queue.join(DEADLINE)
         return live
 
@@ -181,14 +374,26 @@ class TestLists:
             ("priority=low&status=failed", ["j0"]),
             ("type=fax", []),
             ("status=queued", []),
+            ("meta=user:1", ["j11", "j6", "j1"]),
+            ("meta=user:1&meta=at:1:00", ["j11", "j1"]),
+            ("meta=user:1&meta=at:1:00&group=g2", []),
+            ("group=g2", ["j7", "j2"]),
         ],
     )
     def test_filters(self, full: Live, query: str, expected: list[str]) -> None:
         assert self.ids(full.http.get(f"/jobs?{query}").json()) == expected
 
-    @pytest.mark.parametrize("start", ["/jobs?limit=5", "/jobs?limit=1&status=failed&type=work"])
+    @pytest.mark.parametrize(
+        "start",
+        [
+            "/jobs?limit=5",
+            "/jobs?limit=1&status=failed&type=work",
+            "/jobs?limit=1&meta=at:1:00&meta=user:1",
+            "/dead-letters?limit=1&meta=at:0:00",
+        ],
+    )
     def test_following_next_shows_each_once(self, full: Live, start: str) -> None:
-        everything = self.ids(full.http.get(start.replace("limit", "x")).json())
+        everything = self.ids(full.http.get(re.sub(r"limit=\d", "limit=100", start)).json())
         seen, following = [], start
         while following:
             page = full.http.get(following).json()
@@ -206,13 +411,39 @@ class TestLists:
         page = full.http.get("/dead-letters?limit=2").json()
         assert self.ids(page) == ["j8", "j4"]
         assert {job["error"] for job in page["jobs"]} == {"RuntimeError: it went wrong"}
-        assert page["next"] == "/dead-letters?limit=2&before=j4"
+        assert re.fullmatch(r"/dead-letters\?limit=2&position=\d+", page["next"])
+        assert self.ids(full.http.get("/dead-letters?limit=2&before=j8").json()) == ["j4", "j0"]
 
     @pytest.mark.parametrize(
-        "query", ["limit=0", "limit=101", "limit=9" * 9, "limit=x", "status=x", "priority=1"]
+        "query",
+        [
+            "limit=0",
+            "limit=101",
+            "limit=9" * 9,
+            "limit=x",
+            "status=x",
+            "priority=1",
+            "meta=user",
+            "meta=:7",
+            "meta=user:",
+            "meta=a=b:7",
+            "meta=user:7&meta=user:8",
+        ],
     )
     def test_what_makes_no_sense_is_refused(self, live: Live, query: str) -> None:
         assert live.http.get(f"/jobs?{query}").status_code == 422
+
+    def test_a_page_goes_on_where_the_history_has_let_go_of_the_last_one(
+        self, open_service: OpenService
+    ) -> None:
+        live = open_service(history=1)
+        live.create(id="later", run_at=3_600)
+        live.create(id="last")
+        live.queue.wait("last", DEADLINE)
+        page = live.http.get("/jobs?limit=1").json()
+        forget(live, "last")
+        assert self.ids(live.http.get(page["next"]).json()) == ["later"]
+        assert live.http.get("/jobs?before=last").status_code == 404
 
     def test_a_page_after_an_unknown_job(self, live: Live) -> None:
         assert live.http.get("/jobs?before=nobody").status_code == 404

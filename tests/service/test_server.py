@@ -9,6 +9,7 @@ import shlex
 import signal
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,7 @@ class Served:
     def start_job(self, job_id: str) -> None:
         """Create a job that works until ``let_go``, and wait for its start."""
         assert self.http.post("/jobs", json={"type": "held", "id": job_id}).status_code == 201
-        eventually(lambda: self.status(job_id) == "processing", "its start")
+        eventually((self._folder / f"began-{job_id}").exists, "its start")
 
     def status(self, job_id: str) -> str:
         return str(self.http.get(f"/jobs/{job_id}").json()["status"])
@@ -58,11 +59,13 @@ class Served:
 class TestStopping:
     pytestmark = needs_signals
 
-    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=str)
+    @pytest.mark.parametrize(
+        "number", [signal.SIGTERM, signal.SIGINT, getattr(signal, "SIGHUP", 0)], ids=str
+    )
     def test_what_runs_is_finished_and_nothing_more_is_taken(
         self, tmp_path: Path, number: int
     ) -> None:
-        with serving(tmp_path) as served:
+        with child_starts_with(number, signal.SIG_DFL), serving(tmp_path) as served:
             served.start_job("in-flight")
             served.http.post("/jobs", json={"type": "held", "id": "queued"})
             served.program.signal(number)
@@ -70,7 +73,8 @@ class TestStopping:
             answer = served.http.post("/jobs", json={"type": "held", "id": "late"})
             assert answer.status_code == 503
             assert answer.json()["type"] == "/problems#stopping"
-            assert served.http.get("/ready").status_code == 503
+            ready = served.http.get("/ready")
+            assert (ready.status_code, ready.headers["connection"]) == (503, "close")
             assert served.status("in-flight") == "processing"
             served.let_go()
             assert served.program.read_to_the_end() == 0
@@ -114,6 +118,70 @@ class TestStopping:
                 assert served.program.read_to_the_end() == 0
             assert Background(events.read).result() == b""
 
+    def test_connections_that_come_at_the_end_hear_no_500_and_do_not_keep_it(
+        self, tmp_path: Path
+    ) -> None:
+        """Clients that connect and ask all the time, until nobody listens any more."""
+        answers: list[str] = []
+
+        def ask(address: tuple[str, int]) -> None:
+            with contextlib.suppress(OSError):  # at the end there is nobody
+                while True:
+                    with socket.create_connection(address, timeout=10) as connection:
+                        connection.sendall(head("GET", "/ready"))
+                        answers.append(connection.makefile("rb").readline().decode())
+
+        with serving(tmp_path) as served:
+            address = ("127.0.0.1", served.http.base_url.port or 0)
+            clients = [Background(ask, address) for _ in range(8)]
+            eventually(lambda: len(answers) > 50, "their first answers")
+            served.program.signal(signal.SIGTERM)
+            began = time.monotonic()
+            assert served.program.read_to_the_end() == 0
+            assert time.monotonic() - began < 5  # uvicorn waits so long for a late connection
+            for each in clients:
+                each.result()
+        assert {line.split()[1] for line in answers if line} <= {"200", "503"}
+        assert "Traceback" not in served.program.output
+
+    def test_who_started_it_with_nohup_wants_it_to_go_on(self, tmp_path: Path) -> None:
+        hangup = getattr(signal, "SIGHUP", None)
+        if hangup is None:
+            return
+        with child_starts_with(hangup, signal.SIG_IGN), serving(tmp_path) as served:
+            served.program.signal(hangup)
+            assert served.http.get("/ready").status_code == 200
+
+
+@contextlib.contextmanager
+def child_starts_with(number: int, action: signal.Handlers) -> Iterator[None]:
+    """It takes over what this process does on the signal: with nohup, nothing on a hangup."""
+    before = signal.signal(number, action)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+
+
+class TestLog:
+    pytestmark = needs_signals
+
+    def test_errors_do_not_steer_the_terminal_and_are_cut(self, tmp_path: Path) -> None:
+        (tmp_path / "loud.py").write_text(
+            "def handlers(job):\n    raise RuntimeError('\\033[31m\\0' + 'x' * 3_000_000)"
+        )
+        options = ("serve", "--port", "0", "--handlers", "loud:handlers", "--max-retries", "0")
+        with Program(tmp_path, "final", *options) as program:
+            program.read_until("Serving on ")
+            [url] = re.findall(r"http://\S+:\d+", program.output)
+            with client(url) as http:
+                http.post("/jobs", json={"type": "x", "id": "loud"})
+                program.read_until("failed, attempt 1")
+                assert len(http.get("/jobs/loud").content) < 64_000
+                assert len(http.get("/dead-letters").content) < 8_000
+            assert len(program.output) < 8_000
+            assert not re.search(r"[\x00-\x08\x0b-\x1f]", program.output)
+
 
 class TestAddress:
     def test_the_port_may_come_from_the_environment(
@@ -144,7 +212,16 @@ class TestAddress:
         with pytest.raises(ServiceError, match="give a token"):
             serve(host=host, port=0)
 
-    @pytest.mark.parametrize("token", ["short", "x" * 15, "with a \n line break"])
+    @pytest.mark.parametrize(
+        "token",
+        [
+            "short",
+            "x" * 15,
+            "with a \n line break",
+            "correct hörse battery",
+            " spaces at its ends ",
+        ],
+    )
     def test_a_token_has_to_be_one(self, token: str) -> None:
         with pytest.raises(ServiceError, match="openssl rand -hex 32"):
             serve(port=0, token=token)
@@ -166,7 +243,7 @@ class TestAddress:
 
 class TestHandlers:
     def test_a_mapping_in_a_module(self) -> None:
-        assert list(load_handlers("tests.service.child:handlers")) == ["held"]  # type: ignore[arg-type]
+        assert list(load_handlers("tests.service.child:handlers")) == ["held", "opens"]  # type: ignore[arg-type]
 
     @pytest.mark.parametrize("name", ["handlers", ":handlers", "tests.service.child:", ""])
     def test_what_is_no_name(self, name: str) -> None:
@@ -214,7 +291,7 @@ def test_the_curl_commands_of_the_docs(tmp_path: Path, monkeypatch: pytest.Monke
             return answer
 
         health, create, look, look_again = commands
-        assert run(health) == {"status": "ok"}
+        assert run(health)["status"] == "ok"
         assert run(create)["status"] in ("queued", "processing")
         eventually(lambda: run(look)["status"] == "processing", "its start")
         eventually(lambda: run(look_again)["status"] == "completed", "its end")

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from final import Priority, Status, StorageError
+from final import Metrics, Priority, Status, StorageError
 from final.ledger.sqlite import SqliteFile
+from final.service import figures
 from tests.final import inside
 from tests.final.helpers import eventually
-from tests.helpers import DEADLINE, Gate
-from tests.service.helpers import Live
+from tests.helpers import DEADLINE, Background, Gate
+from tests.service.conftest import OpenService
+from tests.service.helpers import Live, client
 
 Sample = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -32,10 +38,40 @@ def value(samples: Sample, name: str, **labels: str) -> float:
     return samples[f"jobqueue_{name}", frozenset(labels.items())]
 
 
+def test_no_counter_ever_falls(open_service: OpenService) -> None:
+    """Nor where the history lets go of jobs, and dead letters are retried and purged."""
+    live = open_service(history=1, capacity=2, overflow="drop-oldest", max_retries=0, workers=1)
+    seen = scrape(live)
+    steps: list[Callable[[], object]] = [
+        lambda: [live.create() for _ in range(20)],
+        lambda: live.post("/jobs/batch", {"jobs": [{"type": "work"}] * 50}),
+        lambda: live.create(id="dead", payload="fails"),
+        lambda: live.http.get("/jobs/nobody"),
+        lambda: live.queue.retry_all(),
+        lambda: live.queue.purge(),
+        lambda: live.create(),
+    ]
+    for step in steps:
+        step()
+        live.queue.join(DEADLINE)
+        now = scrape(live)
+        counters = [key for key in now if key[0].endswith(("_total", "_bucket", "_sum", "_count"))]
+        assert len(counters) > 50
+        assert [key for key in counters if now[key] < seen.get(key, 0)] == []
+        seen = now
+    assert value(seen, "dropped_total", priority="medium") > 40
+    assert value(seen, "jobs", status="failed", priority="medium") == 0
+
+
 class TestProbes:
     def test_health(self, live: Live) -> None:
         answer = live.http.get("/health")
-        assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
+        assert answer.status_code == 200
+        assert answer.json() == {
+            "status": "ok",
+            "service": "three-stage-job-queue",
+            "version": "1.0.0",
+        }
 
     def test_ready(self, live: Live) -> None:
         assert live.http.get("/ready").json() == {"status": "ready"}
@@ -75,6 +111,67 @@ class TestProbes:
         assert answer.json()["detail"] == "The queue stopped on an internal error: see the log."
         assert live.http.get("/stats").status_code == 503
         assert live.http.get("/health").status_code == 200
+
+
+class TestALockedFile:
+    """Another program holds the file for longer than anybody wants to wait."""
+
+    @pytest.fixture
+    def locked(self, open_service: OpenService, path: str) -> Iterator[Live]:
+        live = open_service(path=path)
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            writing = Background(live.post, "/jobs", {"type": "work", "id": "late"})
+            eventually(lambda: is_slow(live), "the queue to wait")
+            yield live
+            other.execute("ROLLBACK")
+        assert writing.result().status_code in (201, 503)
+
+    @pytest.mark.parametrize("path_", ["/ready", "/stats", "/metrics"])
+    def test_nobody_waits_longer_than_a_second(self, locked: Live, path_: str) -> None:
+        with client(f"http://127.0.0.1:{locked.port}") as http:
+            answer = http.get(path_)
+        assert answer.status_code == 503
+        assert answer.json()["type"] == "/problems#slow"
+        assert answer.elapsed.total_seconds() < 4
+
+    def test_it_takes_one_thread_however_many_ask(self, locked: Live) -> None:
+        def ask() -> int:
+            with client(f"http://127.0.0.1:{locked.port}") as http:
+                return http.get("/ready").status_code
+
+        before = threading.active_count()
+        asking = [Background(ask) for _ in range(30)]
+        assert {each.result() for each in asking} == {503}
+        assert threading.active_count() <= before + 1
+        with client(f"http://127.0.0.1:{locked.port}") as http:
+            assert http.get("/health").status_code == 200
+            assert http.get("/jobs").status_code == 200
+
+
+def is_slow(live: Live) -> bool:
+    with client(f"http://127.0.0.1:{live.port}") as http:
+        return http.get("/stats").status_code == 503
+
+
+def test_ready_asks_the_queue_twice_a_second_at_most(
+    live: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[None] = []
+    metrics = live.queue.metrics
+
+    def count() -> Metrics:
+        asked.append(None)
+        return metrics()
+
+    monkeypatch.setattr(live.queue, "metrics", count)
+    monkeypatch.setattr(figures, "FRESH", DEADLINE)
+    for _ in range(20):
+        assert live.http.get("/ready").status_code == 200
+    assert len(asked) == 1
+    for _ in range(3):
+        live.http.get("/stats")  # of this instant
+    assert len(asked) == 4
 
 
 def test_after_the_queue_is_closed_no_job_is_taken(live: Live) -> None:
@@ -182,7 +279,7 @@ class TestPages:
         files = re.findall(r'(?:src|href)="([^"#]+)"', page.text)
         assert files
         for file in files:
-            assert file.startswith("/")
+            assert not file.startswith(("/", "http"))  # a proxy may have put it under a path
             assert live.http.get(file).status_code == 200
         assert not re.search(r"<script>|<style>|\son\w+=|\sstyle=", page.text)  # the policy's
 
@@ -195,7 +292,19 @@ class TestPages:
             "/jobs/batch",
             "/jobs/{job_id}",
             "/jobs/{job_id}/retry",
+            "/jobs/{job_id}/delete",
+            "/cancel-all",
+            "/retry-all",
+            "/purge",
             "/dead-letters",
+            "/pause",
+            "/resume",
+            "/paused",
+            "/workers",
+            "/periodic",
+            "/periodic/{name}",
+            "/periodic/{name}/pause",
+            "/periodic/{name}/resume",
             "/stats",
             "/events",
             "/metrics",

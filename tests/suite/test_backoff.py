@@ -45,3 +45,12 @@ def test_retries_wait_longer_each_time(stage: Stage, journal: Journal, evidence:
     for n, wait in enumerate(waits):
         least = 0.99 * (1 - JITTER) * BASE * 2**n  # 0.99: a wall clock may be nudged meanwhile
         assert wait >= least, f"Retry {n + 1} came after {wait:.3f} s, before {least:.3f} s."
+
+
+def test_a_delay_lies_within_its_bounds(stage: Stage, evidence: Evidence) -> None:
+    backoff = stage.backoff(base=1, maximum=60, jitter=JITTER)
+    assert backoff is not None, "There is no Backoff."
+    for retry, full in ((1, 1), (3, 4), (20, 60)):
+        delays = [backoff.delay(retry) for _ in range(200)]
+        evidence(f"before retry {retry} a wait of {min(delays):.2f} to {max(delays):.2f} s")
+        assert (1 - JITTER) * full <= min(delays) < max(delays) <= full

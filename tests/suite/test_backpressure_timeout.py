@@ -44,7 +44,8 @@ def test_a_blocked_producer_can_give_up(
             break
     else:
         evidence(f"{JOBS} jobs offered to a held worker: none refused")
-    assert isinstance(refused, standard_library.Full), "No job was ever refused."
+    assert refused is not None, "No job was ever refused."
+    assert isinstance(refused, standard_library.Full), "QueueFull is no queue.Full."
     assert n == CAPACITY
     assert waited >= TIMEOUT
 

@@ -1,4 +1,4 @@
-"""Capability "delivery": every job runs exactly once, however many workers there are.
+"""Capability "delivery": on a good day every job runs once, however many workers there are.
 
 Two workers that take the same job send the same letter twice; a job that falls between
 them is never sent.

@@ -8,17 +8,29 @@ do not add up are worse: a job that is in none of them is lost, and nobody sees 
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
 
-from tests.helpers import WORKER_DIED, Broken, Evidence, Gate, Journal, rounds
+from tests.helpers import (
+    DEADLINE,
+    WORKER_DIED,
+    Background,
+    Broken,
+    Evidence,
+    Gate,
+    Journal,
+    rounds,
+)
 from tests.stages import Stage
 
 pytestmark = pytest.mark.capability("metrics")
 
 RETRIES = 2
-ROUNDS = RETRIES + 2  # enough for the last retry, and to record it
+# A retry may be in the queue one round after its attempt has failed: its turn is the second one.
+ROUNDS = 2 * RETRIES + 1
+JOBS = 300
 GOOD, FLAKY, HOPELESS, HELD, WAITING = 20, 5, 3, 1, 4
 COUNTS = {
     "queued": WAITING,
@@ -62,3 +74,29 @@ class TestMetrics:
         evidence(f"{metrics.accepted} accepted = {text}")
         assert counts == COUNTS
         assert metrics.accepted == accepted
+
+    def test_they_add_up_at_every_moment(self, stage: Stage, evidence: Evidence) -> None:
+        tried: set[str] = set()
+
+        def handler(job: Any) -> None:
+            if job.id not in tried:
+                tried.add(job.id)
+                raise Broken
+
+        def produce() -> None:
+            for n in range(JOBS):
+                queue.enqueue(stage.job(id=f"job-{n}"))
+
+        queue = stage.queue(handler, workers=4, backoff=stage.backoff(base=0))
+        first = queue.metrics()
+        Background(produce)
+        looks = wrong = 0
+        until = time.monotonic() + DEADLINE
+        while (seen := queue.metrics()).completed < JOBS and time.monotonic() < until:
+            looks += 1
+            wrong += seen.accepted != sum(getattr(seen, name) for name in COUNTS)
+
+        evidence(f"{wrong} of {looks} looks at {JOBS} jobs on their way did not add up")
+        assert wrong == 0
+        assert seen.completed == JOBS
+        assert first.accepted == 0, "What metrics() returned at first has changed since."

@@ -39,3 +39,25 @@ def test_low_runs_while_high_never_empties(
     waited_for = journal.entries.index("low")
     evidence(f"LOW ran after {waited_for} HIGH jobs")
     assert waited_for <= BOUND
+
+
+def test_medium_runs_while_high_and_low_never_empty(
+    stage: Stage, gate: Gate, journal: Journal, evidence: Evidence
+) -> None:
+    """A turn now and then for the lowest lane would be none for the lane between."""
+
+    def handler(job: Any) -> None:
+        gate.wait()
+        runs = journal.write(job.payload)
+        if job.payload != "medium" and runs <= MOST and "medium" not in journal.entries:
+            queue.enqueue(stage.job(payload=job.payload, priority=job.payload))
+
+    queue = stage.queue(handler, workers=1)
+    for priority in (*START * ["high"], *START * ["low"], "medium"):
+        queue.enqueue(stage.job(payload=priority, priority=priority))
+    gate.open()
+    journal.wait_for("medium")
+
+    waited_for = journal.entries.index("medium")
+    evidence(f"MEDIUM after {waited_for} HIGH and LOW ones")
+    assert waited_for <= BOUND

@@ -26,14 +26,17 @@ class TestPriority:
             journal.write(job.payload)
             gate.wait()
 
-        queue = stage.queue(handler, workers=1)
+        def enqueue(priority: str) -> None:
+            try:
+                queue.enqueue(stage.job(payload=priority, priority=priority), timeout=0)
+            except stage.QueueFull:
+                pytest.fail(f"With {LOW} LOW jobs, no {priority.upper()} one was let in.")
+
+        queue = stage.queue(handler, workers=1, capacity=LOW)  # so that LOW is full
         queue.enqueue(stage.job(payload="held"))
         journal.wait_for("held")
-        for _ in range(LOW):
-            queue.enqueue(stage.job(payload="low", priority="low"))
-        for _ in range(MEDIUM):
-            queue.enqueue(stage.job(payload="medium", priority="medium"))
-        queue.enqueue(stage.job(payload="high", priority="high"))
+        for priority in (*LOW * ["low"], *MEDIUM * ["medium"], "high"):
+            enqueue(priority)
         gate.open()
         journal.wait_for_count(1 + LOW + MEDIUM + 1)
 

@@ -6,6 +6,9 @@ callers believe to be on its way.
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +20,9 @@ pytestmark = pytest.mark.capability("restart")
 
 DONE = 3
 JOBS = 20
+ROOT = Path(__file__).parents[2]
+# The id of the first job that a process makes.
+FIRST_ID = "import sys; from tests.stages import Stage; print(Stage(sys.argv[1]).job().id)"
 
 
 class TestPersistence:
@@ -45,3 +51,13 @@ class TestPersistence:
         survived = after.entries[:-1]
         evidence(f"{len(survived)} of {JOBS - DONE} unfinished jobs ran after a restart")
         assert survived == [(f"job-{n}", {"number": n}) for n in range(DONE, JOBS)]
+
+    def test_two_processes_give_different_ids(self, stage: Stage, evidence: Evidence) -> None:
+        """They write into the same file, one after the other."""
+        command = [sys.executable, "-c", FIRST_ID, stage.name]
+        processes = [
+            subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE) for _ in range(2)
+        ]
+        one, other = (process.communicate(timeout=60)[0].strip() for process in processes)
+        evidence(f"the first job of a process is {one}, that of the next {other}")
+        assert one != other

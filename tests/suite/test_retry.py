@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.helpers import Broken, Evidence, Journal, rounds
+from tests.helpers import Background, Broken, Evidence, Journal, rounds
 from tests.stages import Stage
 
 pytestmark = pytest.mark.capability("retry")
@@ -35,4 +35,20 @@ class TestRetry:
         successes = journal.entries.count("success")
         evidence(f"attempts at a job that fails twice: {attempts}, successes: {successes}")
         assert successes == 1
+        assert attempts == 3
+
+    def test_close_waits_for_its_retries(
+        self, stage: Stage, journal: Journal, evidence: Evidence
+    ) -> None:
+        def handler(job: Any) -> None:
+            if journal.write("attempt") <= 2:
+                raise Broken
+
+        queue = stage.queue(handler, workers=1, max_retries=3, backoff=stage.backoff(base=0.05))
+        queue.enqueue(stage.job())
+        journal.wait_for("attempt")
+        Background(queue.close).result()
+
+        attempts = journal.entries.count("attempt")
+        evidence(f"of 3 attempts {attempts} had been made when close returned")
         assert attempts == 3

@@ -6,6 +6,7 @@ then put the whole pool to sleep, just when the queue fills up.
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import Any
 
@@ -17,6 +18,7 @@ from tests.stages import Stage
 pytestmark = pytest.mark.capability("retry-frees-worker")
 
 BACKOFF = 0.05  # seconds
+WAITING = 50
 
 
 def test_a_waiting_retry_holds_no_worker(
@@ -43,7 +45,8 @@ def test_a_waiting_retry_holds_no_worker(
     # However slow the machine: a retry that falls due goes behind "other" in their lane. Only
     # a worker that waits for it, instead of taking the next job, can bring it forward.
     journal.wait_for("other", WORKER_DIED)
-    evidence(f"after a failure the only worker ran {journal.entries.count('other')} other jobs")
+    meanwhile = journal.entries[1:2].count("other")
+    evidence(f"before the retry the only worker ran {meanwhile} of 1 other jobs")
     assert journal.entries[:2] == ["flaky", "other"]
     rounds(stage, queue, journal, 3)
     ran = [entry for entry in journal.entries if entry in ("flaky", "other")]
@@ -53,3 +56,24 @@ def test_a_waiting_retry_holds_no_worker(
         f"the worker's next job came {(other - failure) * 1000:.1f} ms after a failure, "
         f"the retry after {(retry - failure) * 1000:.0f} ms"
     )
+
+
+def test_a_waiting_retry_is_no_sleeping_thread(
+    stage: Stage, journal: Journal, evidence: Evidence
+) -> None:
+    def handler(job: Any) -> None:
+        journal.write(job.id)
+        if job.payload != "round":
+            raise Broken
+
+    before = threading.active_count()
+    queue = stage.queue(handler, workers=1, backoff=stage.backoff(base=60))
+    for n in range(WAITING):
+        queue.enqueue(stage.job(id=f"job-{n}"))
+    journal.wait_for(f"job-{WAITING - 1}", WORKER_DIED)
+    assert WORKER_DIED not in journal.entries
+    rounds(stage, queue, journal, 1)
+
+    threads = threading.active_count() - before
+    evidence(f"{WAITING} retries wait, and the queue has {threads} threads")
+    assert threads < WAITING

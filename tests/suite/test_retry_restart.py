@@ -6,7 +6,10 @@ hour's rest is called at once, and a job that can never succeed never ends.
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,11 +21,17 @@ pytestmark = pytest.mark.capability("retry-restart")
 
 BACKOFF = 0.1  # seconds before the first retry, twice as long before the second, and so on
 RETRIES = 3
+ROOT = Path(__file__).parents[2]
 
 
 def test_a_retry_keeps_its_count_and_its_time(
-    stage: Stage, path: str, journal: Journal, evidence: Evidence
+    stage: Stage,
+    path: str,
+    journal: Journal,
+    evidence: Evidence,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    now = time.monotonic
     after = Journal()
     attempts: dict[Journal, list[float]] = {journal: [], after: []}
 
@@ -30,7 +39,7 @@ def test_a_retry_keeps_its_count_and_its_time(
         def handler(job: Any) -> None:
             journal.write(job.id)
             if job.id == "hopeless":
-                attempts[journal].append(time.monotonic())
+                attempts[journal].append(now())
                 raise Broken
             if job.payload == "a while":
                 time.sleep(BACKOFF)  # its work
@@ -48,6 +57,8 @@ def test_a_retry_keeps_its_count_and_its_time(
     # The attempts that are left come after it, the first when it would have come anyway.
     tried = len(attempts[journal])
     whiles = 2 ** (tried - 1)
+    # The machine has been started anew meanwhile, and with it the clock that counts from there.
+    monkeypatch.setattr(time, "monotonic", lambda: now() + 1e6)
     queue = start(after, base=0)
     for _ in range(whiles):
         queue.enqueue(stage.job(payload="a while"))  # when all are done, it is due
@@ -60,3 +71,17 @@ def test_a_retry_keeps_its_count_and_its_time(
     evidence(f"{came} of {left} attempts that were left came after a restart{when}")
     assert came == left
     assert waited >= 0.99 * whiles * BACKOFF  # a wall clock may be nudged meanwhile
+
+
+def test_a_job_that_kills_its_process_runs_out_of_attempts(
+    stage: Stage, path: str, evidence: Evidence
+) -> None:
+    command = [sys.executable, "-m", "tests.poison", stage.name, path]
+    lives = []
+    for job in (["poison"], [], []):
+        life = subprocess.run(
+            [*command, *job], cwd=ROOT, text=True, stdout=subprocess.PIPE, timeout=60
+        )
+        lives.append(life.stdout.strip() or "died early")
+    evidence(f"3 lives with a job that kills, and has 1 retry: {', '.join(lives)}")
+    assert lives == ["ran", "ran", "spared"]

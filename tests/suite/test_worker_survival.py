@@ -25,15 +25,16 @@ def test_a_raising_handler_does_not_kill_its_worker(
     meeting = threading.Barrier(WORKERS)  # opens when every worker is in a good job
 
     def handler(job: Any) -> None:
-        if job.payload == "bad":
+        if job.payload == "raises":
             raise Broken
+        if job.payload == "exits":
+            raise SystemExit("of a library that the handler calls")
         meeting.wait(DEADLINE)
         journal.write("survived")
 
     queue = stage.queue(handler, workers=WORKERS, max_retries=0)
-    for payload in ("bad", "good"):
-        for _ in range(WORKERS):
-            queue.enqueue(stage.job(payload=payload))
+    for payload in (*("raises", "exits") * (WORKERS // 2), *("good",) * WORKERS):
+        queue.enqueue(stage.job(payload=payload))
     journal.wait_for_count(WORKERS)  # the fate of each worker
 
     deaths = journal.entries.count(WORKER_DIED)

@@ -9,18 +9,24 @@
 
 const STATS_EVERY = 500; // milliseconds
 const PATIENCE = 10_000;
+const STATS_PATIENCE = 3_000; // who has not answered by then is lost
 const FIRST_RETRY = 500;
 const LAST_RETRY = 8_000;
 
 /** The service said no. `message` says why, for people. */
 export class Refused extends Error {}
 
-/** The answer as an object. Throws Refused, or what fetch throws when nobody answers. */
-export async function ask(method, path, body) {
-  const options = { method, signal: AbortSignal.timeout(PATIENCE) };
+/**
+ * The answer as an object. Throws Refused, or what fetch throws when nobody answers.
+ *
+ * Paths are relative to the page: a proxy may offer it under a path of its own. A body is an object,
+ * or the text of one.
+ */
+export async function ask(method, path, body, patience = PATIENCE) {
+  const options = { method, signal: AbortSignal.timeout(patience) };
   if (body !== undefined) {
     options.headers = { "Content-Type": "application/json" };
-    options.body = JSON.stringify(body);
+    options.body = typeof body === "string" ? body : JSON.stringify(body);
   }
   const answer = await fetch(path, options);
   const said = await answer.json();
@@ -29,17 +35,17 @@ export async function ask(method, path, body) {
   throw new Refused([said.detail, ...wrong].join(" "));
 }
 
-export const jobPath = (id) => `/jobs/${encodeURIComponent(id)}`;
+export const jobPath = (id) => `jobs/${encodeURIComponent(id)}`;
 
 /**
  * Stay connected. Calls `connected()` and `lost(seconds until the next try)`, and in between
- * `stats(figures)`, `transition(change)` and `missed(count)`.
+ * `stats(figures)`, `refused(why there are none)`, `transition(change)` and `missed(count)`.
  */
 export function watch(listener) {
   let pause = FIRST_RETRY;
 
   function connect() {
-    const events = new EventSource("/events");
+    const events = new EventSource("events");
     let lost = false;
 
     function lose() {
@@ -54,12 +60,13 @@ export function watch(listener) {
     async function askForStats() {
       let stats;
       try {
-        stats = await ask("GET", "/stats");
-      } catch {
-        lose();
+        stats = await ask("GET", "stats", undefined, STATS_PATIENCE);
+      } catch (error) {
+        if (error instanceof Refused) listener.refused(error.message);
+        else lose();
       }
       if (lost) return;
-      listener.stats(stats);
+      if (stats) listener.stats(stats);
       setTimeout(askForStats, STATS_EVERY);
     }
 

@@ -3,7 +3,7 @@
  */
 
 import { ask, jobPath } from "./connection.js";
-import { element, fillRows, find, jobCell, tell, write } from "./dom.js";
+import { element, errorCell, fillRows, find, jobCell, tell, write, writeError } from "./dom.js";
 
 const ENDED = new Set(["completed", "failed", "cancelled", "dropped"]);
 const FOLLOWED = 5; // jobs that were created here
@@ -36,7 +36,7 @@ export class Lab {
   async #choose(rule) {
     this.#busy = true;
     try {
-      await ask("PUT", "/demo/fairness", { fairness: rule === "fair" ? this.#fairness : null });
+      await ask("PUT", "demo/fairness", { fairness: rule === "fair" ? this.#fairness : null });
       tell(RULES[rule]);
     } catch (error) {
       tell(`The rule stays as it was: ${error.message}`);
@@ -47,7 +47,7 @@ export class Lab {
 
 async function flood() {
   try {
-    const { accepted } = await ask("POST", "/demo/flood", {});
+    const { accepted } = await ask("POST", "demo/flood", {});
     const parts = Object.entries(accepted).map(([priority, number]) => `${number} ${priority}`);
     tell(`Jobs in: ${parts.join(", ")}.`);
   } catch (error) {
@@ -82,8 +82,9 @@ export class Creation {
     payload.ariaInvalid = null;
     const job = { type: type.value, priority: priority.value };
     if (delay.value) job.run_at = delay.valueAsNumber;
+    const typed = payload.value.trim();
     try {
-      if (payload.value.trim()) job.payload = JSON.parse(payload.value);
+      if (typed) JSON.parse(typed);
     } catch (error) {
       payload.ariaInvalid = "true";
       payload.focus();
@@ -91,7 +92,7 @@ export class Creation {
       return;
     }
     try {
-      const created = await ask("POST", "/jobs", job);
+      const created = await ask("POST", "jobs", typed ? withPayload(job, typed) : job);
       tell(`Job ${created.id} is ${created.status}.`);
       this.#mine = [created, ...this.#mine].slice(0, FOLLOWED);
       this.#show();
@@ -106,9 +107,9 @@ export class Creation {
     if (job) this.#change(job, { status, attempts, error });
   }
 
-  /** Ask after those that have not ended: news of them may have been missed. */
+  /** Ask after those that may have changed: news of them may have been missed. */
   async catchUp() {
-    const open = this.#mine.filter((job) => !ENDED.has(job.status));
+    const open = this.#mine.filter(({ status }) => !ENDED.has(status) || status === "failed");
     await Promise.all(
       open.map(async (job) => {
         const before = job.status;
@@ -134,13 +135,18 @@ export class Creation {
           "tr",
           {},
           jobCell(job),
-          element("td", {}, element("b"), element("p", { class: "note" })),
+          element("td", {}, element("b"), element("p", { class: "note" }), errorCell()),
         ),
       (row, { status, attempts, error }) => {
         write(find("b", row), status);
-        const tries = attempts > 1 ? `attempt ${attempts}` : "";
-        write(find(".note", row), [tries, error].filter(Boolean).join(": "));
+        write(find(".note", row), attempts > 1 ? `attempt ${attempts}` : "");
+        writeError(row, error);
       },
     );
   }
+}
+
+/** As it was typed: JSON.parse rounds large numbers, and forgets the first of two equal keys. */
+function withPayload(job, typed) {
+  return `${JSON.stringify(job).slice(0, -1)},"payload":${typed}}`;
 }

@@ -3,7 +3,7 @@
  *
  * Twice a second /stats says how things are (connection.js); in between, events say what has
  * changed. Every part of the page takes from them what it shows: lanes.js and gantt.js draw,
- * tables.js lists, controls.js sends what is clicked.
+ * tables.js lists, controls.js and operate.js send what is clicked.
  *
  * But: events may be missed. They make the page lively; what counts comes from /stats.
  */
@@ -13,7 +13,9 @@ import { Creation, Lab } from "./controls.js";
 import { count, find, tell, write } from "./dom.js";
 import { Gantt } from "./gantt.js";
 import { Lanes } from "./lanes.js";
-import { Retries, loadDeadLetters, showLatency, showRunning } from "./tables.js";
+import { Operation } from "./operate.js";
+import { Periodic } from "./periodic.js";
+import { Retries, loadDeadLetters, showLatency, showProcesses, showRunning } from "./tables.js";
 
 const FRAME = 33; // milliseconds from one drawing to the next
 const CALM_FRAME = 1_000; // for those who asked for less motion
@@ -21,13 +23,16 @@ const CALM_FRAME = 1_000; // for those who asked for less motion
 const lanes = new Lanes(find("#lanes"));
 const gantt = new Gantt(find("#gantt"));
 const lab = new Lab();
+const operation = new Operation();
 const creation = new Creation();
 const retries = new Retries();
+const periodic = new Periodic();
 
 // ---- what the service says --------------------------------------------------------------------
 
 let wasConnected = false;
 let stale = { retries: true, dead: true }; // which lists have to be asked for again
+let loading = false;
 let totals = {};
 let clock = 0; // what the clock of the service is ahead of ours, in milliseconds
 
@@ -42,6 +47,10 @@ watch({
   lost(seconds) {
     if (find("#connection").dataset.state === "live") tell("The connection is lost.");
     showConnection("lost", `No connection; next try in ${seconds} s`);
+  },
+
+  refused(why) {
+    showTrouble({ storage_error: null, stopping: false, refusal: why });
   },
 
   missed: catchUp,
@@ -62,9 +71,11 @@ watch({
     showFigures(stats);
     showTrouble(stats);
     lab.show(stats);
+    operation.show(stats);
     lanes.show(stats);
     gantt.compare(stats);
     showRunning(stats);
+    showProcesses(stats);
     showLatency(stats);
     loadLists();
     find("main").setAttribute("aria-busy", "false");
@@ -76,16 +87,23 @@ function catchUp() {
   creation.catchUp();
 }
 
+/** One at a time, or an answer of before could come last. What is stale meanwhile waits its turn. */
 async function loadLists() {
-  const { retries: retriesToo, dead } = stale;
-  stale = { retries: false, dead: false };
-  try {
-    if (retriesToo) await retries.load(totals.retrying);
-    if (dead) await loadDeadLetters(totals.failed);
-  } catch {
-    stale = { retries: true, dead: true }; // with the next figures
+  if (!loading) {
+    loading = true;
+    const { retries: retriesToo, dead } = stale;
+    stale = { retries: false, dead: false };
+    try {
+      if (retriesToo) await retries.load(totals.retrying);
+      if (dead) await loadDeadLetters(totals.failed);
+      await periodic.load(Date.now() + clock);
+    } catch {
+      stale = { retries: true, dead: true }; // with the next figures
+    }
+    loading = false;
   }
   retries.show(Date.now() + clock);
+  periodic.show(Date.now() + clock);
 }
 
 function showConnection(state, text) {
@@ -106,13 +124,32 @@ function showFigures({ throughput, running, workers, totals: { queued, completed
   for (const [name, text] of Object.entries(figures)) write(find(`#now [data-figure=${name}]`), text);
 }
 
-function showTrouble({ storage_error, stopping }) {
+function showTrouble({ storage_error, stopping, refusal = "" }) {
   const trouble = find("#trouble");
   const broken = storage_error && `Nothing can be stored at the moment: ${storage_error}`;
-  const text = broken || (stopping ? "The service is stopping: it takes no more jobs." : "");
+  const text = broken || (stopping ? "The service is stopping: it takes no more jobs." : refusal);
   write(trouble, text);
   trouble.hidden = !text;
 }
+
+// ---- a reload ---------------------------------------------------------------------------------
+
+const PAST = "the last minute";
+
+addEventListener("pagehide", () => {
+  sessionStorage.setItem(PAST, JSON.stringify({ lanes: lanes.past, rows: gantt.rows }));
+});
+
+function recall() {
+  try {
+    const past = JSON.parse(sessionStorage.getItem(PAST));
+    if (past) [lanes.past, gantt.rows] = [past.lanes, past.rows];
+  } catch {
+    sessionStorage.removeItem(PAST); // of an older page
+  }
+}
+
+recall();
 
 // ---- drawing ----------------------------------------------------------------------------------
 

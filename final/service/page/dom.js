@@ -6,6 +6,8 @@
 
 import { jobPath } from "./connection.js";
 
+const SHORT_ERROR = 90; // characters that take three lines, also on a phone
+
 export const PRIORITIES = ["high", "medium", "low"];
 
 export const find = (selector, inside = document) => inside.querySelector(selector);
@@ -31,12 +33,24 @@ export function tell(text) {
   find("#news").textContent = text;
 }
 
-/** A job: a link to all that is known about it, with its type and priority. */
-export function jobCell({ id, type, priority }) {
+/** A job: a link to all that is known about it, with its type, priority and group. */
+export function jobCell({ id, type, priority, group }) {
   const link = element("a", { href: jobPath(id), title: id }, shortId(id));
   const tag = element("span", { class: "tag" }, element("i", { class: `swatch ${priority}` }));
-  tag.append(`${priority} ${type}`);
+  tag.append(group ? `${priority} ${type}, ${group}` : `${priority} ${type}`);
   return element("th", { scope: "row" }, link, tag);
+}
+
+/** A place for an error: three lines of it, and the rest behind a click. */
+export const errorCell = () =>
+  element("div", { class: "error" }, element("p"), element("details", {}, element("summary")));
+
+export function writeError(row, error) {
+  const [short, long] = find(".error", row).children;
+  const isLong = (error ?? "").length > SHORT_ERROR;
+  short.hidden = isLong;
+  long.hidden = !isLong;
+  write(isLong ? long.firstElementChild : short, error ?? "");
 }
 
 /** The ids that the queue makes begin with the time: their ends differ. */

@@ -6,6 +6,7 @@
  */
 
 import { PRIORITIES, count, duration, element, find, tell, write } from "./dom.js";
+import { isHeld } from "./operate.js";
 import { begin, paints } from "./paint.js";
 
 const MINUTE = 60_000;
@@ -19,6 +20,15 @@ export class Lanes {
     place.append(...[...this.lanes.values()].map((lane) => lane.card));
   }
 
+  /** The last minute of every lane, which a reload need not forget. */
+  get past() {
+    return Object.fromEntries([...this.lanes].map(([priority, lane]) => [priority, lane.past]));
+  }
+
+  set past(past) {
+    for (const [priority, lane] of this.lanes) lane.past = past[priority];
+  }
+
   hear({ priority, status, at }) {
     if (status !== "processing") return;
     this.lanes.get(priority).start(Date.parse(at));
@@ -26,9 +36,12 @@ export class Lanes {
     for (const passed of lessUrgent) this.lanes.get(passed).passOver();
   }
 
-  show({ lanes, capacity, at }) {
+  show({ lanes, capacity, at, paused }) {
     const now = Date.parse(at);
-    for (const [priority, lane] of this.lanes) lane.show(lanes[priority], capacity, now);
+    for (const [priority, lane] of this.lanes) {
+      lane.showPaused(isHeld(paused, priority));
+      lane.show(lanes[priority], capacity, now);
+    }
   }
 
   draw(now) {
@@ -47,6 +60,7 @@ class Lane {
   constructor(priority) {
     this.priority = priority;
     this.tag = element("strong", { class: "starving", hidden: "" }, "starving");
+    this.paused = element("strong", { class: "paused", hidden: "" }, "paused");
     this.full = element("i", { class: priority });
     this.meter = element("div", { role: "meter", class: "meter", "aria-label": `${priority} lane` });
     this.meter.append(this.full);
@@ -54,7 +68,14 @@ class Lane {
     this.card = element(
       "article",
       { class: "card lane", "data-lane": priority },
-      element("h3", {}, element("i", { class: `swatch ${priority}` }), priority, this.tag),
+      element(
+        "div",
+        { class: "bar" },
+        element("h3", {}, element("i", { class: `swatch ${priority}` }), priority),
+        this.tag,
+        this.paused,
+        element("button", { type: "button", class: "switch" }, "Pause"),
+      ),
       element(
         "p",
         { class: "waiting" },
@@ -72,6 +93,7 @@ class Lane {
         this.#pair("Passed over", "passed"),
         this.#pair("Running", "processing"),
         this.#pair("Scheduled", "scheduled"),
+        this.#pair("Waits for others", "waiting"),
         this.#pair("Completed", "completed"),
         this.#pair("Dead letters", "failed"),
       ),
@@ -87,13 +109,27 @@ class Lane {
     return element("div", {}, element("dt", {}, title), this.#figure(name, "dd"));
   }
 
+  get past() {
+    return this.#history;
+  }
+
+  set past(samples) {
+    this.#history = samples;
+  }
+
   start() {
     this.#starts += 1;
     this.#passedOver = 0;
   }
 
   passOver() {
-    if (this.#queued > 0) this.#passedOver += 1;
+    if (this.#queued > 0 && this.paused.hidden) this.#passedOver += 1;
+  }
+
+  /** A lane that is paused is not passed over. */
+  showPaused(isPaused) {
+    this.paused.hidden = !isPaused;
+    if (isPaused) this.#passedOver = 0;
   }
 
   show(lane, capacity, now) {
@@ -103,7 +139,7 @@ class Lane {
     this.#starts = 0;
     while (this.#history[0].at < now - MINUTE) this.#history.shift();
 
-    for (const name of ["queued", "processing", "scheduled", "completed", "failed"]) {
+    for (const name of ["queued", "processing", "scheduled", "waiting", "completed", "failed"]) {
       write(this.#figures[name], count(lane[name]));
     }
     write(this.#figures.capacity, count(capacity));

@@ -1,9 +1,12 @@
 /**
- * The tables: what runs, what waits for a retry, what failed for good, how long it takes.
+ * The tables: what runs, who shares the database, what waits for a retry, what failed for good, how
+ * long it takes.
  */
 
 import { ask, jobPath } from "./connection.js";
-import { PRIORITIES, count, duration, element, fillRows, find, jobCell, tell, unseen, write } from "./dom.js";
+import {
+  PRIORITIES, count, duration, element, errorCell, fillRows, find, jobCell, tell, unseen, write, writeError,
+} from "./dom.js";
 
 const SHOWN = 10; // rows of retries and of dead letters
 
@@ -22,12 +25,52 @@ export function showRunning({ running, at }) {
         element("td"),
         jobCell(job),
         element("td"),
+        element("td", {}, progressBar(job), element("span", { class: "note" })),
         element("td", { class: "number" }),
       ),
     (row, job) => {
       write(row.cells[0], String(job.worker));
       write(row.cells[2], String(job.attempt));
-      write(row.cells[3], duration((now - Date.parse(job.started_at)) / 1000));
+      writeProgress(row.cells[3], job.progress);
+      write(row.cells[4], duration((now - Date.parse(job.started_at)) / 1000));
+    },
+  );
+}
+
+/** How far it is, as its handler says; hidden where that says nothing. */
+function progressBar({ id }) {
+  return element("progress", { max: "1", "aria-label": `progress of job ${id}` });
+}
+
+function writeProgress(cell, progress) {
+  const bar = find("progress", cell);
+  bar.hidden = !progress;
+  bar.value = progress?.fraction ?? 0;
+  write(find(".note", cell), progress ? `${Math.floor(100 * progress.fraction)} % ${progress.message}` : "");
+}
+
+// ---- processes that share a database ----------------------------------------------------------
+
+export function showProcesses({ processes }) {
+  find("#processes-card").hidden = processes.length === 0;
+  fillRows(
+    find("#processes"),
+    processes.map((process) => ({ ...process, id: String(process.id) })),
+    () =>
+      element(
+        "tr",
+        {},
+        element("td"),
+        element("td"),
+        element("td", { class: "number" }),
+        element("td"),
+      ),
+    (row, { name, here, alive, lease, workers, running }) => {
+      write(row.cells[0], here ? `${name} (this one)` : name);
+      write(row.cells[1], alive ? `alive, ${duration(lease)} left` : "ran out");
+      write(row.cells[2], String(workers));
+      const jobs = Object.entries(running).map(([type, number]) => `${type} ${count(number)}`);
+      write(row.cells[3], jobs.join(", ") || "–");
     },
   );
 }
@@ -38,7 +81,7 @@ export class Retries {
   #jobs = [];
 
   async load(total) {
-    const { jobs } = await ask("GET", `/jobs?status=retrying&limit=${SHOWN}`);
+    const { jobs } = await ask("GET", `jobs?status=retrying&limit=${SHOWN}`);
     this.#jobs = jobs.sort((one, other) => Date.parse(one.due_at) - Date.parse(other.due_at));
     write(find("#retries-count"), howMany(total));
   }
@@ -53,11 +96,11 @@ export class Retries {
           "tr",
           {},
           jobCell(job),
-          element("td", {}, element("p", { class: "error" }), element("p", { class: "note" })),
+          element("td", {}, errorCell(), element("p", { class: "note" })),
           element("td", { class: "number" }),
         ),
       (row, job) => {
-        write(find(".error", row), job.error ?? "");
+        writeError(row, job.error);
         write(find(".note", row), `attempt ${job.attempts} failed`);
         const seconds = Math.ceil((Date.parse(job.due_at) - now) / 1000);
         write(row.cells[2], seconds > 0 ? `in ${seconds} s` : "now");
@@ -69,23 +112,24 @@ export class Retries {
 // ---- dead letters -----------------------------------------------------------------------------
 
 export async function loadDeadLetters(total) {
-  const { jobs } = await ask("GET", `/dead-letters?limit=${SHOWN}`);
+  const { jobs } = await ask("GET", `dead-letters?limit=${SHOWN}`);
   write(find("#dead-count"), howMany(total));
   fillRows(find("#dead"), jobs, deadLetterRow, (row, job) => {
-    write(find(".error", row), job.error ?? "");
-    write(find("summary", row), `${job.attempts} ${job.attempts === 1 ? "attempt" : "attempts"}`);
+    writeError(row, job.error);
+    write(find(".attempts summary", row), `${job.attempts} ${job.attempts === 1 ? "attempt" : "attempts"}`);
   });
 }
 
 function deadLetterRow(job) {
-  const attempts = element("details", {}, element("summary"), element("ol"));
+  const about = element("p", { class: "note about" });
+  const attempts = element("details", { class: "attempts" }, element("summary"), about, element("ol"));
   attempts.addEventListener("toggle", () => attempts.open && showAttempts(job.id, attempts));
   const button = element("button", { type: "button" }, "Retry", unseen(` job ${job.id}`));
   const row = element(
     "tr",
     {},
     jobCell(job),
-    element("td", {}, element("p", { class: "error" }), attempts),
+    element("td", {}, errorCell(), attempts),
     element("td", { class: "number" }, button),
   );
   button.addEventListener("click", () => retry(job.id, row, button));
@@ -94,7 +138,10 @@ function deadLetterRow(job) {
 
 async function showAttempts(id, place) {
   try {
-    const { failures } = await ask("GET", jobPath(id));
+    const { failures, group, meta } = await ask("GET", jobPath(id));
+    const entries = [...(group ? [["group", group]] : []), ...Object.entries(meta)];
+    const about = entries.map(([name, value]) => `${name}: ${value}`);
+    write(find(".about", place), about.join(", "));
     const lines = failures.map(({ started_at, ended_at, error, number }) => {
       const took = duration((Date.parse(ended_at) - Date.parse(started_at)) / 1000);
       const clock = new Date(started_at).toLocaleTimeString();

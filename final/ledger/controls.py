@@ -1,0 +1,55 @@
+"""What an operator has set, and the file keeps: what is paused, and how many workers there are.
+
+It is read when the file is opened and written when it changes, so a turn asks the file nothing.
+
+But: that nothing paused starts, the picker sees to (``picking.py``); the workers are the business
+of ``engine/flight.py``.
+"""
+
+from __future__ import annotations
+
+from final.beyond.control import Pause, pause_from
+from final.ledger.base import SetPaused, SetWorkers
+from final.ledger.sqlite import SqliteFile
+
+PAUSED = "SELECT sort, name FROM pause"
+PAUSE = "INSERT OR IGNORE INTO pause VALUES (?, ?)"
+RESUME = "DELETE FROM pause WHERE sort = ? AND name = ?"
+WORKERS = "SELECT value FROM setting WHERE name = 'workers'"
+SET_WORKERS = "INSERT OR REPLACE INTO setting VALUES ('workers', ?)"
+UNSET_WORKERS = "DELETE FROM setting WHERE name = 'workers'"
+
+
+class Controls:
+    """paused: what is. workers: how many were asked for last; None for what the option says."""
+
+    def __init__(self, file: SqliteFile) -> None:
+        self._file = file
+        self.paused = frozenset(pause_from(row) for row in file.execute(PAUSED).fetchall())
+        stored = file.execute(WORKERS).fetchone()
+        self.workers: int | None = None if stored is None else stored[0]
+        self.begin()
+
+    def begin(self) -> None:
+        """What is set from here on may not come about."""
+        self._before = self.paused, self.workers
+
+    def undo(self) -> None:
+        """It has not."""
+        self.paused, self.workers = self._before
+
+    def set_paused(self, order: SetPaused) -> None:
+        self._file.execute(PAUSE if order.paused else RESUME, order.pause.row)
+        self.paused = changed(self.paused, order)
+
+    def set_workers(self, order: SetWorkers) -> None:
+        if order.number is None:
+            self._file.execute(UNSET_WORKERS)
+        else:
+            self._file.execute(SET_WORKERS, (order.number,))
+        self.workers = order.number
+
+
+def changed(paused: frozenset[Pause], order: SetPaused) -> frozenset[Pause]:
+    """What is paused after this order."""
+    return paused | {order.pause} if order.paused else paused - {order.pause}

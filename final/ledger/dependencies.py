@@ -1,0 +1,210 @@
+"""Jobs that come after others, in a file: who waits for whom, and what the end of a parent does.
+
+A row of ``dependency`` is one parent of one child. It is open until the parent has ended and that
+has counted; a child without an open row may run.
+
+An end is noted in the transaction that writes it, as a row of ``release``, and nothing more: a
+parent may have a hundred thousand children. The exchanges that follow work through these rows, so
+many children at a time. As both are in the file, a crash in the middle changes nothing.
+
+The history keeps a parent until its children have ended, since they may want its result. (A dead
+letter may want it, too, when it is retried.)
+
+But: a file without dependencies is asked once, when it is opened.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from final.job import Status, Task
+from final.ledger.base import Move
+from final.ledger.rows import PLAIN, TASK_COLUMNS, task_of
+from final.ledger.sqlite import SqliteFile
+
+AT_ONCE = 500  # children that an exchange lets go on, at most: others get in between
+
+# The states of a row. OVER: the child has ended.
+OPEN, COUNTED, OVER = 0, 1, 2
+
+ENDED = ", ".join(f"'{status.value}'" for status in Status if status.ended)
+THESE = "IN (SELECT value FROM json_each(?))"
+INSERT = "INSERT INTO dependency (child, number, parent, if_failed) VALUES (?, ?, ?, ?)"
+# Notes that parents have ended: those of new children, and those of this exchange.
+HAD_ENDED = f"""INSERT INTO release (parent, became, upto) SELECT id, status, ? FROM job
+    WHERE id {THESE} AND status IN ({ENDED})"""
+HAVE_ENDED = f"""INSERT INTO release (parent, became, upto) SELECT value, ?, ? FROM json_each(?)
+    WHERE EXISTS (SELECT 1 FROM dependency WHERE parent = value AND state = {OPEN})"""
+UNNOTED = f"""INSERT INTO release (parent, became, upto)
+    SELECT DISTINCT dependency.parent, coalesce(status, 'failed'), ?
+    FROM dependency LEFT JOIN job ON id = dependency.parent
+    WHERE state = {OPEN} AND (status IS NULL OR status IN ({ENDED}))
+    AND NOT EXISTS (SELECT 1 FROM release WHERE release.parent = dependency.parent)"""
+# (CROSS JOIN: in this order, whatever SQLite thinks of how many there are.)
+NEXT = f"""SELECT line, number, parent, became, if_failed, {TASK_COLUMNS}
+    FROM (SELECT line, number, release.parent, became, if_failed, child
+        FROM release CROSS JOIN dependency ON dependency.parent = release.parent
+        WHERE state = {OPEN} AND child <= upto ORDER BY line, child LIMIT ?)
+    CROSS JOIN job ON seq = child ORDER BY line, child"""
+WORKED_OFF = "DELETE FROM release WHERE line < ?"
+LAST_LINE = 2**63 - 1
+COUNT = f"UPDATE dependency SET state = {COUNTED} WHERE child = ? AND number = ?"
+STILL_OPEN = f"SELECT DISTINCT child FROM dependency WHERE state = {OPEN} AND child {THESE}"
+WHY = "UPDATE job SET error = ? WHERE seq = ?"
+CHILDREN_ENDED = f"""UPDATE dependency SET state = {OVER} WHERE state < {OVER} AND child {THESE}
+    RETURNING parent"""
+NEEDED = f"""SELECT id, seq FROM job WHERE seq {THESE}
+    AND EXISTS (SELECT 1 FROM dependency WHERE parent = id AND state < {OVER})"""
+HAVE_CHILDREN = f"""SELECT value FROM json_each(?)
+    WHERE EXISTS (SELECT 1 FROM dependency WHERE parent = value AND state < {OVER})"""
+FORGET = f"DELETE FROM dependency WHERE child {THESE}"
+
+BAD = {Status.FAILED: "failed", Status.CANCELLED: "was cancelled", Status.DROPPED: "was dropped"}
+
+
+class Released(NamedTuple):
+    """Children that wait no longer. doomed: those that are cancelled because of a parent."""
+
+    ready: list[Task]
+    doomed: list[Task]
+
+
+class Dependencies:
+    """Those of a file. ``live``: the jobs that are in the index, by id."""
+
+    def __init__(self, file: SqliteFile, live: Mapping[str, Task]) -> None:
+        self._file = file
+        self._live = live
+        self._in_use = False  # there may be rows
+        self.releasing = False  # there may be rows of ``release``
+        # Ended parents that are kept from the history, by id: what they were called there.
+        self._held: dict[str, int] = {}
+        # What this exchange makes of these, once it is written.
+        self._to_hold: dict[str, int] = {}
+        self._to_let_go: set[str] = set()
+
+    def open(self, upto: int) -> None:
+        """Also finds the ends that another program has written, and noted nowhere."""
+        ((found,),) = self._file.execute("SELECT EXISTS (SELECT 1 FROM dependency)")
+        self._in_use = self.releasing = bool(found)
+        if found:
+            self._file.execute(UNNOTED, (upto,))
+
+    # ---- in an exchange ----------------------------------------------------------------------
+
+    def release(self, upto: int) -> Iterator[Released]:
+        """Children of parents that have ended, a bounded number of them, for the caller to move.
+
+        upto: the highest number that was given to a job.
+        """
+        left = AT_ONCE
+        while self.releasing and left > 0:
+            rows = self._file.execute(NEXT, (left,)).fetchall()
+            is_all = len(rows) < left  # else there may be more of the last line
+            self._file.execute(WORKED_OFF, (LAST_LINE if is_all else rows[-1][0],))
+            self.releasing = not is_all
+            released = self._count(rows)
+            self._note(Status.CANCELLED, released.doomed, upto)
+            left -= len(rows)
+            yield released
+
+    def _count(self, rows: Sequence[Sequence[Any]]) -> Released:
+        """The end of a parent counts for these children."""
+        children: dict[int, Task] = {}
+        errors: dict[int, str] = {}
+        for _, number, parent, became, if_failed, *columns in rows:
+            task = task_of(columns)
+            children[task.seq] = self._live.get(task.id, task)
+            self._file.execute(COUNT, (task.seq, number))
+            if became != Status.COMPLETED and if_failed == "cancel":
+                errors[task.seq] = why(parent, Status(became))
+        for seq, error in errors.items():
+            self._file.execute(WHY, (error, seq))
+        doomed = [children.pop(seq) for seq in errors]
+        self._children_ended(doomed)
+        open_rows = self._file.execute(STILL_OPEN, (json.dumps(list(children)),))
+        still_open = {seq for (seq,) in open_rows}
+        return Released([t for seq, t in children.items() if seq not in still_open], doomed)
+
+    def admit(self, new: Iterable[Task], upto: int) -> None:
+        """These come in. All of their parents are there."""
+        children = [task for task in new if task.after]
+        for task in children:
+            for number, parent in enumerate(task.after):
+                self._file.execute(INSERT, (task.seq, number, parent, task.if_failed))
+        if children:
+            parents = json.dumps(sorted({parent for task in children for parent in task.after}))
+            self._in_use = True
+            self.releasing |= self._file.execute(HAD_ENDED, (upto, parents)).rowcount > 0
+
+    def ended(self, moves: Iterable[Move], upto: int) -> None:
+        """Note those ends of an exchange that somebody waits for."""
+        if not self._in_use:
+            return
+        for move in moves:
+            if move.target is None:
+                self._children_ended(move.tasks)
+                self._forget([task.seq for task in move.tasks])
+            elif move.target.ended:
+                self._note(move.target, move.tasks, upto)
+                if move.target is not Status.FAILED:  # a dead letter may start over
+                    self._children_ended(move.tasks)
+        if self._to_let_go:
+            needed = self._file.execute(HAVE_CHILDREN, (json.dumps(sorted(self._to_let_go)),))
+            self._to_let_go.difference_update(parent for (parent,) in needed)
+
+    def _note(self, status: Status, tasks: Sequence[Task], upto: int) -> None:
+        values = (PLAIN[status], upto, json.dumps([task.id for task in tasks]))
+        self.releasing |= self._file.execute(HAVE_ENDED, values).rowcount > 0
+
+    def _children_ended(self, tasks: Sequence[Task]) -> None:
+        rows = self._file.execute(CHILDREN_ENDED, (_seqs(tasks),)).fetchall()
+        self._to_let_go.update(parent for (parent,) in rows if parent in self._held)
+
+    # ---- the history ---------------------------------------------------------------------------
+
+    def needed(self, tasks: Sequence[Task]) -> set[int]:
+        """The numbers of those of these ended jobs whose results children still read."""
+        if not self._in_use:
+            return set()
+        seqs = [task.seq for task in tasks if task.status is not Status.FAILED]  # it has none
+        return {seq for _, seq in self._file.execute(NEEDED, (json.dumps(seqs),))}
+
+    def forgettable(self, seqs: Sequence[int]) -> Sequence[int]:
+        """Of these ended jobs those that no child needs any more. The others are held."""
+        if not self._in_use:
+            return seqs
+        self._to_hold = dict(self._file.execute(NEEDED, (json.dumps(seqs),)))
+        needed = set(self._to_hold.values())
+        forgettable = [seq for seq in seqs if seq not in needed]
+        self._forget(forgettable)
+        return forgettable
+
+    def _forget(self, seqs: Sequence[int]) -> None:
+        """They are not there any more."""
+        self._file.execute(FORGET, (json.dumps(seqs),))
+
+    def written(self) -> list[int]:
+        """The exchange is in the file. Returns held jobs that the history may let go of now."""
+        let_go = [self._held.pop(job_id) for job_id in self._to_let_go]
+        self._held.update(self._to_hold)
+        self._to_hold.clear()
+        self._to_let_go.clear()
+        return let_go
+
+    def undo(self) -> None:
+        """The exchange is not in the file. What there is to do is found there again."""
+        self.releasing = self._in_use
+        self._to_hold.clear()
+        self._to_let_go.clear()
+
+
+def why(parent: str, became: Status) -> str:
+    """The error of a child that is cancelled."""
+    return f"Job {parent}, which it comes after, {BAD[became]}."
+
+
+def _seqs(tasks: Iterable[Task]) -> str:
+    return json.dumps([task.seq for task in tasks])

@@ -1,0 +1,158 @@
+"""Who holds which key: the rows of ``holder`` in a file.
+
+But: a file without unique jobs is asked once, when it is opened. And a plain reader of rows: what
+follows from them is in ``keys.py``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+
+from final.job import Status, Task
+from final.ledger.base import Move
+from final.ledger.keys import Holder, Keys, become
+from final.ledger.rows import PLAIN
+from final.ledger.sqlite import SqliteFile
+
+AT_ONCE = 500  # keys whose time is over that an exchange deletes, at most
+
+THESE = "IN (SELECT value FROM json_each(?))"
+HOLDERS = f"""SELECT holder.key, holder.id, holder.seq, until, expires_at, status, attempts,
+    coalesce(enqueued_at, 0)
+    FROM holder LEFT JOIN job ON job.seq = holder.seq AND job.id = holder.id
+    WHERE holder.key {THESE}"""
+TAKE = "INSERT OR REPLACE INTO holder VALUES (?, ?, ?, ?, ?)"
+NAME = "UPDATE job SET unique_key = ? WHERE seq = ?"
+REPLACE = """UPDATE job SET priority = ?, kind = ?, size = ?, timeout = ?, grp = ?,
+    due_at = coalesce(?, min(due_at, ?)) WHERE seq = ?"""
+# It stands in no lane any more; a move that was written before may have named a place in one.
+WAITS = "UPDATE job SET status = 'scheduled', place = NULL WHERE seq = ?"
+REPLACE_PAYLOAD = "UPDATE payload SET payload = ? WHERE seq = ?"
+KEYS_OF = f"SELECT seq, unique_key FROM job WHERE unique_key IS NOT NULL AND seq {THESE}"
+TAKE_AGAIN = """INSERT INTO holder VALUES (?, ?, ?, 'ended', NULL)
+    ON CONFLICT (key) DO UPDATE SET seq = excluded.seq, id = excluded.id,
+    until = coalesce(until, 'ended'), expires_at = NULL WHERE coalesce(expires_at, 0) <= ?"""
+LET_GO = f"DELETE FROM holder WHERE seq {THESE} AND id {THESE}"
+FORGET = f"DELETE FROM holder WHERE seq {THESE} AND coalesce(expires_at, 0) <= ?"
+EXPIRED = """DELETE FROM holder WHERE key IN
+    (SELECT key FROM holder WHERE expires_at <= ? LIMIT ?)"""
+
+
+class Holders:
+    """Those of a file. ``live``: the job with this id that is in the index, as it is by now."""
+
+    def __init__(self, file: SqliteFile, live: Callable[[str], Task | None]) -> None:
+        self._file = file
+        self._live = live
+        self._in_use = False  # there may be rows
+        self._sweep_at = 0.0  # Unix seconds
+        self.begin()
+
+    def begin(self) -> None:
+        """An exchange begins."""
+        self._keys = Keys({}, 0.0)
+        # By this exchange, and what tells in which lane each was before.
+        self.replaced: dict[Task, Task] = {}
+
+    def open(self) -> None:
+        ((found,),) = self._file.execute("SELECT EXISTS (SELECT 1 FROM holder)")
+        self._in_use = bool(found)
+
+    def of(self, new: Sequence[Sequence[Task]], moves: Sequence[Move], wall: float) -> Keys:
+        """Who has the keys of these jobs, after the ``moves`` that the exchange has made so far."""
+        wanted = {task.unique.key for tasks in new for task in tasks if task.unique is not None}
+        if wanted:
+            self._keys = Keys(self._holders(wanted, moves), wall)
+            self._in_use = True
+        return self._keys
+
+    def _holders(self, keys: Iterable[str], moves: Sequence[Move]) -> dict[str, Holder]:
+        rows = self._file.execute(HOLDERS, (json.dumps(list(keys)),)).fetchall()
+        now = {task.id: move.target for move in moves for task in move.tasks}  # the last one counts
+        holders = {}
+        for key, job_id, seq, until, expires_at, status, *others in rows:
+            known = None if status is None else Status(status)
+            holder = Holder(job_id, seq, until, expires_at, known, *others)
+            task = self._live(holder.id)
+            if task is not None and task.seq == holder.seq:
+                holder.status, holder.attempts = task.status, task.attempts
+            elif holder.status is not None:
+                holder.status = now.get(holder.id, holder.status)
+            holders[key] = holder
+        return holders
+
+    def find(self, holder: Holder) -> Task:
+        """The job itself, to be replaced."""
+        task = self._live(holder.id) or self._file.find(holder.id)
+        assert task is not None, "it waits"
+        return task
+
+    def replace(self, task: Task, new: Task) -> None:
+        """It becomes the new one."""
+        there = Task(task.id, None, task.priority, task.kind, group=task.group)
+        self.replaced.setdefault(task, there)
+        become(task, new)
+
+    def recount(self, moves: Sequence[Move]) -> list[Move]:
+        """What is to be told before these moves: who was replaced is counted in the lane it is in.
+
+        (One that goes from lane to lane several times is in the last one all the while.)
+        """
+        was = {task: move.source for move in reversed(moves) for task in move.tasks}
+        told = []
+        for task, there in self.replaced.items():
+            if task.priority is not there.priority:
+                before = was.get(task, task.status)
+                told += [Move([there], before, None), Move([task], None, before)]
+        return told
+
+    def retryable(self, letters: list[Task], moves: Sequence[Move], wall: float) -> list[Task]:
+        """Those dead letters whose keys no other job has that is still to run. They have them."""
+        key_of = dict(self._file.execute(KEYS_OF, (_seqs(letters),)).fetchall())
+        self._in_use |= bool(key_of)
+        holders = self._holders(set(key_of.values()), moves)
+        mine = []
+        for task in letters:
+            if (key := key_of.get(task.seq)) is not None:
+                holder = holders.get(key)
+                if holder and holder.seq != task.seq and holder.lives and holder.holds(wall):
+                    continue
+                self._file.execute(TAKE_AGAIN, (key, task.seq, task.id, wall))
+                holders[key] = Holder(task.id, task.seq, "ended", None, Status.QUEUED, 0, wall)
+            mine.append(task)
+        return mine
+
+    def write(self, moves: Sequence[Move], wall: float) -> None:
+        """When all else is written."""
+        if not self._in_use:
+            return
+        for key, holder, task in self._keys.taken():
+            row = (key, task.seq, holder.id, holder.until, holder.expires_at)
+            self._file.execute(TAKE, row)
+            self._file.execute(NAME, (key, task.seq))
+        for task in self.replaced:
+            self._write_replaced(task, wall)
+        off = [t for m in moves if m.target in (Status.CANCELLED, Status.DROPPED) for t in m.tasks]
+        if off:
+            self._file.execute(LET_GO, (_seqs(off), json.dumps([task.id for task in off])))
+        self.forget([t.seq for m in moves if m.target is None for t in m.tasks], wall)
+        if wall >= self._sweep_at:
+            gone = self._file.execute(EXPIRED, (wall, AT_ONCE)).rowcount
+            self._sweep_at = wall if gone == AT_ONCE else wall + 1.0
+
+    def _write_replaced(self, task: Task, wall: float) -> None:
+        values = (PLAIN[task.priority], task.kind, task.size, task.timeout, task.group or None)
+        self._file.execute(REPLACE, (*values, task.due_at, wall, task.seq))
+        if task.status is Status.SCHEDULED:
+            self._file.execute(WAITS, (task.seq,))
+        self._file.execute(REPLACE_PAYLOAD, (task.payload, task.seq))
+
+    def forget(self, seqs: Sequence[int], wall: float) -> None:
+        """They are not there any more. A key that is held for a time outlives its job."""
+        if seqs and self._in_use:
+            self._file.execute(FORGET, (json.dumps(seqs), wall))
+
+
+def _seqs(tasks: Iterable[Task]) -> str:
+    return json.dumps([task.seq for task in tasks])

@@ -1,0 +1,117 @@
+"""Periodic jobs of a file: the row of an entry says which tick is next.
+
+A tick has come: the exchange moves the row on and accepts the tick's job, both in its transaction.
+So a crash leaves both or neither, and no tick has two jobs or is passed over.
+
+But: an entry of a kind that nobody handles here stays as it is, as jobs of that kind do; and so
+does one whose schedule cannot be read here.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+
+from final.beyond.periodic import Entry
+from final.job import Task
+from final.ledger.base import ChangePeriodic
+from final.ledger.lookups import PERIODIC
+from final.ledger.sqlite import SqliteFile
+
+log = logging.getLogger("final")
+
+AT_ONCE = 500  # jobs that an exchange makes at most: others get in between
+# A row that makes no sense here: without cronsim or its time zone, or of another program.
+UNREADABLE = (ImportError, ValueError, LookupError, TypeError)
+
+ENTRY = PERIODIC.replace("ORDER BY name", "WHERE name = ?")
+# An entry that is there goes on where it is if its schedule is the same, and stays paused.
+PUT = """INSERT INTO periodic VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+    ON CONFLICT (name) DO UPDATE SET next_tick = CASE WHEN paused THEN NULL
+        WHEN schedule = excluded.schedule AND timezone = excluded.timezone THEN next_tick
+        ELSE excluded.next_tick END,
+    schedule = excluded.schedule, timezone = excluded.timezone, missed = excluded.missed,
+    job = excluded.job, payload = excluded.payload"""
+PAUSE = "UPDATE periodic SET paused = 1, next_tick = NULL WHERE name = ?"
+RESUME = """UPDATE periodic SET paused = 0, next_tick = CASE WHEN paused THEN ? ELSE next_tick END
+    WHERE name = ? AND schedule = ? AND timezone = ?"""
+REMOVE = "DELETE FROM periodic WHERE name = ?"
+MOVE_ON = "UPDATE periodic SET last_tick = ?, next_tick = ? WHERE name = ?"
+
+
+class Periodic:
+    """Those of a file. handles: whether jobs of a kind can run here."""
+
+    def __init__(self, file: SqliteFile, handles: Callable[[str], bool]) -> None:
+        self._file = file
+        self._handles = handles
+        self._next: dict[str, float] | None = None  # by name; None: to be read again
+
+    @property
+    def next_tick(self) -> float:
+        """When the next one comes, in Unix seconds; infinity for never."""
+        return min(self._next.values(), default=math.inf) if self._next else math.inf
+
+    def open(self) -> None:
+        """Reads which ticks are next."""
+        self._next = {}
+        for row in self._file.execute(PERIODIC).fetchall():
+            entry = Entry(*row)
+            try:
+                if entry.next is not None and self._handles(entry.kind()):
+                    entry.due(entry.next, 1)  # can it be read?
+                    self._next[entry.name] = entry.next
+            except UNREADABLE as error:
+                log.warning("Periodic entry %r is left alone: %s", entry.name, error)
+
+    # ---- in an exchange ----------------------------------------------------------------------
+
+    def carry_out(self, order: ChangePeriodic) -> bool:
+        """Whether there was anything to change."""
+        self._next, done = None, True
+        for entry in order.entries:
+            done = self._change(order.how, entry) and done
+        return done
+
+    def _change(self, how: str, entry: Entry) -> bool:
+        execute = self._file.execute
+        match how:
+            case "pause":
+                return execute(PAUSE, (entry.name,)).rowcount > 0
+            case "resume":
+                values = (entry.next, entry.name, entry.schedule, entry.timezone)
+                return execute(RESUME, values).rowcount > 0
+            case "remove":
+                return execute(REMOVE, (entry.name,)).rowcount > 0
+            case "declare":
+                execute(PUT, entry)
+                return True
+            case _:  # "add" or "change"
+                is_there = execute(ENTRY, (entry.name,)).fetchone() is not None
+                if is_there is (how == "change"):
+                    execute(PUT, entry)
+                return is_there is (how == "change")
+
+    def ticks(self, wall: float) -> list[list[Task]]:
+        """A list for the job of each tick that has come; their entries are moved on."""
+        if self._next is None:
+            self.open()
+        if wall < self.next_tick:
+            return []
+        assert self._next is not None, "it has been read"
+        tasks: list[list[Task]] = []
+        for name in sorted(self._next, key=self._next.__getitem__):
+            if len(tasks) == AT_ONCE or self._next[name] > wall:
+                break
+            entry = Entry(*self._file.execute(ENTRY, (name,)).fetchone())
+            ticks, following = entry.due(wall, AT_ONCE - len(tasks))
+            last = ticks[-1] if ticks else entry.last
+            self._file.execute(MOVE_ON, (last, following, name))
+            self._next[name] = math.inf if following is None else following
+            tasks += [[entry.task(tick)] for tick in ticks]
+        return tasks
+
+    def undo(self) -> None:
+        """The exchange is not in the file."""
+        self._next = None

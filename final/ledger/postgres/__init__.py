@@ -1,0 +1,1 @@
+"""The ledger on PostgreSQL, for many processes on many hosts. Read ``ledger.py`` first."""

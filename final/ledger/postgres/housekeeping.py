@@ -1,0 +1,112 @@
+"""What belongs to no exchange: twice a second each process looks whether something is to be done.
+
+The poll is the truth behind all notifications: what nobody told is found by it. Each step is a
+transaction of its own.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+import time
+
+from psycopg import errors
+
+from final.ledger.postgres import statements as sql
+from final.ledger.postgres.dependencies import Dependencies
+from final.ledger.postgres.lease import Lease
+from final.ledger.postgres.memory import Memory
+from final.ledger.postgres.session import Session
+
+log = logging.getLogger("final")
+
+POLL_SECONDS = 0.5
+PRUNED_AT_ONCE = 5_000
+
+
+class Housekeeping:
+    """history: of how many ended jobs is kept what became of them."""
+
+    def __init__(
+        self,
+        session: Session,
+        lease: Lease,
+        memory: Memory,
+        dependencies: Dependencies,
+        history: int,
+    ) -> None:
+        self._session = session
+        self._lease = lease
+        self._memory = memory
+        self._dependencies = dependencies
+        self._history = history
+        self.poll_at = 0.0
+        self.was_told_to_stop = False  # by another process; any thread may set it
+        self._look_back_at = 0.0
+        self._count_ended_at = 0.0
+        self._ended = 0  # as counted the last time, and pruned since then
+        self._pruned_to = 0
+
+    def look_around(self) -> None:
+        """Before a turn: only what it is time for."""
+        if self.was_told_to_stop:
+            self.was_told_to_stop = False
+            self._look_at_our_jobs()
+        if self._memory.now >= self.poll_at:
+            self.poll()
+
+    def poll(self) -> None:
+        self._lease.take_over()
+        self._look_at_our_jobs()
+        self._look_back()
+        self._prune()
+        self._dependencies.poll()
+        (self._memory.suspects,) = self._session.one(sql.SUSPECTS)
+        self._memory.untold = not self._memory.more
+        self._memory.more = True
+        self._memory.due_at = self._memory.tick_at = -math.inf
+        self.poll_at = self._memory.now + POLL_SECONDS * random.uniform(0.8, 1.2)
+
+    def _look_at_our_jobs(self) -> None:
+        """Was one of them cancelled elsewhere?"""
+        if self._memory.flying:
+            ours = list(self._memory.flying)
+            for (seq,) in self._session.ask(sql.STOP, (ours,)).fetchall():
+                self._memory.stops_here(seq)
+
+    def _look_back(self) -> None:
+        """Begin further in front where jobs are left there.
+
+        A transaction that is held open anywhere keeps the index entries of ended jobs, and a look
+        from the start of a lane passes over all of them: hence the low mark, and this look behind
+        it, which costs at most a twentieth of the time.
+        """
+        began = time.monotonic()
+        if began < self._look_back_at:
+            return
+        try:
+            values = [low for low in self._memory.low for _ in range(2)]
+            self._memory.low = list(self._session.one(sql.FIRST, values))
+            self._memory.beyond = [0, 0, 0]
+        except errors.QueryCanceled:
+            log.warning("Too many ended jobs to pass over: is a transaction held open there?")
+        self._look_back_at = began + max(1.0, 20 * (time.monotonic() - began))
+
+    def _prune(self) -> None:
+        """Of the ended jobs beyond the history the oldest go; one process at a time does it."""
+        began = time.monotonic()
+        with self._session.transaction():
+            if self._session.one(sql.PRUNER, (self._lease.table,)) != (True,):
+                return
+            if began >= self._count_ended_at:
+                (self._ended,) = self._session.one(sql.ENDED_COUNT)
+                self._pruned_to = 0
+                self._count_ended_at = began + max(5.0, 50 * (time.monotonic() - began))
+            excess = min(PRUNED_AT_ONCE, self._ended - self._history)
+            if excess > 0:
+                gone = self._session.ask(sql.PRUNE, (self._pruned_to, excess)).fetchall()
+                self._ended -= len(gone)
+                # Dead entries before it are not passed over again until it is counted again.
+                self._pruned_to = max((seq for (seq,) in gone), default=0)
+            self._session.ask(sql.EXPIRED_KEYS, (PRUNED_AT_ONCE,))

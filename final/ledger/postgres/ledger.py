@@ -1,0 +1,296 @@
+"""One exchange with a database that many processes share (``turn.py``), until it has come about.
+
+What makes it right with any process killed, stopped or cut off at any moment:
+
+- **The lease** (``lease.py``): who is silent for too long loses its jobs to others.
+- **The fence** (``returned.py``): an outcome counts only where the token of its claim stands.
+- **A commit in doubt** (``doubt.py``) is looked for by what it would have written.
+- **The poll** (``housekeeping.py``) finds what no notification told.
+
+But: it asks the database nothing itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import math
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+import psycopg
+from psycopg import errors
+
+from final.beyond.control import WHOLE_QUEUE, Pause
+from final.beyond.filters import Filter
+from final.beyond.kinds import Policies
+from final.beyond.periodic import Entry
+from final.errors import StorageError
+from final.job import AttemptRecord, JobRecord, Priority, Status, Task
+from final.ledger.base import Given, Offer, SharedFigures, Told
+from final.ledger.postgres import statements as sql
+from final.ledger.postgres.address import Address
+from final.ledger.postgres.dependencies import Dependencies
+from final.ledger.postgres.doubt import UNKNOWN, Doubt
+from final.ledger.postgres.housekeeping import Housekeeping
+from final.ledger.postgres.lease import Lease
+from final.ledger.postgres.listener import Listener
+from final.ledger.postgres.lookups import Lookups
+from final.ledger.postgres.memory import Memory
+from final.ledger.postgres.migrate import migrate
+from final.ledger.postgres.notices import Notices
+from final.ledger.postgres.room import Room
+from final.ledger.postgres.session import Session, explained
+from final.ledger.postgres.ticks import Ticks
+from final.ledger.postgres.turn import InDoubt, Process, Turn
+from final.ledger.postgres.window import Window
+from final.ledger.postgres.within import enqueue_within
+from final.options import Options
+
+PATIENCE = 3.0  # seconds to reconnect in, before those who ask are told
+LIVE = [status for status in Status if not status.ended]
+# What another try may get past: others were in the way.
+PASSING = (
+    errors.UniqueViolation,
+    errors.DeadlockDetected,
+    errors.SerializationFailure,
+    errors.LockNotAvailable,
+)
+
+
+class PostgresLedger:
+    """See ``Ledger``. kinds: those that run here; None for all. shares: see ``picking.py``."""
+
+    lasting = shared = True
+
+    def __init__(
+        self,
+        address: Address,
+        options: Options,
+        policies: Policies,
+        kinds: Collection[str] | None,
+        shares: Callable[[str], bool],
+    ) -> None:
+        self.capacity = options.capacity
+        self.caps: Mapping[str, int] = policies.caps
+        self.group_limit = options.group_limit
+        self._address = address
+        self._options = options
+        self._listener: Listener | None = None
+        self._look_ups = Lookups(address)
+        self._watching = Lookups(address)  # statistics are in the way of nobody
+        self._memory = memory = Memory()
+        try:
+            self._session = session = Session(address)
+            migrate(session.connection, address)
+            self._notices = Notices(session)
+            self._lease = Lease(session, options, policies, memory, self._notices)
+        except psycopg.Error as error:
+            raise explained(address, error) from error
+        self._window = Window(session, options, policies, memory, kinds, shares, self._lease.table)
+        self._room = Room(session, options, memory)
+        self._doubt = Doubt(session, self._lease, memory)
+        self._dependencies = Dependencies(session, memory, self._lease.table)
+        self._ticks = Ticks(session, memory, self._lease.table)
+        self._housekeeping = Housekeeping(
+            session, self._lease, memory, self._dependencies, options.history
+        )
+        self._broken = False  # the latest exchange has failed
+
+    # ---- the first and the last thing ------------------------------------------------------
+
+    def open(self, now: float, wall: float) -> Given:
+        self._memory.now, self._memory.wall = now, wall
+        try:
+            self._lease.register()
+            self._housekeeping.poll()
+        except psycopg.Error as error:
+            raise explained(self._address, error) from error
+        return self._summary(self._with_what_was_done(Given()))
+
+    def listen(self, tell: Callable[[Told], object]) -> None:
+        def hear(told: Told) -> None:
+            self._memory.more = True  # a hint, which may be set by any thread
+            self._housekeeping.was_told_to_stop |= told.stop
+            tell(told)
+
+        self._listener = Listener(
+            self._address,
+            self._session,
+            (self._look_ups, self._watching),
+            self._notices,
+            self._address.lease / 3,
+            hear,
+        )
+
+    def close(self) -> None:
+        if self._listener is not None:
+            self._listener.close()
+        with contextlib.suppress(psycopg.Error):
+            if not self._session.is_lost:
+                self._notices.send_at_once()
+                self._lease.leave()
+        self._session.close()
+        self._look_ups.close()
+        self._watching.close()
+        self._lease.close()
+
+    # ---- an exchange -------------------------------------------------------------------------
+
+    def exchange(self, offer: Offer) -> Given:
+        self._memory.now, self._memory.wall = offer.now, offer.wall
+        try:
+            given = self._turn(offer)
+            self._broken = False
+        except StorageError as error:
+            self._broken = True
+            return self._summary(Given(error=str(error)), offer.closing)
+        is_busy, goes_on = 1, 1
+        with contextlib.suppress(psycopg.Error):  # it is durable; this need not be
+            self._notices.work |= self._dependencies.release(given.moves)
+            if not offer.closing:
+                given.moves += self._ticks.make_jobs()
+            if offer.count:
+                values = self._window.paused() | {"aside": list(self._memory.aside)}
+                (is_busy,) = self._session.one(sql.BUSY, values)
+                if self._memory.paused:
+                    values["owner"] = self._lease.owner
+                    (goes_on,) = self._session.one(sql.GOES_ON, values)
+            self._notices.send()
+        given = self._summary(self._with_what_was_done(given), offer.closing)
+        if offer.count:
+            given.live = {**given.live, Status.QUEUED: int(is_busy)}
+            given.stalled = not goes_on
+        return given
+
+    def _turn(self, offer: Offer) -> Given:
+        """Tries until it has come about. Raises StorageError when nothing was written."""
+        process = Process(
+            self._session,
+            self._options,
+            self._memory,
+            self._lease,
+            self._window,
+            self._room,
+            self._notices,
+            self._doubt,
+            self._dependencies,
+        )
+        until = time.monotonic() + PATIENCE
+        for attempt in itertools.count(1):
+            try:
+                self._doubt.settle()
+                self._housekeeping.look_around()
+                return Turn(process, offer, again=attempt > 1).run()
+            except errors.DivisionByZero:  # our lease ran out
+                if self._session.roll_back():  # else the next try finds it out once more
+                    self._lease.start_over()
+            except InDoubt as doubt:
+                has_come_about = self._doubt.find_out(until)
+                if has_come_about is None:
+                    raise StorageError(UNKNOWN.format(self._address.shown)) from doubt
+                if has_come_about:
+                    return doubt.turn.land_unseen()
+            except psycopg.Error as error:
+                is_certain = self._session.roll_back()
+                if is_certain and isinstance(error, PASSING) and attempt < 5:
+                    continue
+                if is_certain or self._broken or time.monotonic() > until:
+                    raise explained(self._address, error) from error
+                time.sleep(min(0.02 * 2**attempt, 0.5))
+        raise AssertionError("it comes about, or not")
+
+    def _with_what_was_done(self, given: Given) -> Given:
+        """Beside the turn."""
+        memory = self._memory
+        given.moves, memory.moves = memory.moves + given.moves, []
+        given.stop, memory.stop = given.stop + memory.stop, []
+        return given
+
+    def _summary(self, given: Given, closing: bool = False) -> Given:
+        memory = self._memory
+        given.ready = int(memory.more and self._window.is_open)
+        given.next_start = math.inf if WHOLE_QUEUE in memory.paused else self._window.start_at
+        given.paused = memory.paused
+        given.helped = memory.helped
+        given.releasing = self._dependencies.releasing
+        given.live = dict.fromkeys(LIVE, 0)
+        blocks = self._options.overflow in ("block", "reject")
+        given.room = dict(self._room.left) if blocks else dict.fromkeys(Priority, math.inf)
+        given.not_before = memory.not_before
+        given.next_due = min(
+            self._lease.beat_at,
+            memory.not_before or math.inf,
+            memory.due_at,
+            math.inf if closing else memory.tick_at,
+            self._housekeeping.poll_at,
+            self._notices.send_at,
+            memory.now if given.releasing else math.inf,
+        )
+        return given
+
+    @property
+    def workers(self) -> int | None:
+        """Each process has its own."""
+        return None
+
+    def paused(self) -> frozenset[Pause]:
+        return self._look_ups.paused()
+
+    # ---- looking -----------------------------------------------------------------------------
+
+    def ages(self, now: float) -> dict[Priority, float]:
+        return self._look_ups.ages()
+
+    def counts(self) -> dict[tuple[Priority, Status], int]:
+        return self._look_ups.counts()
+
+    def get(self, job_id: str) -> JobRecord | None:
+        return self._look_ups.get(job_id)
+
+    def jobs(
+        self,
+        wanted: Filter,
+        limit: int,
+        before: str | int | None = None,
+        payloads: bool = True,
+    ) -> list[JobRecord]:
+        return self._look_ups.jobs(wanted, limit, before, payloads)
+
+    def numbers(self, wanted: Filter, after: int, upto: int, limit: int) -> list[int]:
+        return self._look_ups.numbers(wanted, after, upto, limit)
+
+    def first_and_last(self) -> tuple[int, int]:
+        return self._look_ups.first_and_last()
+
+    def attempts(self, job_id: str) -> list[AttemptRecord]:
+        return self._look_ups.attempts(job_id)
+
+    def periodic(self) -> list[Entry]:
+        return self._look_ups.periodic()
+
+    def shared_figures(self) -> SharedFigures:
+        memory, tables = self._memory, self._watching.tables()
+        return SharedFigures(
+            self._watching.processes(self._lease.owner),
+            *self._watching.oldest_view(),
+            {name: dead for name, dead, _ in tables},
+            {name: size for name, _, size in tables},
+            memory.leases_expired,
+            memory.fenced,
+            memory.found_untold,
+        )
+
+    def enqueue_within(self, connection: object, tasks: Sequence[Task], wall: float) -> list[str]:
+        place = (self._address, self._options, self._lease.table)
+        return enqueue_within(connection, place, tasks, wall)
+
+    def ended_of(self, job_ids: Sequence[str]) -> Sequence[str]:
+        return self._look_ups.ended_of(job_ids)
+
+    def known(self, job_ids: Collection[str]) -> set[str]:
+        return self._look_ups.known(job_ids)
+
+    def parents(self, job_id: str) -> dict[str, Any]:
+        return self._look_ups.parents(job_id)

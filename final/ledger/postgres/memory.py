@@ -1,0 +1,104 @@
+"""What one process knows of the queue from one exchange to the next: its own claims, and hints.
+
+The truth is in the database, and others change it. A hint that is behind costs a look in vain, or
+half a second until the next poll; nothing is decided by it alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any
+
+from final.beyond.control import Pause
+from final.job import Outcome, Status, Task
+from final.ledger.base import Move
+from final.ledger.postgres.rows import LANES
+
+
+class Memory:
+    """Used by the dispatcher's thread, except for ``more``, which any may set.
+
+    now and wall: of the exchange under way, as in ``Offer``. ahead: the database's clock minus now.
+    flying: our claims, by seq. aside: jobs, by seq, that are not to run here any more.
+    more: jobs may wait. suspects: and some of them under suspicion.
+    low: of each lane the place before which nothing waits. beyond: and that before which nothing
+    waits but what is paused. due_at: when a job is due (monotonic).
+    tick_at: and when a periodic one. unreadable: the names of entries that make no sense here.
+    not_before: producers wait until then (monotonic), for a key; 0 if they need not.
+    paused: what is, as the latest turn has read it.
+    helped: other processes run jobs, too. moves and stop: for the next ``Given``.
+    leases_expired, fenced and found_untold: see ``SharedFigures``. untold: a poll has looked, and
+    nobody had told that there is something.
+    """
+
+    def __init__(self) -> None:
+        self.now = self.wall = self.ahead = 0.0
+        self.flying: dict[int, Task] = {}
+        self.aside: set[int] = set()
+        self.more = True
+        self.suspects = False
+        self.low = [0, 0, 0]
+        self.beyond = [0, 0, 0]
+        self.due_at = self.tick_at = -math.inf
+        self.unreadable: set[str] = set()
+        self.not_before = 0.0
+        self.paused: frozenset[Pause] = frozenset()
+        self.helped = False
+        self.moves: list[Move] = []
+        self.stop: list[Task] = []
+        self.leases_expired = self.fenced = self.found_untold = 0
+        self.untold = False
+
+    def clock(self) -> float:
+        """The database's, about."""
+        return self.now + self.ahead
+
+    def hear(self, paused: frozenset[Pause]) -> None:
+        """So much is paused now. What is not any more is looked for."""
+        if paused != self.paused:
+            self.more |= bool(self.paused - paused)
+            self.paused, self.beyond = paused, [0, 0, 0]
+
+    def moved(self, rows: Iterable[tuple[Any, ...]], moves: list[Move]) -> list[Task]:
+        """The jobs of a statement that returns those it has moved, with whence and where."""
+        by_way: dict[tuple[Status, Status | None], list[Task]] = defaultdict(list)
+        tasks = []
+        for seq, job_id, lane, kind, attempts, place, group, source, target, error in rows:
+            task = Task(job_id, None, LANES[lane], kind, seq=seq, key=place, attempts=attempts)
+            task.status = None if target is None else Status(target)
+            task.group = group or ""
+            tasks.append(task)
+            if source == target:  # one that runs, and is to stop
+                continue
+            by_way[Status(source), task.status].append(task)
+            if target == Status.QUEUED:
+                self.comes_back(task)
+            if error is not None and target == Status.FAILED:
+                by_way.pop((Status(source), task.status))
+                crash = Outcome(task, 0.0, error=error)
+                moves.append(Move([task], Status.PROCESSING, Status.FAILED, task.token, [crash]))
+        moves += [Move(some, source, target) for (source, target), some in by_way.items()]
+        return tasks
+
+    def comes_back(self, task: Task) -> None:
+        """It may stand before the low mark of its lane."""
+        self.more, self.untold = True, False
+        lane = LANES.index(task.priority)
+        for marks in (self.low, self.beyond):
+            marks[lane] = min(marks[lane], int(task.key))
+
+    def stops_here(self, seq: int) -> bool:
+        """A job that runs is cancelled; whether it runs here."""
+        task = self.flying.get(seq)
+        if task is not None and not task.cancelled:
+            task.cancelled = True
+            self.stop.append(task)
+        return task is not None
+
+    def give_up(self) -> None:
+        """Our jobs are with others now. What still runs here is behind the fence."""
+        for seq in list(self.flying):
+            self.stops_here(seq)
+        self.flying = {}

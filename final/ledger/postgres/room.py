@@ -1,0 +1,121 @@
+"""How much room the lanes have, and who comes in.
+
+Jobs are counted inside the turn, where what was counted before is not enough to be sure.
+
+But: capacity is exact for one process; of several, each may be a turn ahead of what it counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from final.job import Priority, Status, Task
+from final.ledger.admission import Admission, admit
+from final.ledger.keys import Keys
+from final.ledger.postgres import statements as sql
+from final.ledger.postgres.memory import Memory
+from final.ledger.postgres.rows import LANES
+from final.ledger.postgres.session import Session
+from final.options import Options
+
+
+class Room:
+    """left: in each lane, as far as is known here."""
+
+    def __init__(self, session: Session, options: Options, memory: Memory) -> None:
+        self._session = session
+        self._capacity = options.capacity
+        self._overflow = options.overflow
+        self._memory = memory
+        self.left: dict[Priority, float] = dict.fromkeys(Priority, options.capacity)
+        self._unchecked: dict[Priority, float] = dict.fromkeys(Priority, 0)
+
+    def is_unsure(self, new: Sequence[Sequence[Task]]) -> bool:
+        """Whether it takes a count to know that all of these have room."""
+        return any(len(tasks) > self._unchecked[lane] for lane, tasks in _by_lane(new).items())
+
+    def ask(self, new: Sequence[Sequence[Task]]) -> Any:
+        """How full the lanes are, where that matters; an answer for ``count``."""
+        if self._overflow == "drop-oldest":
+            return None
+        if not self.is_unsure(new) and min(self.left.values()) > 0:
+            return None
+        limits = (self._capacity, self._capacity)
+        values = [value for low in self._memory.low for value in (low, *limits)]
+        return self._session.ask(sql.FILLED, values)
+
+    def count(self, answer: Any) -> None:
+        if answer is None:
+            return
+        others = 2 if self._memory.helped else 1
+        for lane, count in zip(LANES, answer.fetchone(), strict=True):
+            self.left[lane] = self._capacity - count
+            # Half of it may be used up before it is counted again: others come in, too.
+            self._unchecked[lane] = self.left[lane] // (2 * others)
+
+    def ask_to_drop(self, new: Sequence[Sequence[Task]]) -> list[Any]:
+        """Of those that were there the oldest go. (Unique jobs may not come in: they wait.)"""
+        if self._overflow != "drop-oldest":
+            return []
+        coming = [[task for task in tasks if task.unique is None] for tasks in new]
+        return [
+            self._drop(lane, len(tasks), len(tasks)) for lane, tasks in _by_lane(coming).items()
+        ]
+
+    def ask_to_drop_for(self, unique: Sequence[Task]) -> list[Any]:
+        """The same, after these came in."""
+        if self._overflow != "drop-oldest":
+            return []
+        return [self._drop(lane, 0, len(tasks)) for lane, tasks in _by_lane([unique]).items()]
+
+    def _drop(self, lane: Priority, coming: int, most: int) -> Any:
+        n = LANES.index(lane)
+        values = (n, coming, self._capacity, n, self._capacity + most)
+        return self._session.ask(sql.DROP_OLDEST, values)
+
+    def admit(
+        self,
+        new: Sequence[Sequence[Task]],
+        known: Collection[str],
+        keys: Keys,
+        now: float,
+    ) -> Admission:
+        room = {lane: int(self.left[lane]) for lane in LANES}
+        if self._overflow == "drop-oldest":
+            room = dict.fromkeys(LANES, self._capacity)
+        admission = admit(new, known, room, self._overflow, keys)
+        if self._overflow == "drop-oldest":
+            # Those that were there have made room already; of the new ones, the first go.
+            for lane, left in room.items():
+                over = max(0, -left)
+                coming = []
+                for task, target in admission.coming:
+                    drops = over > 0 and target is Status.QUEUED and task.priority is lane
+                    over -= drops
+                    coming.append((task, Status.DROPPED if drops else target))
+                admission.coming[:] = coming
+        for task, _ in admission.coming:
+            task.attempts = task.token = task.seq = 0
+            task.alone = False
+            task.queued_at = now
+        return admission
+
+    def take(self, lane: Priority) -> None:
+        """A new job stands in it."""
+        self.left[lane] -= 1
+        self._unchecked[lane] -= 1
+
+    def free(self, lane: Priority) -> None:
+        """One that stood in it was claimed."""
+        self.left[lane] += 1
+
+
+def _by_lane(new: Sequence[Sequence[Task]]) -> dict[Priority, list[Task]]:
+    """Those that want to stand in a lane."""
+    lanes: dict[Priority, list[Task]] = {}
+    for tasks in new:
+        for task in tasks:
+            if task.due_at is None and not task.after:
+                lanes.setdefault(task.priority, []).append(task)
+    return lanes

@@ -1,0 +1,155 @@
+"""The connection of the dispatcher's thread: connect, ask, and find out what a lost one has done.
+
+A statement is sent in a *trip*: a pipeline, whose statements go out together and whose answers come
+back together. Nothing here outlives a transaction, so that a pooler may stand between.
+
+But: what is asked is in ``statements.py``, and what for in ``turn.py``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import psycopg
+from psycopg import errors
+
+from final.errors import StorageError
+from final.ledger.postgres.address import Address
+from final.ledger.postgres.migrate import in_schema
+
+CONNECT_SECONDS = 5
+# Kept alive by the kernel; libpq gives up what is not answered for as long.
+_ALIVE: dict[str, Any] = {"keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3}
+
+
+def connect(address: Address, dsn: str | None = None) -> psycopg.Connection:
+    """A connection without transactions of its own. Raises psycopg.OperationalError."""
+    return psycopg.connect(
+        dsn or address.dsn,
+        autocommit=True,
+        connect_timeout=CONNECT_SECONDS,
+        prepare_threshold=None if address.pooler else 5,
+        application_name=f"{address.schema} {socket.gethostname()}:{os.getpid()}",
+        **_ALIVE,
+    )
+
+
+class Session:
+    """Used by one thread, except for ``break_off_if_stuck``."""
+
+    def __init__(self, address: Address) -> None:
+        self.address = address
+        self._sql: dict[str, bytes] = {}
+        self._connection = connect(address)
+        self.version = self._connection.info.server_version
+        self._since: float | None = None  # when the trip began that is under way
+
+    @property
+    def connection(self) -> psycopg.Connection:
+        return self._connection
+
+    @property
+    def is_lost(self) -> bool:
+        return self._connection.broken or self._connection.closed
+
+    def reconnect(self) -> None:
+        self._connection.close()
+        self._connection = connect(self.address)
+
+    def ask(
+        self, statement: str, values: Sequence[Any] | Mapping[str, Any] = ()
+    ) -> psycopg.Cursor[tuple[Any, ...]]:
+        """Its answer is there at once; in a trip, when that has ended."""
+        query = self._sql.get(statement)
+        if query is None:
+            query = self._sql[statement] = in_schema(statement, self.address.schema)
+        cursor = self._connection.cursor(binary=True)
+        with self._watched():
+            return cursor.execute(query, values, prepare=not self.address.pooler)
+
+    def one(
+        self, statement: str, values: Sequence[Any] | Mapping[str, Any] = ()
+    ) -> tuple[Any, ...]:
+        """The row of a statement that always has one."""
+        row = self.ask(statement, values).fetchone()
+        assert row is not None
+        return row
+
+    @contextlib.contextmanager
+    def trip(self) -> Iterator[None]:
+        """All that is asked in the block goes out together. Raises psycopg.Error."""
+        with self._watched(), self._connection.pipeline():
+            yield
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
+        """For what is seldom asked, and needs its answers in between."""
+        with self._watched(), self._connection.transaction():
+            yield
+
+    @contextlib.contextmanager
+    def _watched(self) -> Iterator[None]:
+        """No answer may ever come: then another thread breaks it off."""
+        if self._since is not None:  # as a part of something longer
+            yield
+            return
+        self._since = time.monotonic()
+        try:
+            yield
+        finally:
+            self._since = None
+
+    def roll_back(self) -> bool:
+        """Undo what was begun; whether the connection still works."""
+        if self.is_lost:
+            return False
+        with contextlib.suppress(psycopg.Error):
+            self.ask("ROLLBACK")
+            return not self.is_lost
+        return False
+
+    def break_off_if_stuck(self, seconds: float) -> None:
+        """End a trip that has gone on for so long: no answer will come. From another thread."""
+        since = self._since
+        if since is not None and time.monotonic() - since > seconds:
+            break_off(self._connection)
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+def break_off(connection: psycopg.Connection) -> None:
+    """Whoever waits for an answer on it gets an OperationalError at once."""
+    with (
+        contextlib.suppress(OSError, psycopg.Error),
+        socket.socket(fileno=os.dup(connection.fileno())) as copy,
+    ):
+        copy.shutdown(socket.SHUT_RDWR)
+
+
+def explained(address: Address, error: psycopg.Error) -> StorageError:
+    """What it means for a user, and what to do."""
+    advice = next((text for kind, text in _ADVICE.items() if isinstance(error, kind)), None)
+    if advice is None:
+        is_lost = isinstance(error, psycopg.OperationalError)
+        advice = "An open queue goes on by itself when the database does." if is_lost else ""
+    what = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    told = StorageError(f"Cannot use {address.shown}: {what.rstrip('.')}. {advice}".rstrip())
+    told.__cause__ = error
+    return told
+
+
+_ADVICE: dict[type[psycopg.Error], str] = {
+    errors.DiskFull: "Free some space there: then an open queue goes on by itself.",
+    errors.UndefinedTable: "Were its tables dropped? `jobqueue migrate --db URL` makes them.",
+    errors.InsufficientPrivilege: "Grant this user the schema, its tables and its sequences.",
+    errors.ReadOnlySqlTransaction: "It is a standby: name the primary (target_session_attrs).",
+    errors.QueryCanceled: "It took too long: is a transaction held open, or the server overloaded?",
+    errors.InvalidPassword: "Check the user and the password.",
+    errors.InvalidCatalogName: "Make the database first: createdb.",
+}

@@ -1,0 +1,372 @@
+"""One turn: an offer goes to the database, and what came of it comes back.
+
+1. Out: begin, take a token, write what has come back from the workers (fenced), carry out orders,
+   lock the head of each lane. Back: what of it counted, and who may run next.
+2. The token rule picks, as it does on a file. Out: insert, claim, commit. Back: it is durable.
+
+Where nobody but new jobs can be next, what is written is known before anything is asked, and one
+trip does both.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import psycopg
+
+from final.beyond.control import pause_from
+from final.beyond.meta import from_pairs
+from final.errors import StorageError
+from final.job import Status, Task
+from final.ledger.admission import Admission
+from final.ledger.base import AT_ONCE, Given, Move, Offer
+from final.ledger.postgres import metas
+from final.ledger.postgres import statements as sql
+from final.ledger.postgres.dependencies import Dependencies
+from final.ledger.postgres.doubt import UNKNOWN, Doubt
+from final.ledger.postgres.holders import Holders
+from final.ledger.postgres.lease import Lease
+from final.ledger.postgres.memory import Memory
+from final.ledger.postgres.notices import Notices
+from final.ledger.postgres.orders import Orders
+from final.ledger.postgres.returned import Returned
+from final.ledger.postgres.room import Room
+from final.ledger.postgres.rows import new_columns
+from final.ledger.postgres.session import Session
+from final.ledger.postgres.window import Answers, Window
+from final.options import Options
+
+QUEUED, SCHEDULED, PROCESSING, RETRYING, COMPLETED, FAILED, CANCELLED, DROPPED, WAITING = Status
+
+
+class Process(NamedTuple):
+    """What one process has from one turn to the next."""
+
+    session: Session
+    options: Options
+    memory: Memory
+    lease: Lease
+    window: Window
+    room: Room
+    notices: Notices
+    doubt: Doubt
+    dependencies: Dependencies
+
+
+class InDoubt(Exception):
+    """The connection was lost with a commit on its way. turn: ``land_unseen`` if it came about."""
+
+    def __init__(self, turn: Turn) -> None:
+        super().__init__()
+        self.turn = turn
+
+
+class Turn:
+    """again: after one that failed."""
+
+    def __init__(self, process: Process, offer: Offer, again: bool) -> None:
+        self._session = process.session
+        self._options = process.options
+        self._memory = process.memory
+        self._lease = process.lease
+        self._window = process.window
+        self._room = process.room
+        self._notices = process.notices
+        self._doubt = process.doubt
+        self._dependencies = process.dependencies
+        self._offer = offer
+        self._again = again
+        self._returned = Returned(self._session, self._memory, offer)
+        table = process.lease.table
+        self._holders = Holders(self._session, self._memory, table, offer, patient=not again)
+        self._orders = Orders(
+            self._session, self._memory, self._window, self._notices, process.lease
+        )
+        self._given = Given()
+        self._admission = Admission([], {}, [], {}, {})
+        self._token = self._last = self._others = 0
+        self._curious = False  # some of those others
+        self._answered = False
+        self._inserted: Iterable[tuple[Any, ...]] = ()
+        self._read: Iterable[tuple[Any, ...]] = ()
+
+    def run(self) -> Given:
+        """Raises InDoubt, or psycopg.Error when nothing was written."""
+        self._window.groups.clear()
+        if self._looks():
+            has_meters = self._first_trip()
+            self._second_trip(has_meters)
+        else:
+            self._only_trip()
+        return self._land()
+
+    def _looks(self) -> bool:
+        """Whether it takes a look at the lanes to know what to write."""
+        offer, memory, window = self._offer, self._memory, self._window
+        if self._again or self._holders.unique or offer.orders or memory.now >= memory.due_at:
+            return True
+        if offer.new and (window.limits or self._options.overflow != "block"):
+            return True
+        if any(task.after for tasks in offer.new for task in tasks):
+            return True
+        memory.more |= self._frees_a_group() or window.may_open(offer)
+        may_claim = memory.more or memory.now >= min(window.start_at, memory.due_at)
+        return self._room.is_unsure(offer.new) or bool(offer.idle and may_claim)
+
+    def _frees_a_group(self) -> bool:
+        return self._window.group_limit is not None and any(
+            outcome.task.group for _, outcomes in self._offer.outcomes for outcome in outcomes
+        )
+
+    # ---- two trips ---------------------------------------------------------------------------
+
+    def _first_trip(self) -> bool:
+        """Returns whether a limit was looked at."""
+        offer, ask = self._offer, self._session.ask
+        wanted = self._window.wanted(offer)
+        check = self._again or self._holders.unique
+        new_ids = [task.id for tasks in offer.new for task in tasks] if check else []
+        known: Any = ()
+        answers = Answers(None, (), ())
+        with self._session.trip():
+            self._ask()
+            if new_ids:
+                known = ask(sql.TAKEN, (new_ids,))
+            self._holders.ask()
+            parents = self._dependencies.lock_parents(offer.new)
+            if wanted:
+                answers = self._window.ask(wanted)
+        self._take()
+        self._admit({job_id for (job_id,) in (*known, *parents)})
+        if wanted:
+            self._given.claims = self._window.pick(
+                offer,
+                wanted,
+                self._admission,
+                self._token,
+                self._last,
+                answers,
+                self._holders.replaced(),
+            )
+            memory = self._memory
+            memory.found_untold += memory.untold and any(task.seq for task in self._claimed())
+            memory.untold = False
+        else:
+            self._memory.more |= bool(self._admission.of(QUEUED))
+        return answers.meters is not None
+
+    def _second_trip(self, has_meters: bool) -> None:
+        claimed = self._claimed()
+        new = {task for task, _ in self._admission.coming}
+        old = [task for task in claimed if task not in new]
+        self._doubt.trace = self._trace(old)
+        try:
+            with self._session.trip():
+                groups = self._lock_groups()
+                self._insert(claimed)
+                if old:
+                    self._claim(old)
+                if claimed and has_meters:
+                    self._window.ask_to_count(claimed)
+                self._holders.write(self._room)
+                self._let_next_come_forward(groups)
+                self._session.ask("COMMIT")
+        except psycopg.Error as error:
+            if self._session.is_lost and self._doubt.trace is not None:
+                raise InDoubt(self) from error
+            self._doubt.trace = None  # the server has refused it
+            raise
+        self._doubt.trace = None
+
+    # ---- one trip ----------------------------------------------------------------------------
+
+    def _only_trip(self) -> None:
+        self._admit(())
+        self._given.claims = self._window.pick_new(self._offer, self._admission)
+        claimed = self._claimed()
+        try:
+            with self._session.trip():
+                self._ask()
+                groups = self._lock_groups()
+                self._insert(claimed)
+                self._let_next_come_forward(groups)
+                self._session.ask("COMMIT")
+        except psycopg.Error as error:
+            if self._session.is_lost:
+                self._doubt.trace = self._trace([])
+            if self._doubt.trace is None:
+                raise
+            raise InDoubt(self) from error
+        self._take()
+        for task in claimed:
+            task.token = self._token
+
+    # ---- what both have ----------------------------------------------------------------------
+
+    def _ask(self) -> None:
+        """From BEGIN to what does not depend on any answer."""
+        ask, offer, lease = self._session.ask, self._offer, self._lease
+        self._begun = lease.begin()
+        self._holders.ask_to_lock()
+        self._beats = offer.now >= lease.beat_at or offer.curious != lease.curious
+        if self._beats:
+            lease.ask_to_renew(offer.curious)
+        is_due = offer.now >= self._memory.due_at
+        self._due = (ask(sql.DUE, (AT_ONCE,)), ask(sql.NEXT_DUE)) if is_due else None
+        self._returned.ask()
+        self._orders.ask(offer.orders)
+        self._filled = self._room.ask(offer.new)
+        self._dropped = self._room.ask_to_drop(offer.new)
+
+    def _take(self) -> None:
+        """The answers to those."""
+        self._answered = True
+        memory, moves = self._memory, self._given.moves
+        begun = self._begun.fetchone()
+        self._token, clock, self._last, memory.helped, self._curious, self._others, _, rows = begun
+        memory.hear(frozenset(map(pause_from, json.loads(rows or "[]"))))
+        memory.ahead = clock - memory.now
+        if self._beats:
+            self._lease.renewed(self._offer.curious)
+        if self._due is not None:
+            due, next_due = self._due
+            memory.moved(due, moves)
+            row = next_due.fetchone()
+            memory.due_at = math.inf if row is None else memory.now + max(0.0, row[0])
+        self._returned.take(moves)
+        self._given.answers = self._orders.answers(moves)
+        self._room.count(self._filled)
+        for cursor in self._dropped:
+            memory.moved(cursor, moves)
+
+    def _trace(self, old: Sequence[Task]) -> tuple[str, Sequence[Any]] | None:
+        """A transaction is written as a whole, so one thing of it tells. old: jobs it claims."""
+        if old:
+            return sql.IS_CLAIMED, ([task.seq for task in old], self._token)
+        if self._admission.coming:
+            return sql.IS_IN, (self._admission.coming[0][0].id,)
+        if self._returned:
+            return sql.IS_ENDED, self._returned.pairs()
+        return None
+
+    def _admit(self, known: Iterable[str]) -> None:
+        offer = self._offer
+        keys = self._holders.keys()
+        self._admission = self._room.admit(offer.new, set(known), keys, offer.now)
+
+    def _claimed(self) -> list[Task]:
+        return [task for batch in self._given.claims for task in batch]
+
+    def _insert(self, claimed: Sequence[Task]) -> None:
+        """New jobs, as what they are at the end of the turn."""
+        if not self._admission.coming:
+            return
+        mine = set(claimed)
+        columns = new_columns(
+            (task, PROCESSING if task in mine else status, self._offer.wall)
+            for task, status in self._admission.coming
+        )
+        values = (self._lease.owner, *columns)
+        self._inserted = self._session.ask(sql.INSERT + sql.OR_FAIL, values)
+        self._dependencies.insert(self._admission.of(WAITING), self._offer.wall)
+        metas.write(self._session.ask, (task for task, _ in self._admission.coming))
+
+    def _claim(self, tasks: Sequence[Task]) -> None:
+        """Jobs that the look has locked. Of a group with a limit others may have started some."""
+        statement = sql.CLAIM
+        values: dict[str, object] = {
+            "owner": self._lease.owner,
+            "alone": [task.seq for task in tasks if task.alone],
+            "claimed": [task.seq for task in tasks],
+        }
+        if (limit := self._window.group_limit) is not None:
+            of_groups = Counter(task.group for task in tasks if task.group)
+            values |= {"limit": limit, "groups": list(of_groups), "numbers": [*of_groups.values()]}
+            statement += sql.UNLESS_FULL
+        self._read = self._session.ask(statement + sql.READ, values)
+
+    def _lock_groups(self) -> list[str]:
+        """The groups of which this turn may change who stands in a lane."""
+        came_or_went = (m for m in self._given.moves if QUEUED in (m.source, m.target))
+        groups = {task.group for move in came_or_went for task in move.tasks}
+        groups |= {task.group for task, _ in self._admission.coming}
+        groups |= self._window.groups | self._holders.groups()
+        named = sorted(groups - {""})
+        if named:
+            self._session.ask(sql.LOCK_GROUPS, (named,))
+        return named
+
+    def _let_next_come_forward(self, groups: list[str]) -> None:
+        if groups:
+            self._session.ask(sql.COME_FORWARD, (groups,))
+
+    # ---- it is durable -----------------------------------------------------------------------
+
+    def land_unseen(self) -> Given:
+        """It has come about, and its answers were lost. Its claims were given back."""
+        self._given.claims = []
+        self._inserted = self._read = ()
+        if not self._answered:
+            nobody_knows = StorageError(UNKNOWN.format(self._session.address.shown))
+            self._given.answers = [nobody_knows for _ in self._offer.orders]
+            with contextlib.suppress(psycopg.Error):  # then only the database knows
+                self._returned.look_again()
+                self._returned.take(self._given.moves)
+            self._others, self._curious = 1, True  # for all we know
+        self._holders.forget()
+        return self._land()
+
+    def _land(self) -> Given:
+        """Here, too, things are now as they are there."""
+        given, offer, admission, memory = self._given, self._offer, self._admission, self._memory
+        given.accepted, given.taken = admission.accepted, admission.taken
+        given.unknown, given.instead = admission.unknown, admission.instead
+        claimed = self._claimed()
+        new = {task for task, _ in admission.coming}
+        old = [task for task in claimed if task not in new]
+        mine = {task for task in claimed if task in new}
+        by_id = dict(self._inserted)
+        for task in mine:
+            task.seq = by_id[task.id]
+        by_seq = {task.seq: task for task in old}
+        for seq, job_id, payload, payload_bytes, meta, waited in self._read:
+            task = by_seq.pop(seq)
+            task.id = job_id
+            task.payload = payload_bytes if payload is None else payload
+            task.meta = from_pairs(meta)
+            task.queued_at = offer.now - waited
+            self._room.free(task.priority)
+        if by_seq:  # their groups were full by then
+            without = [[t for t in batch if t.seq not in by_seq] for batch in given.claims]
+            given.claims = [batch for batch in without if batch]
+            claimed = self._claimed()
+        for task, status in admission.coming:
+            task.status = status
+            if status is SCHEDULED and task.due_at is not None:
+                memory.due_at = min(memory.due_at, offer.now + max(0.0, task.due_at - offer.wall))
+            elif status is QUEUED and task not in mine:
+                self._room.take(task.priority)
+        for target in (QUEUED, SCHEDULED, WAITING, DROPPED):
+            if some := admission.of(target):
+                given.moves.append(Move(some, None, target))
+        if claimed:
+            given.moves.append(Move(claimed, QUEUED, PROCESSING))
+        for task in claimed:
+            task.status = PROCESSING
+            memory.flying[task.seq] = task
+        given.moves += self._holders.moves()
+        self._note()
+        return given
+
+    def _note(self) -> None:
+        """Who is to hear of it?"""
+        queued = any(move.target is QUEUED for move in self._given.moves)
+        if self._others and (queued or self._frees_a_group()):
+            self._notices.work |= self._memory.more
+        if self._others and self._curious:
+            self._notices.happened(self._given.moves)

@@ -1,0 +1,273 @@
+"""The lanes, as a window: the heads that a turn has locked, of which the token rule picks.
+
+It lasts one transaction. On a file the same rule (``picking.py``) picks from all that waits.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from final.beyond.control import WHOLE_QUEUE, Pause, holds
+from final.beyond.kinds import Policies
+from final.job import Status, Task
+from final.ledger.admission import Admission
+from final.ledger.base import Offer
+from final.ledger.caps import Caps
+from final.ledger.groups import GroupLanes
+from final.ledger.limits import Gate
+from final.ledger.picking import BATCH_JOBS, BATCH_SECONDS, Picker
+from final.ledger.postgres import statements as sql
+from final.ledger.postgres.memory import Memory
+from final.ledger.postgres.rows import LANES, candidate_of
+from final.ledger.postgres.session import Session
+from final.options import Options
+
+# The order of commits is not the order of places: a look begins so far before the last job seen.
+MARGIN = 2_000
+BEYOND_ALL = 2**63 - 1  # places
+
+
+class Answers(NamedTuple):
+    """What was asked: the state of rate limits, how many run of each kind, and who may be next."""
+
+    meters: Any
+    slots: Any
+    looks: Sequence[Any]
+
+
+class Window:
+    """kinds: those that run here; None for all. shares: see ``picking.py``.
+
+    fairness: as in the options, until an order changes it. limits: the kinds that have a rate
+    limit, "" is the queue's, and those of which only so many may run at a time. start_at: when a
+    limit lets more start (monotonic).
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        options: Options,
+        policies: Policies,
+        memory: Memory,
+        kinds: Collection[str] | None,
+        shares: Callable[[str], bool],
+        table: int,
+    ) -> None:
+        self._session = session
+        self._memory = memory
+        self._capacity = options.capacity
+        self._shares = shares
+        self._table = table
+        self.kinds = None if kinds is None else list(kinds)
+        self.group_limit = options.group_limit
+        self.groups: set[str] = set()  # of what the latest look has seen
+        self.fairness = options.fairness
+        self._gate = Gate(policies.limits, 0.0)
+        self._caps = policies.caps
+        self.limits = list(self._gate.states().keys() | self._caps.keys())
+        self.start_at = math.inf
+        self._crowded = False  # by jobs that no limit lets start: those behind are not seen
+        self._full: set[str] = set()  # kinds of which no more might run when it was last counted
+        self._left_out: list[str] = []  # kinds whose jobs are not looked at
+        self._looked_without: frozenset[Pause] = frozenset()  # nor are the jobs of these
+        self._tokens = [0, 0, 0]  # of the token rule, from one exchange to the next
+
+    @property
+    def is_open(self) -> bool:
+        """Whether any job may start: it is not paused, and its rate limit lets one."""
+        if WHOLE_QUEUE in self._memory.paused:
+            return False
+        return not self.limits or "" not in self._gate.closed(self._memory.clock())
+
+    def runs(self, kind: str) -> bool:
+        return self.kinds is None or kind in self.kinds
+
+    # ---- looking -----------------------------------------------------------------------------
+
+    def wanted(self, offer: Offer) -> int:
+        """How many jobs the idle workers may take: the millisecond rule, by the fastest kind."""
+        if WHOLE_QUEUE in self._memory.paused:
+            return 0
+        fastest = min(offer.cost.values(), default=BATCH_SECONDS)
+        return offer.idle * min(BATCH_JOBS, max(1, int(BATCH_SECONDS / (fastest + 1e-9))))
+
+    def may_open(self, offer: Offer) -> bool:
+        """Whether what has come back may have been in the way of others of its kind."""
+        return bool(self._caps and (offer.outcomes or offer.unstarted or offer.aside))
+
+    def ask(self, wanted: int) -> Answers:
+        """Lock the heads of the lanes, and read what the limits have let through so far."""
+        ask = self._session.ask
+        caps = list(self._caps)
+        if caps:  # or there is nothing to lock, and two processes count at the same time
+            zeros = [0.0] * len(caps)
+            ask(sql.ADD_METERS, (caps, zeros, zeros))
+        meters = ask(sql.METERS, (self.limits,)) if self.limits else None
+        slots = ask(sql.SLOTS, (caps, caps)) if caps else ()
+        self._left_out = self._closed_kinds()
+        self._looked_without, paused = self._memory.paused, self.paused()
+        looks = [ask(sql.LOOK, self._heads(wanted, paused))]
+        if self._memory.suspects:
+            values = {**paused, "table": self._table, "limit": self.group_limit}
+            looks.append(ask(sql.LOOK_FOR_SUSPECT, values))
+        return Answers(meters, slots, looks)
+
+    def paused(self) -> dict[str, Any]:
+        """What is not looked at for that, and the kinds that are at all: as statements have it."""
+        paused = self._memory.paused
+        lanes = [p.priority for p in paused if p.priority is not None]
+        return {
+            "kinds": self.kinds,
+            "paused": [pause.kind for pause in paused if pause.kind is not None],
+            "lanes": [n for n, lane in enumerate(LANES) if lane in lanes or WHOLE_QUEUE in paused],
+            "groups": [pause.group for pause in paused if pause.group is not None],
+        }
+
+    def _heads(self, wanted: int, paused: Mapping[str, Any]) -> dict[str, object]:
+        share = wanted if self.fairness is None else wanted // (self.fairness + 1) + 2
+        low0, low1, low2 = (
+            BEYOND_ALL if n in paused["lanes"] else max(self._memory.low[n], self._memory.beyond[n])
+            for n in range(len(LANES))
+        )
+        return {
+            "n": wanted,
+            "share": min(share, wanted),
+            "low0": low0,
+            "low1": low1,
+            "low2": low2,
+            "kinds": self.kinds,
+            "closed": [*self._left_out, *paused["paused"]],
+            "groups": paused["groups"],
+            "limit": self.group_limit,
+        }
+
+    def _closed_kinds(self) -> list[str]:
+        """The kinds that no limit lets start, where their jobs are in the way of others."""
+        if not self._crowded:
+            return []
+        closed = self._gate.closed(self._memory.clock()).keys() | self._full
+        return [kind for kind in closed if kind]
+
+    # ---- picking -----------------------------------------------------------------------------
+
+    def pick(
+        self,
+        offer: Offer,
+        wanted: int,
+        admission: Admission,
+        token: int,
+        last: int,
+        answers: Answers,
+        passed: Collection[int],
+    ) -> list[list[Task]]:
+        """The token rule, over the heads of the lanes, and what is new if those are all.
+
+        last: the highest place that was taken when the turn began. passed: jobs, by seq, that stay.
+        """
+        clock = self._memory.clock()
+        if answers.meters is not None:
+            self._gate.load({kind: (first, second) for kind, first, second in answers.meters})
+        caps = Caps(self.group_limit, self._caps)
+        caps.found_kinds(dict(answers.slots))
+        lanes = self._lanes(self._gate.kinds | caps.kinds, last + 1)
+        picker = Picker(lanes, self._gate, caps, self._shares)
+        picker.pause(self._memory.paused, clock)
+        lanes.restore(self._tokens)
+        reached = [0, 0, 0]
+        seen = [False, False, False]
+        found = 0
+        for candidate in (candidate_of(row) for look in answers.looks for row in look):
+            found += 1
+            task, place = candidate.task, None
+            lane = LANES.index(task.priority)
+            seen[lane] = True
+            if not (candidate.is_suspect or candidate.is_behind):  # those stand anywhere
+                reached[lane] = max(reached[lane], int(task.key))
+            if task.group:
+                self.groups.add(task.group)
+                caps.found(task.group, candidate.running or 0)
+                # Of a group the one that stands in the lane is seen first, then those behind it.
+                place, task.key = None if candidate.is_behind else task.key, found
+            if task.seq not in self._memory.aside and task.seq not in passed:
+                lanes.add(task, place)
+        saw_all = found < wanted
+        if saw_all:
+            new = [task for task in admission.of(Status.QUEUED) if self._may_be_next(task)]
+            for number, task in enumerate(new, start=1):
+                task.key = last + number
+                # Else older ones of its sort were not looked at.
+                if not (task.kind in self._left_out or holds(self._looked_without, task)):
+                    lanes.add(task)
+        batches = picker.batches(offer.idle, offer.cost, token, clock)
+        self._tokens = self._passed_over(lanes, seen, batches)
+        # Else others stand there, too.
+        if not self._left_out and self._looked_without == self._memory.paused:
+            marks = self._memory.beyond if self._looked_without else self._memory.low
+            for lane in range(len(LANES)):
+                mark = last if saw_all else reached[lane]
+                marks[lane] = max(marks[lane], mark - MARGIN)
+        self._full = {kind for kind in self._caps if caps.kind_is_full(kind)}
+        has_opened = any(kind in self._caps and kind not in self._full for kind in self._left_out)
+        self._memory.more = (
+            not saw_all or picker.ready(clock) > 0 or has_opened or bool(self.groups and batches)
+        )
+        self._memory.more |= bool(self._looked_without - self._memory.paused)
+        if self.limits:
+            self._crowded = not saw_all and not batches
+            opens_at = min(self._gate.closed(clock).values(), default=math.inf)
+            self.start_at = opens_at - self._memory.ahead
+        return batches
+
+    def _passed_over(
+        self, lanes: GroupLanes, seen: Sequence[bool], batches: Sequence[Sequence[Task]]
+    ) -> list[int]:
+        """The counts of the token rule, for the next turn.
+
+        A lane of which nothing is seen may be empty, or another process may look at its head just
+        now. One that has waited before is counted as passed over all the same; else each of P
+        processes would count only the picks between which it saw the head.
+        """
+        tokens = lanes.tokens()
+        picked = [LANES.index(task.priority) for batch in batches for task in batch]
+        for lane, count in enumerate(tokens):
+            if count and not seen[lane]:
+                tokens[lane] += sum(other < lane for other in picked)
+        return tokens
+
+    def pick_new(self, offer: Offer, admission: Admission) -> list[list[Task]]:
+        """Nothing else waits, as far as is known here: a new job is claimed as it comes in."""
+        new = [task for task in admission.of(Status.QUEUED) if self._may_be_next(task)]
+        if not offer.idle or not new:
+            self._memory.more |= bool(admission.of(Status.QUEUED))
+            return []
+        lanes = self._lanes((), 0)
+        for number, task in enumerate(new):
+            task.key = number
+            lanes.add(task)
+        picker = Picker(lanes, self._gate, Caps(None, {}), self._shares)
+        batches = picker.batches(offer.idle, offer.cost, 0, offer.now)
+        self._memory.more = len(lanes) > 0 or len(new) < len(admission.of(Status.QUEUED))
+        return batches
+
+    def _may_be_next(self, task: Task) -> bool:
+        """Of new jobs. One of a group waits behind what is there of it, seen or not."""
+        return self.runs(task.kind) and not task.group and not holds(self._memory.paused, task)
+
+    def _lanes(self, limited: Collection[str], place: int) -> GroupLanes:
+        """Empty ones, for this turn. place: the end of the line."""
+        return GroupLanes(self._capacity, self.fairness, limited, itertools.count(place).__next__)
+
+    def ask_to_count(self, claimed: Sequence[Task]) -> None:
+        """Write down what the limits have let through by now."""
+        ask = self._session.ask
+        if states := [(kind, *state) for kind, state in self._gate.states().items()]:
+            columns = [list(column) for column in zip(*states, strict=True)]
+            ask(sql.ADD_METERS, columns)
+            ask(sql.SET_METERS, columns)
+        if counted := [task for task in claimed if task.kind in self._caps]:
+            # Of those that were there the number is known; of new ones it is the id.
+            old, new = [t.seq for t in counted if t.seq], [t.id for t in counted if not t.seq]
+            ask(sql.ADD_SLOTS, (old, new))

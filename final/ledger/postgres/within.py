@@ -1,0 +1,114 @@
+"""Jobs that come in within the caller's own transaction: they commit and roll back with its rows.
+
+The transactional outbox, for free: whoever writes the order and the job into one database needs no
+relay between the two. The notification goes out with the caller's commit, too.
+
+But: a lane that is full refuses at once. Nobody waits inside somebody's transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import psycopg
+
+from final.errors import DuplicateJob, QueueFull
+from final.job import Status, Task
+from final.ledger.admission import Admission, admit
+from final.ledger.keys import Keys
+from final.ledger.postgres import holders, metas, notices
+from final.ledger.postgres import statements as sql
+from final.ledger.postgres.address import Address
+from final.ledger.postgres.migrate import in_schema
+from final.ledger.postgres.rows import LANES, new_columns
+from final.ledger.postgres.session import explained
+from final.options import Options
+
+Ask = Callable[[str, Sequence[Any]], psycopg.Cursor[tuple[Any, ...]]]
+
+
+def enqueue_within(
+    connection: object,
+    place: tuple[Address, Options, int],
+    tasks: Sequence[Task],
+    wall: float,
+) -> list[str]:
+    """All of them or none; in a savepoint, so that the caller may go on after a refusal.
+
+    place: where the queue is, its options, and the number of its table.
+
+    Returns their ids. Raises TypeError, DuplicateJob, QueueFull, StorageError.
+    """
+    address, options, table = place
+    if not isinstance(connection, psycopg.Connection):
+        raise TypeError(
+            "connection must be a psycopg.Connection to the database of this queue, not "
+            f"{type(connection).__name__}. (SQLAlchemy has it as .connection.driver_connection.)"
+        )
+
+    def ask(statement: str, values: Sequence[object]) -> psycopg.Cursor[tuple[Any, ...]]:
+        query = in_schema(statement, address.schema)
+        return connection.cursor(binary=True, row_factory=psycopg.rows.tuple_row).execute(
+            query, values
+        )
+
+    if not tasks:
+        return []
+    try:
+        if not connection.autocommit:
+            connection.execute("SELECT")  # the caller's transaction begins, if it has not yet
+        with connection.transaction():
+            known, keys = _who_is_there(ask, table, tasks, wall)
+            limits = [value for _ in LANES for value in (0, options.capacity, options.capacity)]
+            counts = ask(sql.FILLED, limits).fetchone() or ()
+            room = {n: options.capacity - count for n, count in zip(LANES, counts, strict=True)}
+            admission = admit([tasks], known, room, options.overflow, keys)
+            if admission.taken:
+                raise DuplicateJob(admission.taken[0])
+            if admission.accepted[0] < len(tasks):
+                lane = tasks[admission.accepted[0]].priority
+                raise QueueFull(
+                    f"The {lane} lane is full (capacity {options.capacity}), and nobody waits for "
+                    "room inside a transaction: enqueue again later, or raise capacity."
+                )
+            missing = put(ask, admission, keys, wall)
+            if missing:
+                raise DuplicateJob(missing)
+            if keys.replaced or any(status is Status.QUEUED for _, status in admission.coming):
+                ask(sql.NOTIFY, (address.schema, notices.work(0)))
+            instead = admission.instead.get(0, {})
+            return [instead.get(number, task.id) for number, task in enumerate(tasks)]
+    except psycopg.Error as error:
+        raise explained(address, error) from error
+
+
+def _who_is_there(
+    ask: Ask, table: int, tasks: Sequence[Task], wall: float
+) -> tuple[set[str], Keys]:
+    """Of unique jobs: which of their ids are in, and who holds their keys."""
+    unique = [task for task in tasks if task.unique is not None]
+    if not unique:
+        return set(), Keys({}, wall)
+    wanted = holders.keys_of(unique)
+    ask(sql.LOCK_KEYS, (table, wanted))
+    known = ask(sql.TAKEN, ([task.id for task in unique],)).fetchall()
+    found = ask(sql.KEY_HOLDERS, (holders.to_replace(unique), wanted))
+    return {job_id for (job_id,) in known}, Keys(holders.holders_of(found, wall), wall)
+
+
+def put(ask: Ask, admission: Admission, keys: Keys, wall: float) -> list[str]:
+    """Write what was admitted; returns the ids that are taken, whose jobs are not in."""
+    tasks = [task for task, _ in admission.coming]
+    for task in tasks:
+        task.attempts, task.alone = 0, False
+    there = set()
+    if tasks:
+        coming = [(task, status, wall) for task, status in admission.coming]
+        columns = new_columns(coming, wait_behind=False)  # no lock in the caller's transaction
+        there = {job_id for job_id, _ in ask(sql.INSERT + sql.UNLESS_TAKEN, (0, *columns))}
+        metas.write(ask, [task for task in tasks if task.id in there])
+    holders.write(ask, keys, wall, wait_behind=False)
+    if groups := [holder.group for holder, _ in keys.replaced if holder.group]:
+        ask(sql.COME_FORWARD, (groups,))
+    return [task.id for task in tasks if task.id not in there]

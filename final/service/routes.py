@@ -1,0 +1,71 @@
+"""Routes that take a request strictly: its body is JSON and says so, its parameters are known.
+
+A body is taken apart off the event loop, if it is large, and one at a time: Python would let all
+of them share one processor, and the loop would have to wait for each.
+
+But: what the fields mean is in models.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from fastapi import Request, Response
+from fastapi.routing import APIRoute
+
+from final.service.problems import Problem, cut, invalid
+from final.service.strict import parse
+
+SMALL_BODY = 8 * 1024  # bytes that are taken apart in less time than a thread takes to hear of it
+
+_parser = ThreadPoolExecutor(1, "final-parser")
+
+
+class StrictRequest(Request):
+    """A request whose body is strict JSON."""
+
+    async def json(self) -> Any:
+        body = await self.body()
+        try:
+            if len(body) <= SMALL_BODY:
+                return parse(body)
+            return await asyncio.get_running_loop().run_in_executor(_parser, parse, body)
+        except ValueError as error:
+            raise Problem("json", str(error)) from None
+
+
+class StrictRoute(APIRoute):
+    """A route that reads its requests so."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+        parameters = {field.alias for field in self.dependant.query_params}
+
+        async def strict(request: Request) -> Response:
+            unknown = [name for name in request.query_params if name not in parameters]
+            if unknown:
+                known = ", ".join(sorted(parameters)) or "none"
+                raise invalid(
+                    *((name, f"No such parameter; there are: {known}.") for name in unknown)
+                )
+            if self.body_field is not None:
+                _require_json(request)
+            return await handle(StrictRequest(request.scope, request.receive))
+
+        return strict
+
+
+def _require_json(request: Request) -> None:
+    """Also because a page of another site may send all other types without being asked."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json" and not (
+        kind.startswith("application/") and kind.endswith("+json")
+    ):
+        what = f"not {cut(kind)!r}" if kind else "which is missing"
+        raise Problem("media-type", f"Content-Type must be application/json, {what}.")
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding != "identity":
+        raise Problem("media-type", "Send the body as it is, without a Content-Encoding.")

@@ -1,0 +1,226 @@
+"""Several processes on one ledger in PostgreSQL, driven step by step by whoever holds this world.
+
+Each process is a real ``PostgresLedger`` with a connection of its own to a real server, through a
+proxy that cuts connections around a commit. Dispatcher and workers are the test: it says who
+exchanges what, whose job ends how, who crashes, whose lease runs out, whose clock is wrong.
+
+What must hold: an acknowledged job is in and comes to its end; no two processes run a job under
+leases that stand; of what came of an attempt, each is told once; a trigger has seen each job
+complete once.
+
+But: steps follow each other, so two exchanges never overlap; ``make lab-hosts`` lets them.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import psycopg
+
+from final.beyond.kinds import Policies
+from final.job import Outcome, Priority, Task
+from final.ledger.base import Cancel, Given, Offer, Order
+from final.ledger.postgres.address import parse
+from final.ledger.postgres.ledger import PostgresLedger
+from final.ledger.postgres.migrate import in_schema
+from tests.final.helpers import options
+from tests.labs.hosts import AUDIT
+from tests.labs.model import require
+from tests.postgres.proxy import Moment, Proxy
+
+MAX_RETRIES = 2
+LEASE = 600.0  # seconds: it runs out when the world says so
+MOST_ROUNDS = 60  # until all has ended, when nothing fails any more
+CUTS: tuple[Moment, ...] = ("before", "in", "half-way", "after")
+
+
+class Process:
+    """One of them. skew: seconds that its clocks are ahead.
+
+    hands: jobs that it runs. back: outcomes that are to be written. given_up: tokens
+    of claims whose lease has run out.
+    """
+
+    def __init__(self, world: World, skew: float) -> None:
+        self._world = world
+        self._skew = skew
+        chosen = options(workers=2, max_retries=MAX_RETRIES, capacity=10)
+        self.ledger = PostgresLedger(
+            parse(world.address), chosen, Policies(chosen), None, lambda kind: True
+        )
+        self.hands: list[Task] = []
+        self.back: list[Outcome] = []
+        self.unstarted: list[Task] = []
+        self.given_up: set[int] = set()
+        self.ledger.open(self.now, self.now)
+
+    @property
+    def now(self) -> float:
+        return time.monotonic() + self._skew
+
+    def let_pass(self, seconds: float) -> None:
+        self._skew += seconds
+
+    def exchange(
+        self, new: Sequence[Task] = (), orders: Sequence[Order] = (), idle: int = 0
+    ) -> Given:
+        """A turn; what it gives is taken into hand."""
+        back, self.back = self.back, []
+        unstarted, self.unstarted = self.unstarted, []
+        given = self.ledger.exchange(
+            Offer(
+                self.now,
+                self.now,
+                [(outcome.task.token, [outcome]) for outcome in back],
+                [(task.token, [task]) for task in unstarted],
+                orders=orders,
+                new=[new] if new else [],
+                idle=idle,
+            )
+        )
+        if given.error is not None:
+            self.back, self.unstarted = back, unstarted
+            return given
+        for batch in given.claims:
+            for task in batch:
+                self._world.is_claimed(task, self)
+            self.hands += batch
+        for move in given.moves:
+            for outcome in move.outcomes:
+                self._world.is_told(outcome.task)
+        return given
+
+
+class World:
+    """count: of processes."""
+
+    def __init__(self, dsn: str, count: int = 3) -> None:
+        self._queue = f"sim{uuid.uuid4().hex[:16]}"
+        self._proxy = Proxy(dsn)
+        self.address = f"{self._proxy.dsn}&lease={LEASE}&queue={self._queue}"
+        self.processes = [Process(self, skew) for skew in (0.0, 3_600.0, -900.0)[:count]]
+        self._books = psycopg.connect(dsn, autocommit=True)
+        self._sql(AUDIT)
+        self.acknowledged: list[str] = []
+        self._told: Counter[tuple[str, int]] = Counter()
+        self._numbers = 0
+
+    def close(self) -> None:
+        for process in self.processes:
+            process.ledger.close()
+        self._sql("DROP SCHEMA jobqueue_ CASCADE".replace("jobqueue_", f"jobqueue_{self._queue}"))
+        self._books.close()
+        self._proxy.__exit__()
+
+    def _sql(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
+        text = in_schema(statement, f"jobqueue_{self._queue}")
+        cursor = self._books.execute(text, values or None)
+        return cursor.fetchall() if cursor.description else []
+
+    # ---- what may happen ---------------------------------------------------------------------
+
+    def bring(self, process: Process, count: int, lane: Priority) -> None:
+        """New jobs come in there, as far as there is room."""
+        new = []
+        for _ in range(count):
+            self._numbers += 1
+            new.append(Task(f"job-{self._numbers}", "null", lane, "default", size=4))
+        given = process.exchange(new)
+        if given.error is None:
+            require(not given.taken, f"{given.taken} are new, and said to be there already.")
+            self.acknowledged += [task.id for task in new[: given.accepted[0]]]
+
+    def look(self, process: Process) -> None:
+        """It has idle workers."""
+        process.exchange(idle=2)
+
+    def end(self, process: Process, error: str | None = None) -> None:
+        """Its first job ends; that is written with its next exchange."""
+        if process.hands:
+            task = process.hands.pop(0)
+            outcome = Outcome(task, 0.001, error=error)
+            if error is not None and task.attempts <= MAX_RETRIES:
+                outcome.delay = 0.0
+            process.back.append(outcome)
+
+    def give_back(self, process: Process) -> None:
+        """Its last job has not started."""
+        if process.hands:
+            process.unstarted.append(process.hands.pop())
+
+    def cancel(self, process: Process, which: int) -> None:
+        if self.acknowledged:
+            job_id = self.acknowledged[which % len(self.acknowledged)]
+            process.exchange(orders=[Cancel(job_id)])
+
+    def cut(self, moment: Moment) -> None:
+        """The connection of whoever commits next."""
+        self._proxy.cuts = [moment]
+
+    def let_pass(self, seconds: float) -> None:
+        for process in self.processes:
+            process.let_pass(seconds)
+
+    def lease_runs_out(self, process: Process) -> None:
+        """It was stopped, or cut off, for too long; it does not know."""
+        owner = process.ledger._lease.owner
+        self._sql(
+            "UPDATE jobqueue.owner SET expires_at = '-infinity', witness = NULL WHERE id = %s",
+            owner,
+        )
+        process.let_pass(LEASE)
+        process.given_up |= {task.token for task in process.hands}
+
+    def crash(self, process: Process, on_this_host: bool) -> None:
+        """It ends like after kill -9, and another one is started. Elsewhere, the lease tells."""
+        ledger = process.ledger
+        if on_this_host:
+            ledger._lease._witness._lock.release()  # the system lets go of it, and leaves the file
+        else:
+            self.lease_runs_out(process)
+            ledger._lease.close()
+        ledger._session.close()
+        ledger._look_ups.close()
+        self._proxy.cuts = []  # whoever cannot open it is no process
+        self.processes[self.processes.index(process)] = Process(self, process._skew)
+
+    # ---- what must hold ----------------------------------------------------------------------
+
+    def is_claimed(self, task: Task, by: Process) -> None:
+        for other in self.processes:
+            tokens = {each.token for each in other.hands if each.id == task.id}
+            require(
+                other is by or tokens <= other.given_up,
+                f"{task.id} was claimed by two processes whose leases stand.",
+            )
+        require(task.attempts <= MAX_RETRIES + 1, f"{task.id} starts {task.attempts} times.")
+
+    def is_told(self, task: Task) -> None:
+        self._told[task.id, task.token] += 1
+        times = self._told[task.id, task.token]
+        require(times == 1, f"What came of attempt {task.token} of {task.id} is told {times} x.")
+
+    def come_to_the_end(self) -> None:
+        """Nothing fails any more: everything ends, and the books agree."""
+        self._proxy.cuts = []
+        left = [(0,)]
+        for _ in range(MOST_ROUNDS):
+            for process in self.processes:
+                while process.hands:
+                    self.end(process)
+                process.exchange(idle=2)
+            self.let_pass(1.0)
+            left = self._sql("SELECT count(*) FROM jobqueue.job WHERE ended_at IS NULL")
+            idle = not any(process.hands or process.back for process in self.processes)
+            if left == [(0,)] and idle:
+                break
+        require(left == [(0,)], f"{left[0][0]} jobs never end.")
+        there = {job_id for (job_id,) in self._sql("SELECT id FROM jobqueue.job")}
+        lost = set(self.acknowledged) - there
+        require(not lost, f"{sorted(lost)} were acknowledged and are lost.")
+        twice = self._sql("SELECT seq FROM jobqueue.audit GROUP BY seq HAVING count(*) > 1")
+        require(not twice, f"{len(twice)} jobs completed twice.")

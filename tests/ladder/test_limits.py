@@ -1,0 +1,204 @@
+"""Whatever a file does, the verdict comes within its limits, and in words.
+
+``LADDER=full`` (``make ladder``) tries more of it than ``make test``.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.ladder.grading import MEGABYTE, Candidate, Limits, climb, grade
+from tests.ladder.steps import SOLUTIONS, STEPS
+
+pytestmark = pytest.mark.timeout(120)  # the machine may be busy with other things
+
+FULL = os.environ.get("LADDER") == "full"
+NAIVE = (SOLUTIONS / "step01_naive.py").read_text(encoding="utf-8")
+TIGHT = Limits(deadline=1.0, test=2.0, output=1 * MEGABYTE)
+# What is to reach another limit than that of its time may be slow on a busy machine.
+PATIENT = replace(TIGHT, test=30.0, memory=200 * MEGABYTE)
+IN_ENQUEUE = "        self._jobs.put(job)\n"
+
+
+def written(folder: Path, enqueue: str = IN_ENQUEUE, at_the_end: str = "") -> Candidate:
+    """``naive`` with another body of ``enqueue``, or with more at its end."""
+    body = "".join(f"        {line}\n" for line in enqueue.splitlines())
+    source = NAIVE.replace(IN_ENQUEUE, body if enqueue != IN_ENQUEUE else enqueue) + at_the_end
+    file = folder / "my queue.py"
+    file.write_text(source, encoding="utf-8")
+    return Candidate(file)
+
+
+def first_failure(candidate: Candidate, limits: Limits = TIGHT) -> str:
+    verdict = grade(candidate, ["enqueue"], limits=limits)
+    assert verdict.failed
+    return "\n".join(verdict.failed.seen)
+
+
+class TestLimits:
+    @pytest.mark.parametrize(
+        ("body", "said"),
+        [
+            ("import re\nre.match('(a+)+b', 'a' * 40)", "It hung: after 2 s"),  # holds the GIL
+            ("while True:\n    print('hello ' * 1000)", "It printed more than 1 MB"),
+            ("hoard = []\nwhile True:\n    hoard.append('x' * 10**7)", "memory"),
+            ("import os\nos._exit(0)", "The process ended in the middle of the test"),
+            ("import os\nos.fork()", "starts a process (os.fork)"),
+            ("while True:\n    pass", "It hung: after 2 s"),
+            ("import sys\nsys.exit(3)", "SystemExit: 3 (line 59, in enqueue)"),
+            ("raise KeyboardInterrupt", "It raised KeyboardInterrupt (line 58, in enqueue)"),
+            ("import subprocess\nsubprocess.Popen(['true'])", "starts a process"),
+        ][: None if FULL else 5],
+    )
+    def test_what_enqueue_does(self, body: str, said: str, tmp_path: Path) -> None:
+        if "fork" in body and sys.platform == "win32":
+            pytest.skip("Windows cannot fork.")
+        limits = TIGHT if "hung" in said else PATIENT
+        seen = first_failure(written(tmp_path, body), limits)
+        assert said.lower() in seen.lower()
+
+    @pytest.mark.parametrize(
+        ("source", "said"),
+        [
+            ("raise ValueError('half done')\n", "ValueError: half done (line 84"),
+            ("def half(:\n", "SyntaxError: invalid syntax (line 84).\n    def half(:"),
+            ("import sys\nsys.exit(0)\n", "SystemExit: 0 (line 85"),
+            ("del JobQueue\n", "Your queue has no class JobQueue"),
+        ][: None if FULL else 2],
+    )
+    def test_what_a_module_does_when_it_is_imported(
+        self, source: str, said: str, tmp_path: Path
+    ) -> None:
+        seen = first_failure(written(tmp_path, at_the_end=source))
+        assert said in seen
+
+    def test_a_hang_shows_where_each_thread_stands(self, tmp_path: Path) -> None:
+        gate = "gate = threading.Lock()\nwith gate:\n    gate.acquire()"
+        seen = first_failure(written(tmp_path, gate))
+        assert "1 thread at line 60, in enqueue: gate.acquire()" in seen
+        assert "in _work: job = self._jobs.get()" in seen
+
+    @pytest.mark.skipif(sys.platform == "win32", reason="This way of starting one is POSIX's.")
+    def test_what_it_started_ends_with_it(self, tmp_path: Path) -> None:
+        """Unseen by the watch over what starts a process; it would outlive us by a minute."""
+        sleeper = f"import time; time.sleep({60 + time.time() % 1})"
+        body = (
+            "import multiprocessing.util as m\n"
+            f"m.spawnv_passfds({os.fsencode(sys.executable)!r}, ['x', '-c', {sleeper!r}], ())\n"
+            "self._jobs.put(job)"
+        )
+        limits = replace(PATIENT, processes=100)
+        assert grade(written(tmp_path, body), ["enqueue"], limits=limits).passes(["enqueue"])
+        assert not [p for p in psutil.process_iter() if sleeper in _command(p)]
+
+    def test_after_one_that_was_ended_the_others_go_on(self, tmp_path: Path) -> None:
+        body = "if job.payload is True:\n    import os\n    os._exit(0)\nself._jobs.put(job)"
+        verdict = grade(written(tmp_path, body), ["enqueue", "fifo"], to_the_end=True)
+        assert {name: row.passed for name, row in verdict.rows.items()} == {
+            "enqueue": False,
+            "fifo": True,
+        }
+
+
+def _command(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
+def test_who_reaches_for_the_tests_or_a_stage_is_told_apart(tmp_path: Path) -> None:
+    source = """
+import sys, socket
+try:
+    from improved import *
+except ImportError:
+    import tests.helpers
+try:
+    __import__("importlib").import_module("na" + "ive")
+except ImportError:
+    sys.modules["pytest"]
+"""
+    verdict = climb(written(tmp_path, at_the_end=source), STEPS[1], limits=TIGHT)
+    lines = {"socket": 85, "improved": 87, "tests.helpers": 89, "naive": 91, "sys.modules": 93}
+    for name, line in lines.items():
+        assert f"{name} (line {line})" in verdict.reaches
+
+
+ENQUEUE = "        self._jobs.put(job)\n"
+CALL = "self._handler(job)\n"
+
+
+class TestWords:
+    """What beginners write, and what they are told."""
+
+    @pytest.mark.parametrize(
+        ("right", "wrong", "said"),
+        [
+            (ENQUEUE, "        self._handler(job)\n", "waited for each other in vain (line 58"),
+            (CALL, "self._handler(job.payload)\n", "it should get the Job itself"),
+            (
+                "        self._closed = True\n",
+                "        for worker in self._workers:\n            worker.join()\n",
+                "closed your queue, and close() had not returned after 1 s",
+            ),
+            (ENQUEUE, "        threading.Condition().notify()\n", "un-acquired lock (line 58"),
+            (CALL, "self._handler(jobb)\n", "A thread was ended by NameError: name 'jobb'"),
+        ][: None if FULL else 2],
+    )
+    def test_a_beginners_mistake(self, right: str, wrong: str, said: str, tmp_path: Path) -> None:
+        file = tmp_path / "job_queue.py"
+        assert right in NAIVE
+        file.write_text(NAIVE.replace(right, wrong), encoding="utf-8")
+        verdict = climb(Candidate(file), limits=TIGHT)
+        assert verdict.failed
+        assert said in " ".join(verdict.failed.seen)
+
+
+class TestJudging:
+    """Behaviour counts, names do not."""
+
+    def test_exceptions_of_the_standard_library_will_do(self, tmp_path: Path) -> None:
+        source = (SOLUTIONS / "step07_improved.py").read_text(encoding="utf-8")
+        source = source.replace("class QueueFull(queue.Full)", "class _Full(queue.Full)")
+        source = source.replace("class QueueClosed(RuntimeError)", "class _Closed(RuntimeError)")
+        source = source.replace("raise QueueFull(", "raise _Full(")
+        source = source.replace("raise QueueClosed(", "raise _Closed(")
+        file = tmp_path / "job_queue.py"
+        file.write_text(source, encoding="utf-8")
+        rows = ["backpressure-timeout", "enqueue-after-close", "close-wakes-producer"]
+        assert grade(Candidate(file), rows).passes(rows)
+
+    def test_queue_full_of_the_standard_library_will_do_beside_a_class_of_that_name(
+        self, tmp_path: Path
+    ) -> None:
+        source = (SOLUTIONS / "step03_bounded.py").read_text(encoding="utf-8")
+        file = tmp_path / "job_queue.py"
+        file.write_text(source.replace("raise QueueFull(", "raise queue.Full("), encoding="utf-8")
+        assert climb(Candidate(file)).step == 3
+
+    def test_not_written_is_no_refusal(self) -> None:
+        """NotImplementedError is a RuntimeError, as QueueClosed is."""
+        verdict = grade(Candidate(SOLUTIONS / "step00_stub.py"), ["enqueue-after-close"])
+        assert verdict.failed
+
+    def test_an_option_that_it_lacks_is_named_from_its_step_on(self, tmp_path: Path) -> None:
+        naive = Candidate(SOLUTIONS / "step01_naive.py")
+        verdict = grade(naive, ["worker-survival", "backpressure"], to_the_end=True)
+        early, late = verdict.rows["worker-survival"], verdict.rows["backpressure"]
+        assert not any("takes no" in line for line in early.seen)
+        assert any("Your JobQueue takes no capacity" in line for line in late.seen)
+
+    def test_a_package_is_graded_too(self, tmp_path: Path) -> None:
+        for name, text in (("__init__", "from my_queue.q import *\n"), ("q", NAIVE)):
+            (tmp_path / "my_queue").mkdir(exist_ok=True)
+            (tmp_path / "my_queue" / f"{name}.py").write_text(text, encoding="utf-8")
+        verdict = grade(Candidate(tmp_path / "my_queue"), ["enqueue"])
+        assert verdict.passes(["enqueue"])

@@ -1,0 +1,57 @@
+"""The command line on a database, without and beside a service."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from final import Job
+from final.__main__ import command_line
+from tests.helpers import DEADLINE
+from tests.postgres.conftest import OpenQueue
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["jobqueue", *arguments])
+        try:
+            command_line()
+            code = 0
+        except SystemExit as end:
+            code = int(end.code or 0)
+    captured = capsys.readouterr()
+    return code, captured.out + captured.err
+
+
+def test_jobs_come_in_and_are_looked_at(
+    address: str, open_queue: OpenQueue, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, output = run(capsys, "migrate", "--db", address)
+    assert code == 0
+    assert "0001_tables.sql" in output
+    assert "up to date" in run(capsys, "migrate", "--db", address)[1]
+    code, _ = run(capsys, "enqueue", "mail", '{"to": "ann"}', "--id", "a", "--db", address)
+    assert code == 0
+    assert run(capsys, "enqueue", "mail", "--id", "a", "--db", address)[0] == 1
+    queue = open_queue({"mail": lambda job: "sent"})
+    assert queue.wait("a", DEADLINE).result == "sent"
+    code, output = run(capsys, "show", "a", "--db", address, "--json")
+    assert (code, json.loads(output)["status"]) == (0, "completed")
+    assert run(capsys, "cancel", "a", "--db", address)[0] == 1
+    assert run(capsys, "show", "unknown", "--db", address)[0] == 1
+    code, output = run(capsys, "stats", "--db", address, "--json")
+    assert (code, json.loads(output)["totals"]["completed"]) == (0, 1)
+
+
+def test_a_bad_address_is_the_users_mistake(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, "migrate", "--db", "jobs.db")[0] == 2
+    assert run(capsys, "jobs", "--db", "postgresql:///postgres?queue=A")[0] == 2
+
+
+def test_a_job_of_the_library_is_seen(
+    address: str, open_queue: OpenQueue, capsys: pytest.CaptureFixture[str]
+) -> None:
+    open_queue(workers=0).enqueue(Job(id="b", kind="report"))
+    code, output = run(capsys, "jobs", "--db", address, "--json")
+    assert (code, json.loads(output.splitlines()[0])["id"]) == (0, "b")

@@ -1,0 +1,142 @@
+"""Jobs that come after others, whose parents end in another process, or at the same moment."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+import psycopg
+import pytest
+from hypothesis import given, settings
+
+from final import Job, Status, UnknownJob, current_job
+from final.ledger.dependencies import AT_ONCE
+from final.ledger.postgres.address import parse
+from tests.final.test_dependencies import echo, graphs, model
+from tests.helpers import DEADLINE, Background, Gate
+from tests.host import Host
+from tests.postgres.conftest import OpenQueue
+from tests.postgres.test_processes import becomes, sql
+
+
+def parents(job: Job) -> object:
+    return current_job().parents or job.id
+
+
+def test_a_parent_that_ends_in_another_process_lets_its_children_go(open_queue: OpenQueue) -> None:
+    bringer, _ = open_queue(workers=0), open_queue(parents)
+    bringer.enqueue_many([Job("child", after=["a", "b"]), Job("a"), Job("b")])
+    assert bringer.wait("child", DEADLINE).result == {"a": "a", "b": "b"}
+    assert bringer.get("child").after == ("a", "b")
+    bringer.enqueue(Job("late", after=["a"]))  # it has ended already
+    assert bringer.wait("late", DEADLINE).result == {"a": "a"}
+    with pytest.raises(UnknownJob, match="nobody"):
+        bringer.enqueue(Job(after=["nobody"]))
+    bringer.join(DEADLINE)
+
+
+def test_random_graphs_come_to_what_the_rules_say(open_queue: OpenQueue) -> None:
+    queue = open_queue(echo, workers=2)
+    numbers = itertools.count()
+
+    @settings(max_examples=15, deadline=None)
+    @given(graph=graphs())
+    def require(graph: list[Job]) -> None:
+        n = next(numbers)
+        expected = {f"{n}-{job_id}": status for job_id, status in model(graph).items()}
+        queue.enqueue_many([renamed(job, n) for job in graph])
+        for job_id in expected:
+            queue.wait(job_id, DEADLINE)
+        assert {job_id: queue.status(job_id) for job_id in expected} == expected
+
+    require()
+
+
+def renamed(job: Job, n: int) -> Job:
+    after = None if job.after is None else [f"{n}-{parent}" for parent in job.after]
+    return dataclasses.replace(job, id=f"{n}-{job.id}", after=after)  # type: ignore[arg-type]
+
+
+def test_a_parent_may_end_while_a_child_comes_in(open_queue: OpenQueue) -> None:
+    bringer, runner = open_queue(workers=0), open_queue(lambda job: None, workers=4)
+    for n in range(100):
+        bringer.enqueue(Job(f"parent {n}"))
+        bringer.enqueue(Job(f"child {n}", after=[f"parent {n}"]))
+    for n in range(100):
+        assert runner.wait(f"child {n}", DEADLINE).status is Status.COMPLETED
+
+
+def test_the_end_of_a_parent_waits_for_a_child_that_is_about_to_come_in(
+    open_queue: OpenQueue, address: str, gate: Gate
+) -> None:
+    """The parent is locked by an open transaction, as by one that inserts a child."""
+    queue = open_queue(lambda job: gate.wait(), workers=1)
+    queue.enqueue(Job("parent"))
+    place = parse(address)
+    with psycopg.connect(place.dsn) as connection:
+        select = f"SELECT FROM {place.schema}.job WHERE id = 'parent' FOR SHARE"
+        connection.execute(select.encode())
+        gate.open()
+        waits = Background(queue.wait, "parent", DEADLINE)
+        becomes(lambda: bool(sql(address, WAITS_FOR_A_LOCK)))
+        assert queue.status("parent") is Status.PROCESSING
+    assert waits.result().status is Status.COMPLETED
+
+
+WAITS_FOR_A_LOCK = "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+
+
+def test_children_go_on_when_the_process_is_killed_that_let_them_go(
+    open_queue: OpenQueue, address: str
+) -> None:
+    bringer = open_queue(workers=0)
+    with Host(address) as other:
+        bringer.enqueue(Job("parent", payload="held"))
+        other.wait_for("started parent")
+        bringer.enqueue_many([Job(str(n), after=["parent"]) for n in range(4 * AT_ONCE)])
+        other.release()
+        becomes(lambda: bringer.status("0") is not Status.WAITING)
+    runner = open_queue(workers=4)
+    for n in range(4 * AT_ONCE):
+        assert runner.wait(str(n), DEADLINE).status is Status.COMPLETED
+
+
+def test_the_history_keeps_a_parent_for_its_children(open_queue: OpenQueue, gate: Gate) -> None:
+    queue = open_queue(echo, history=0)
+    queue.enqueue_many([Job("parent"), Job("other"), Job("child", after=["parent"], run_at=3_600)])
+    becomes(lambda: not queue._ledger.known(["other"]))
+    assert queue.status("child") is Status.SCHEDULED
+    assert queue.status("parent") is Status.COMPLETED
+    queue.cancel("child")
+    becomes(lambda: not queue.jobs())
+
+
+def test_the_history_keeps_a_parent_that_had_ended_before_its_child_came(
+    open_queue: OpenQueue,
+) -> None:
+    queue = open_queue(echo, history=1)
+    queue.wait(queue.enqueue(Job("parent")), DEADLINE)
+    queue.enqueue(Job("child", after=["parent"], run_at=3_600))
+    queue.enqueue_many([Job("other"), Job("last")])
+    becomes(lambda: not queue._ledger.known(["other"]))
+    assert queue.status("parent") is Status.COMPLETED
+
+
+def test_the_history_keeps_a_parent_for_a_dead_letter(open_queue: OpenQueue) -> None:
+    queue = open_queue(echo, history=0)
+    jobs = [Job("parent"), Job("other"), Job("child", "fails", after=["parent"])]
+    queue.enqueue_many(jobs)
+    assert queue.wait("child", DEADLINE).status is Status.FAILED
+    becomes(lambda: not queue._ledger.known(["other"]))
+    assert queue.status("parent") is Status.COMPLETED
+    queue.purge()
+    becomes(lambda: not queue.jobs())
+
+
+def test_a_transaction_of_the_callers_takes_no_child(open_queue: OpenQueue, address: str) -> None:
+    queue = open_queue()
+    with (
+        psycopg.connect(parse(address).dsn) as connection,
+        pytest.raises(ValueError, match="cannot come after others"),
+    ):
+        queue.enqueue(Job(after=["parent"]), connection=connection)

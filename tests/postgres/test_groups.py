@@ -1,0 +1,146 @@
+"""Groups, where several processes bring and run their jobs."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections import Counter
+
+from final import Job
+from tests.final.helpers import eventually
+from tests.helpers import DEADLINE, Background, Gate, Journal
+from tests.postgres.conftest import OpenQueue
+from tests.postgres.test_processes import becomes, sql
+
+
+def test_groups_take_turns_whoever_brings_them(open_queue: OpenQueue) -> None:
+    gate, started = Gate(), Journal()
+
+    def handler(job: Job) -> None:
+        gate.wait()
+        started.write(job.group)
+
+    queue = open_queue(handler, workers=1)
+    other = open_queue(None, workers=0)
+    queue.enqueue_many([Job(group="a") for _ in range(20)])
+    other.enqueue_many([Job(group=group) for group in "bbbbcc"])
+    gate.open()
+    queue.join(DEADLINE)
+    # The first few of "a" may have been claimed before the others came.
+    order = "".join(started.entries).lstrip("a")
+    assert order[:6].count("b") == 2
+    assert order[:6].count("c") == 2
+    assert len(started.entries) == 26
+
+
+def test_the_order_within_a_group_is_that_of_its_jobs(open_queue: OpenQueue) -> None:
+    ran = Journal()
+    queue = open_queue(lambda job: ran.write((job.group, job.payload)), workers=1)
+    queue.enqueue_many([Job(payload=n, group="ab"[n % 2]) for n in range(200)])
+    queue.join(DEADLINE)
+    for group in "ab":
+        numbers = [number for of, number in ran.entries if of == group]
+        assert numbers == sorted(numbers)
+
+
+def test_a_limit_holds_for_all_processes_together(open_queue: OpenQueue) -> None:
+    lock, running, most = threading.Lock(), Counter[str](), Counter[str]()
+
+    def handler(job: Job) -> None:
+        with lock:
+            running[job.group or ""] += 1
+            most[job.group or ""] = max(most[job.group or ""], running[job.group or ""])
+        with lock:
+            running[job.group or ""] -= 1
+
+    queues = [open_queue(handler, workers=4, group_limit=2) for _ in range(3)]
+    for queue in queues:
+        queue.enqueue_many([Job(group=f"tenant-{n % 5}") for n in range(100)])
+    for queue in queues:
+        queue.join(DEADLINE)
+    assert queues[0].metrics().completed == 300
+    assert max(most.values()) <= 2
+
+
+def test_nobody_is_left_behind(open_queue: OpenQueue) -> None:
+    """Jobs come, wait for their time, are cancelled, fail and come back, in two processes."""
+    failed: set[str] = set()
+
+    def handler(job: Job) -> None:
+        if job.payload == "fails once" and job.id not in failed:
+            failed.add(job.id)
+            raise ValueError("once")
+
+    queues = [open_queue(handler, workers=2, group_limit=1) for _ in range(2)]
+
+    def produce(seed: int) -> None:
+        chance = random.Random(seed)
+        for number in range(150):
+            job = Job(
+                payload=chance.choice(["runs", "fails once"]),
+                group=chance.choice("abc"),
+                priority=chance.choice(["high", "low"]),
+                run_at=chance.choice([None, None, 0.05]),
+            )
+            queues[seed].enqueue(job)
+            if number % 3 == 0:
+                queues[1 - seed].cancel(job.id)
+
+    for producer in [Background(produce, seed) for seed in range(2)]:
+        producer.result(3 * DEADLINE)
+
+    def has_all_ended() -> bool:
+        metrics = queues[0].metrics()
+        return metrics.completed + metrics.cancelled == 300
+
+    eventually(has_all_ended, "all jobs to end")
+
+
+def test_in_the_callers_transaction_too(open_queue: OpenQueue, address: str) -> None:
+    import psycopg
+
+    from tests import postgres_server
+
+    ran = Journal()
+    queue = open_queue(lambda job: ran.write(job.group), workers=1, group_limit=1)
+    with psycopg.connect(postgres_server.dsn()) as connection:
+        for _ in range(3):
+            queue.enqueue(Job(group="a"), connection=connection)
+    ran.wait_for_count(3)
+
+
+def test_a_suspect_of_a_full_group_waits_and_nobody_asks_for_it_all_the_time(
+    open_queue: OpenQueue, address: str
+) -> None:
+    gate, started = Gate(), Journal()
+
+    def handler(job: Job) -> None:
+        started.write(job.id)
+        gate.wait()
+
+    queue = open_queue(handler, workers=4, group_limit=1)
+    queue.enqueue(Job("first", group="a"))
+    started.wait_for("first")
+    queue.enqueue_many([Job("suspect", group="a"), Job("next", group="a")])
+    # As after two crashes while it was alone.
+    sql(address, "UPDATE jobqueue.job SET suspect = true, interrupted = 2 WHERE id = 'suspect'")
+    before = tokens(address)
+    queue.enqueue(Job("of another group", group="b"))
+    started.wait_for("of another group")
+    renewed: set[object] = set()
+
+    def five_times() -> bool:
+        renewed.update(sql(address, "SELECT expires_at FROM jobqueue.owner"))
+        return len(renewed) >= 5
+
+    becomes(five_times)
+    assert tokens(address) - before < 50, "a turn takes a token"
+    assert started.entries == ["first", "of another group"]
+    gate.open()
+    queue.join(DEADLINE)
+    assert set(started.entries) == {"first", "of another group", "suspect", "next"}
+
+
+def tokens(address: str) -> int:
+    ((number,),) = sql(address, "SELECT last_value FROM jobqueue.token")
+    return int(number)

@@ -1,0 +1,71 @@
+"""The tables of a queue: made once, whoever comes first, and never taken back."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from final import Job, StorageError
+from final.ledger.postgres import migrate
+from final.ledger.postgres.address import Address, parse
+from tests.postgres.conftest import OpenQueue
+
+
+def connect(address: Address) -> psycopg.Connection:
+    return psycopg.connect(address.dsn, autocommit=True)
+
+
+def test_of_many_who_come_at_once_one_makes_the_tables(address: str) -> None:
+    place = parse(address)
+
+    def bring(_: int) -> list[str]:
+        with connect(place) as connection:
+            return migrate.migrate(connection, place)
+
+    with ThreadPoolExecutor(6) as pool:
+        done = list(pool.map(bring, range(6)))
+    names = [file.name for file in migrate.migrations()]
+    assert [each for each in done if each] == [names]
+
+
+def test_a_later_migration_is_carried_out_alone(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = parse(address)
+    with connect(place) as connection:
+        migrate.migrate(connection, place)
+        for file in migrate.migrations():
+            (tmp_path / file.name).write_text(file.read_text())
+        more = "ALTER TABLE jobqueue.job ADD COLUMN colour text;"
+        (tmp_path / "9000_colour.sql").write_text(more)
+        monkeypatch.setattr(migrate, "FOLDER", tmp_path)
+        assert migrate.migrate(connection, place) == ["9000_colour.sql"]
+        assert migrate.migrate(connection, place) == []
+
+
+def test_a_release_before_goes_on_beside_additions_and_not_beside_breaks(
+    address: str, open_queue: OpenQueue
+) -> None:
+    open_queue()
+    place = parse(address)
+    insert = f"INSERT INTO {place.schema}.migration VALUES (%s)".encode()
+    with connect(place) as connection:
+        connection.execute(insert, ("9000_more.sql",))
+        open_queue()
+        connection.execute(insert, ("9001_breaking.sql",))
+    with pytest.raises(StorageError, match=r"newer release \(9001_breaking.sql\)"):
+        open_queue()
+
+
+def test_queues_of_other_names_do_not_see_each_other(address: str, open_queue: OpenQueue) -> None:
+    one, other = open_queue(), open_queue(path=address + "x")
+    job_id = one.enqueue(open_job := _job())
+    assert other.enqueue(open_job) == job_id
+    assert one.wait(job_id, 10).result == other.wait(job_id, 10).result == "a"
+
+
+def _job() -> Job:
+    return Job(payload="a")

@@ -1,0 +1,362 @@
+"""Several processes on one queue: each queue object is one, with an owner's row of its own."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import psycopg
+import pytest
+
+from final import (
+    Backoff,
+    DuplicateJob,
+    Job,
+    JobQueue,
+    LeakyBucket,
+    QueueFull,
+    SharedFigures,
+    Status,
+    UnknownJob,
+    current_job,
+)
+from final.ledger.postgres.address import parse
+from final.ledger.postgres.ledger import PostgresLedger
+from final.ledger.postgres.notices import Notices
+from tests.final.helpers import comes_true
+from tests.helpers import DEADLINE, Background, Broken, Gate, Journal
+from tests.host import Host
+from tests.postgres.conftest import OpenQueue
+
+
+def ledger(queue: JobQueue) -> PostgresLedger:
+    assert isinstance(queue._ledger, PostgresLedger)
+    return queue._ledger
+
+
+def sql(address: str, statement: str, *values: object) -> list[tuple[Any, ...]]:
+    place = parse(address)
+    with psycopg.connect(place.dsn, autocommit=True) as connection:
+        cursor = connection.execute(
+            statement.replace("jobqueue.", f"{place.schema}.").encode(), values
+        )
+        return cursor.fetchall() if cursor.description else []
+
+
+def becomes(condition: Callable[[], object]) -> None:
+    """Wait for what nobody tells: another process does it."""
+    pause, until = threading.Event(), time.monotonic() + DEADLINE
+    while not condition():
+        assert time.monotonic() < until
+        pause.wait(0.02)
+
+
+# ---- who waits for what others do
+
+
+def test_wait_and_join_see_what_ran_elsewhere(open_queue: OpenQueue) -> None:
+    bringer, _ = open_queue(workers=0), open_queue()
+    ids = [bringer.enqueue(Job(payload=n)) for n in range(20)]
+    assert [bringer.wait(job_id, DEADLINE).result for job_id in ids] == list(range(20))
+    bringer.join(DEADLINE)
+    assert list(bringer.map(range(50), timeout=DEADLINE)) == list(range(50))
+    assert bringer.metrics().completed >= 20
+
+
+def test_join_waits_for_jobs_of_others(open_queue: OpenQueue, gate: Gate) -> None:
+    bringer, _ = open_queue(workers=0), open_queue(lambda job: gate.wait())
+    bringer.enqueue(Job())
+    with pytest.raises(TimeoutError):
+        bringer.join(0.2)
+    gate.open()
+    bringer.join(DEADLINE)
+
+
+def test_a_notification_that_is_lost_costs_half_a_second(
+    open_queue: OpenQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Notices, "send", lambda self: None)
+    bringer, _ = open_queue(workers=0), open_queue()
+    assert bringer.wait(bringer.enqueue(Job(payload="told by nobody")), DEADLINE).result
+
+
+def test_subscribers_hear_of_moves_elsewhere(open_queue: OpenQueue, journal: Journal) -> None:
+    watcher = open_queue(workers=0)
+    watcher.subscribe(lambda change: journal.write((change.job_id, str(change.status))))
+    worker = open_queue()
+    comes_true(worker, lambda: _is_curious(worker, watcher), "the watcher to be known")
+    worker.enqueue(Job(id="a"))
+    for status in ("queued", "processing", "completed"):
+        journal.wait_for(("a", status))
+
+
+def _is_curious(worker: JobQueue, watcher: JobQueue) -> bool:
+    watcher.enqueue(Job())  # a turn, in which it says so
+    curious = ledger(worker)._look_ups._read("SELECT bool_or(curious) FROM jobqueue.owner")
+    return curious == [(True,)]
+
+
+def test_a_job_that_runs_elsewhere_can_be_cancelled(open_queue: OpenQueue) -> None:
+    told = threading.Event()
+
+    def handler(job: Job) -> None:
+        while not current_job().cancelled:
+            time.sleep(0.01)
+        told.set()
+        raise Broken
+
+    bringer, _ = open_queue(workers=0), open_queue(handler)
+    job_id = bringer.enqueue(Job())
+    becomes(lambda: bringer.status(job_id) is Status.PROCESSING)
+    assert bringer.cancel(job_id)
+    assert told.wait(DEADLINE)
+    assert bringer.wait(job_id, DEADLINE).status is Status.CANCELLED
+    assert not bringer.cancel(job_id)
+    with pytest.raises(UnknownJob):
+        bringer.cancel("unknown")
+
+
+# ---- what holds for all together
+
+
+def test_an_id_is_taken_for_all(open_queue: OpenQueue) -> None:
+    one, other = open_queue(workers=0), open_queue(workers=0)
+    one.enqueue_many([Job(id="a"), Job(id="b")])
+    with pytest.raises(DuplicateJob) as told:
+        other.enqueue_many([Job(id="c"), Job(id="b"), Job(id="d")])
+    assert (told.value.accepted, told.value.ids) == (["c"], ["b"])
+
+
+def test_capacity_is_of_the_queue_and_room_made_elsewhere_wakes(open_queue: OpenQueue) -> None:
+    one, other = open_queue(workers=0, capacity=5), open_queue(workers=0, capacity=5)
+    for _ in range(5):
+        one.enqueue(Job())
+    with pytest.raises(QueueFull):
+        other.enqueue(Job(), timeout=0)
+    blocked = Background(other.enqueue, Job(id="blocked"))
+    worker = open_queue()
+    assert blocked.result() == "blocked"
+    assert worker.wait("blocked", DEADLINE).status is Status.COMPLETED
+
+
+def test_a_leaky_bucket_is_one_for_all(open_queue: OpenQueue, journal: Journal) -> None:
+    def handler(job: Job) -> None:
+        journal.write(time.monotonic())
+
+    limit = {"mail": LeakyBucket(50)}
+    queues = [
+        open_queue({"mail": handler, "free": lambda job: None}, rate_limit=limit) for _ in "ab"
+    ]
+    for n in range(10):
+        queues[n % 2].enqueue(Job(kind="mail"))
+    assert queues[0].wait(queues[0].enqueue(Job(kind="free")), DEADLINE)
+    journal.wait_for_count(10)
+    assert max(journal.entries) - min(journal.entries) >= 0.9 * 9 / 50
+
+
+def test_kinds_go_to_those_who_handle_them(open_queue: OpenQueue) -> None:
+    bringer = open_queue(None, workers=0)
+    mails = open_queue({"mail": lambda job: "mailed"})
+    job = bringer.enqueue(Job(kind="report"))
+    assert bringer.wait(bringer.enqueue(Job(kind="mail")), DEADLINE).result == "mailed"
+    mails.join(DEADLINE)  # not for what it does not handle
+    assert bringer.status(job) is Status.QUEUED
+    open_queue({"report": lambda job: "reported"})
+    assert bringer.wait(job, DEADLINE).result == "reported"
+
+
+def test_low_is_not_starved_by_several(open_queue: OpenQueue) -> None:
+    """A lane's head starts within P x (fairness + 2) picks."""
+    order: list[str] = []
+    bringer = open_queue(workers=0)
+    for _ in range(100):
+        bringer.enqueue(Job(payload="high", priority="high"))
+    low = bringer.enqueue(Job(payload="low", priority="low"))
+
+    def handler(job: Job) -> None:
+        order.append(job.payload)
+        time.sleep(0.002)
+
+    for _ in range(3):
+        open_queue(handler, workers=1)
+    bringer.wait(low, DEADLINE)
+    # In the order in which they run: one of each process may be under way.
+    assert order.index("low") <= 3 * (10 + 2) + 3
+
+
+def test_draining_is_left_to_others_while_there_are_some(open_queue: OpenQueue, gate: Gate) -> None:
+    one, other = open_queue(lambda job: gate.wait(), workers=1), open_queue(lambda job: "b")
+    other.close()
+    for n in range(3):
+        one.enqueue(Job(id=f"job-{n}"))
+    open_queue(lambda job: "helped", workers=1)
+    becomes(lambda: one.status("job-2") is Status.COMPLETED)
+    gate.open()
+    assert one.close()
+
+
+# ---- leases
+
+
+def test_who_is_gone_for_longer_than_the_lease_loses_its_jobs(
+    address: str, open_queue: OpenQueue, gate: Gate
+) -> None:
+    slow = open_queue(lambda job: gate.wait(), workers=1)
+    slow.enqueue(Job(id="a"))
+    becomes(lambda: slow.status("a") is Status.PROCESSING)
+    quick = open_queue(lambda job: "quick")
+
+    def is_taken_over() -> bool:
+        # As if nothing had been heard of it: the lease is over, and it is not told. (Again and
+        # again, for it renews it.)
+        expire = "UPDATE jobqueue.owner SET expires_at = '-infinity', witness = NULL WHERE id = 1"
+        sql(address, expire)
+        return quick.status("a") is Status.COMPLETED
+
+    becomes(is_taken_over)
+    gate.open()
+    assert slow.wait(slow.enqueue(Job(id="b")), DEADLINE)  # it goes on, as a new owner
+    assert slow.get("a").result == "quick"
+    assert slow.get("a").attempts == 2
+
+
+def test_a_crash_on_this_host_is_noticed_before_the_lease_is_over(
+    address: str, open_queue: OpenQueue
+) -> None:
+    import socket
+
+    with Host(address.replace("lease=1", "lease=600"), name=socket.gethostname()) as host:
+        host.wait_for("ready")
+        bringer = open_queue(workers=0)
+        bringer.enqueue(Job(id="a", payload="held"))
+        host.wait_for("started a")
+        host.kill()
+    queue = open_queue()
+    assert queue.wait("a", DEADLINE).attempts == 2
+
+
+def test_one_that_crashes_its_process_ends_as_a_dead_letter(
+    address: str, open_queue: OpenQueue
+) -> None:
+    bringer = open_queue(workers=0)
+    bringer.enqueue(Job(id="bad", payload="held", kind="mine"))
+    for attempt in (1, 2):
+        with Host(address, kind={"max_retries": 1}) as host:
+            host.wait_for("started bad")
+        sql(address, "UPDATE jobqueue.owner SET expires_at = '-infinity' WHERE workers > 0")
+        wanted = Status.FAILED if attempt == 2 else Status.QUEUED
+        becomes(lambda wanted=wanted: bringer.status("bad") is wanted)  # type: ignore[misc]
+    errors = [record.error for record in bringer.attempts("bad")]
+    assert errors[-1] == "The process ended during attempt 2, the last one."
+
+
+# ---- what is worth watching
+
+
+def figures(queue: JobQueue) -> SharedFigures:
+    found = queue.shared_figures()
+    assert found is not None
+    return found
+
+
+def test_it_is_counted_what_went_wrong_with_leases(
+    address: str, open_queue: OpenQueue, gate: Gate
+) -> None:
+    slow = open_queue(lambda job: gate.wait(), workers=1)
+    slow.enqueue(Job(id="a"))
+    becomes(lambda: figures(slow).processes[0].running == {"default": 1})
+    quick = open_queue(lambda job: "quick")
+    expire = "UPDATE jobqueue.owner SET expires_at = '-infinity', witness = NULL WHERE workers = 1"
+    # Slow may renew its lease before quick looks: then it runs out once more.
+    becomes(lambda: figures(quick).leases_expired > 0 or sql(address, expire))
+    quick.wait("a", DEADLINE)
+    gate.open()
+    becomes(lambda: figures(slow).fenced > 0)
+    assert figures(quick).fenced == 0
+
+
+def test_polls_that_find_what_nobody_told_are_counted(
+    open_queue: OpenQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bringer, worker = open_queue(workers=0), open_queue()
+    for _ in range(20):
+        worker.wait(bringer.enqueue(Job()), DEADLINE)
+    told = figures(worker).found_untold
+    assert told < 10  # a poll may come between a commit and its notification
+    monkeypatch.setattr(Notices, "send", lambda self: None)
+    worker.wait(bringer.enqueue(Job()), DEADLINE)
+    becomes(lambda: figures(worker).found_untold > told)
+
+
+def test_who_holds_a_transaction_open_is_named(address: str, open_queue: OpenQueue) -> None:
+    queue, place = open_queue(), parse(address)
+    with psycopg.connect(place.dsn, application_name="a long report") as connection:
+        connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        connection.execute("SELECT 1")
+        queue.enqueue_many([Job() for _ in range(20)])
+        queue.join(DEADLINE)
+        becomes(lambda: "a long report" in figures(queue).oldest_holder)
+        assert figures(queue).oldest_age > 0
+    becomes(lambda: "a long report" not in figures(queue).oldest_holder)
+    assert set(figures(queue).dead_rows) == {"job", "owner", "failure", "meter"}
+
+
+# ---- odd corners
+
+
+def test_nul_and_surrogates_in_an_error_hurt_nobody(open_queue: OpenQueue) -> None:
+    def handler(job: Job) -> None:
+        raise Broken("a\0b\udc00")
+
+    queue = open_queue(handler, max_retries=0)
+    job_id = queue.enqueue(Job(payload=b"\0\xff"))
+    record = queue.wait(job_id, DEADLINE)
+    assert record.status is Status.FAILED
+    assert record.payload == b"\0\xff"
+    assert "a\\0b" in str(record.error)
+
+
+def test_the_history_is_bounded_and_counts_stay(open_queue: OpenQueue) -> None:
+    queue = open_queue(history=5)
+    for n in range(40):
+        queue.enqueue(Job(id=f"job-{n}"))
+    queue.join(DEADLINE)
+    ledger(queue)._housekeeping._count_ended_at = 0.0
+    becomes(lambda: len(queue.jobs(limit=100)) == 5)
+    assert queue._ledger.counts()[_medium(), Status.COMPLETED] == 40
+
+
+def _medium() -> Any:
+    return Job().priority
+
+
+def test_scheduled_jobs_come_when_they_are_due_wherever(open_queue: OpenQueue) -> None:
+    bringer = open_queue(workers=0)
+    began = time.monotonic()
+    job_id = bringer.enqueue(Job(run_at=0.3))
+    open_queue()
+    bringer.wait(job_id, DEADLINE)
+    assert time.monotonic() - began >= 0.29
+
+
+def test_dead_letters_are_retried_and_purged_in_lots(open_queue: OpenQueue) -> None:
+    is_mended = threading.Event()
+
+    def handler(job: Job) -> None:
+        if not is_mended.is_set():
+            raise Broken
+
+    queue = open_queue(handler, max_retries=0, backoff=Backoff(base=0), capacity=2000)
+    queue.enqueue_many([Job() for _ in range(1200)])
+    queue.join(30)
+    assert len(queue.dead_letters()) == 1200
+    is_mended.set()
+    assert queue.retry_all() == 1200
+    queue.join(30)
+    assert queue.dead_letters() == []
+    is_mended.clear()
+    queue.enqueue_many([Job() for _ in range(600)])
+    queue.join(30)
+    assert queue.purge() == 600
