@@ -106,10 +106,11 @@ def path(tmp_path: Path) -> str:
 
 @pytest.fixture
 def evidence(request: pytest.FixtureRequest) -> Evidence:
-    """Leave a measured sentence for the scoreboard; a later one replaces it."""
+    """Leave a measured sentence, of one line, for the scoreboard; a later one replaces it."""
     properties = request.node.user_properties
 
     def leave(sentence: str) -> None:
+        assert "\n" not in sentence, f"evidence goes into one line of a page: {sentence!r}"
         properties[:] = [entry for entry in properties if entry[0] != "evidence"]
         properties.append(("evidence", sentence))
 

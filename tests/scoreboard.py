@@ -255,4 +255,6 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if not results.is_complete():
         results.notes.append("Wrote no docs: that takes a full run without surprises.")
     elif written := pages.write(results, session.config.rootpath):
-        results.notes.append(f"Updated {', '.join(written)}.")
+        results.notes.append(
+            f"Updated {', '.join(written)}. Figures that other pages quote: python -m tests.docs."
+        )
