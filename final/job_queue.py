@@ -230,7 +230,7 @@ class JobQueue:
                 say = self._events.say
                 delay = functools.partial(policies.retry_delay, say=say)
                 sayings = Sayings(self._wake)
-                ways = Ways(policies.timeout, self._ledger.parents, sayings.say)
+                ways = Ways(policies.timeout, self._ledger.look_ups.parents, sayings.say)
                 self._pool = WorkerPool(self._handlers, self._report, delay, say, ways)
                 undo.callback(self._pool.join)
                 undo.callback(self._pool.stop)
@@ -403,7 +403,7 @@ class JobQueue:
     def periodic(self) -> list[PeriodicRecord]:
         """The periodic entries that there are, by name."""
         self._refuse_out_of_place()
-        return [entry.record() for entry in self._ledger.periodic()]
+        return [entry.record() for entry in self._ledger.look_ups.periodic()]
 
     def add_periodic(self, every: Every) -> None:
         """Enqueue a job again and again from now on, over restarts. Durable when it returns.
@@ -527,7 +527,7 @@ class JobQueue:
 
         self._refuse_out_of_place()
         try:
-            return in_turns(self._ledger, wanted, len if dry_run else carry_out, progress)
+            return in_turns(self._ledger.look_ups, wanted, len if dry_run else carry_out, progress)
         except UnicodeEncodeError:  # no stored text has a lone surrogate
             return 0
 
@@ -536,13 +536,13 @@ class JobQueue:
     def dead_letters(self) -> list[JobRecord]:
         """The jobs that have failed for good, newest first."""
         self._refuse_out_of_place()
-        return self._ledger.jobs(Filter((Status.FAILED,)), -1)
+        return self._ledger.look_ups.jobs(Filter((Status.FAILED,)), -1)
 
     def attempts(self, job_id: str) -> list[AttemptRecord]:
         """The failed attempts of a job, with their times and tracebacks."""
         self._refuse_out_of_place()
         try:
-            return self._ledger.attempts(plain_text("A job's id", job_id))
+            return self._ledger.look_ups.attempts(plain_text("A job's id", job_id))
         except UnicodeEncodeError:  # no stored id has a lone surrogate
             return []
 
@@ -567,7 +567,7 @@ class JobQueue:
         self._refuse_out_of_place()
         job_id = plain_text("A job's id", job_id)
         try:
-            record = self._ledger.get(job_id)
+            record = self._ledger.look_ups.get(job_id)
         except UnicodeEncodeError:  # no stored id has a lone surrogate
             record = None
         if record is None:
@@ -600,7 +600,7 @@ class JobQueue:
             before = plain_text("A job's id", before)
         wanted = filter_of(status, kind, **which)
         try:
-            records = self._ledger.jobs(wanted, limit, before, bool(payloads))
+            records = self._ledger.look_ups.jobs(wanted, limit, before, bool(payloads))
         except UnicodeEncodeError:  # no stored text has a lone surrogate
             records = []
         if not records and isinstance(before, str):
@@ -804,7 +804,7 @@ class JobQueue:
         tasks = parents_first(tasks)
         self._refuse_out_of_place()
         elsewhere = parents_elsewhere(tasks)
-        if unknown := elsewhere - self._ledger.known(elsewhere):
+        if unknown := elsewhere - self._ledger.look_ups.known(elsewhere):
             raise UnknownJob(min(unknown))
         return tasks
 
@@ -857,7 +857,7 @@ class JobQueue:
         name, done = plain_text("A periodic entry's name", name), False
         while not done:
             self._refuse_out_of_place()
-            entries = [entry for entry in self._ledger.periodic() if entry.name == name]
+            entries = [entry for entry in self._ledger.look_ups.periodic() if entry.name == name]
             if not entries:
                 raise UnknownPeriodic(name)
             entry = entries[0].from_(self._now()) if how == "resume" else entries[0]

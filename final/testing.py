@@ -128,7 +128,7 @@ class InlineQueue(JobQueue):
         sayings = Sayings()
         ways = Ways(
             lambda kind, timeout: self.clock.left(policies.timeout(kind, timeout)),
-            self._ledger.parents,
+            self._ledger.look_ups.parents,
             sayings.say,
         )
         self._pool = self._here = _Here(
@@ -163,7 +163,7 @@ class InlineQueue(JobQueue):
                     f"More than {most:,} jobs have run, and more are due: does a job enqueue "
                     "itself? Give it a run_at, or drain(most=...) a larger number."
                 )
-        records = map(self._ledger.get, dict.fromkeys(self._ran[begun:]))
+        records = map(self._ledger.look_ups.get, dict.fromkeys(self._ran[begun:]))
         return [record for record in records if record is not None]
 
     def __exit__(self, *_: object) -> None:

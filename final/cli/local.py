@@ -152,7 +152,7 @@ class File:
             task.seq = task.key = file.last_number() + 1
             job_id = _put(file, task)
             if job_id == task.id:
-                Dependencies(file, {}).admit([task], task.seq)
+                Dependencies(file, {}, lambda: task.seq).admit([task])
         return self._view(job_id)
 
     def retry(self, job_id: str) -> Document:
@@ -320,7 +320,7 @@ def _cancel(file: SqliteFile, tasks: Sequence[Task]) -> int:
 
 
 def _retry(file: SqliteFile, tasks: Sequence[Task]) -> int:
-    letters, number = _holders(file).retryable([*tasks], (), time.time()), file.last_number()
+    letters, number = _holders(file, time.time()).retryable([*tasks], ()), file.last_number()
     for task in letters:
         number += 1
         task.key = number
@@ -329,14 +329,14 @@ def _retry(file: SqliteFile, tasks: Sequence[Task]) -> int:
 
 
 def _purge(file: SqliteFile, tasks: Sequence[Task]) -> int:
-    dependencies, last, now = Dependencies(file, {}), file.last_number(), time.time()
-    dependencies.open(last)
+    now = time.time()
+    dependencies, holders = Dependencies(file, {}, file.last_number), _holders(file, now)
+    dependencies.open()
     needed = dependencies.needed(tasks)
     moves = [Move([task], task.status, None) for task in tasks if task.seq not in needed]
-    dependencies.ended(moves, last)
     file.write(moves, now)
-    _holders(file).write(moves, now)
-    _metas(file).write(moves)
+    for feature in (dependencies, holders, _metas(file, holders)):
+        feature.write(moves)
     return len(moves)
 
 
@@ -349,24 +349,26 @@ DEALS: dict[Act, tuple[Callable[[SqliteFile, Sequence[Task]], int], tuple[Status
 }
 
 
-def _holders(file: SqliteFile) -> Holders:
-    holders = Holders(file, lambda _: None)
+def _holders(file: SqliteFile, now: float) -> Holders:
+    holders = Holders(file, {})
     holders.open()
+    holders.begin(now)
     return holders
 
 
-def _metas(file: SqliteFile) -> Metas:
-    metas = Metas(file)
+def _metas(file: SqliteFile, holders: Holders) -> Metas:
+    metas = Metas(file, holders)
     metas.open()
     return metas
 
 
 def _put(file: SqliteFile, task: Task) -> str:
     """As the queue does; returns the id of the job that has its key, itself or another one."""
-    now, holders, holder = time.time(), _holders(file), None
+    now = time.time()
+    holders, holder = _holders(file, now), None
     moves = [Move([task], None, task.status)]
     if task.unique is not None:
-        keys = holders.of([[task]], (), now)
+        keys = holders.of([[task]], ())
         holder = keys.holder(task)
         task.status = Status.QUEUED if task.due_at is None else Status.SCHEDULED
         if holder is None:
@@ -376,8 +378,8 @@ def _put(file: SqliteFile, task: Task) -> str:
         else:
             moves = []
     file.write(moves, now)
-    holders.write(moves, now)
-    _metas(file).write(moves, holders.replaced)
+    holders.write(moves)
+    _metas(file, holders).write(moves)
     return task.id if holder is None else holder.id
 
 

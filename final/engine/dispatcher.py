@@ -99,7 +99,7 @@ class Dispatcher:
     def open(self, now: float, wall: float) -> None:
         """Take over what an earlier process left in the ledger."""
         self._given = self._ledger.open(now, wall)
-        for (priority, status), count in self._ledger.counts().items():
+        for (priority, status), count in self._ledger.look_ups.counts().items():
             self._recorder.found(priority, status, count)
         self._events.publish(self._given.moves, wall)
         self._ledger.listen(self.inbox.put)
@@ -535,7 +535,7 @@ class Dispatcher:
             return
         began = time.monotonic()
         try:
-            self._recorder.recount(self._ledger.counts())
+            self._recorder.recount(self._ledger.look_ups.counts())
         except StorageError:
             return  # what was known last
         self._recount_at = now + max(1.0, 20 * (time.monotonic() - began))

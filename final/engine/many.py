@@ -10,26 +10,17 @@ But: jobs that come in meanwhile are not meant, and none is dealt with twice.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
 
 from final.beyond.filters import Filter
-from final.ledger.base import AT_ONCE
+from final.ledger.base import AT_ONCE, LookUps
 
 SPAN = 100_000  # a look passes over so many numbers at most
 
 Progress = Callable[[int], object]
 
 
-class Finds(Protocol):
-    """A ledger, or whatever else can look: see ``Ledger`` for the two."""
-
-    def numbers(self, wanted: Filter, after: int, upto: int, limit: int) -> list[int]: ...
-
-    def first_and_last(self) -> tuple[int, int]: ...
-
-
 def in_turns(
-    ledger: Finds,
+    look_ups: LookUps,
     wanted: Filter,
     order: Callable[[Sequence[int]], int],
     progress: Progress | None = None,
@@ -39,20 +30,20 @@ def in_turns(
     It is called once at least. progress: called with how many it was so far, after each turn.
     """
     done = 0
-    for numbers in _pages(ledger, wanted):
+    for numbers in _pages(look_ups, wanted):
         done += order(numbers)
         if progress is not None:
             progress(done)
     return done
 
 
-def _pages(ledger: Finds, wanted: Filter) -> Iterator[Sequence[int]]:
+def _pages(look_ups: LookUps, wanted: Filter) -> Iterator[Sequence[int]]:
     """The numbers of the jobs that are meant, of those that are there now; at least one page."""
-    first, last = ledger.first_and_last()
+    first, last = look_ups.first_and_last()
     after = first - 1
     while True:
         upto = min(last, after + SPAN)
-        numbers = ledger.numbers(wanted, after, upto, AT_ONCE)
+        numbers = look_ups.numbers(wanted, after, upto, AT_ONCE)
         after = numbers[-1] if len(numbers) == AT_ONCE else upto
         if numbers or after >= last:
             yield numbers

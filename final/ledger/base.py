@@ -270,51 +270,8 @@ class Given:
                 del answers[index]
 
 
-class Ledger(Protocol):
-    """``open``, ``exchange``, ``listen``, ``ended_of``, ``ages`` and ``close`` are for the
-    dispatcher's thread; the others for any, also after ``close``.
-
-    lasting: whether what it holds outlives the process. shared: whether other processes change it
-    at the same time. capacity: how many jobs a lane has room for. caps: how many jobs of a kind
-    run at a time, where that is bounded; group_limit: and of each group. workers: how many were
-    asked for last, where that is kept; None for what the option says.
-    """
-
-    lasting: bool
-    shared: bool
-    capacity: int
-    caps: Mapping[str, int]
-    group_limit: int | None
-
-    @property
-    def workers(self) -> int | None: ...
-
-    def open(self, now: float, wall: float) -> Given:
-        """Take over what an earlier owner left behind."""
-
-    def exchange(self, offer: Offer) -> Given:
-        """One transaction, durable or nothing."""
-
-    def listen(self, tell: Callable[[Told], object]) -> None:
-        """Call ``tell``, in any thread, with what other processes say; from now until ``close``."""
-
-    def enqueue_within(self, connection: object, tasks: Sequence[Task], wall: float) -> list[str]:
-        """Accept jobs within the caller's own transaction, all or none; returns their ids."""
-
-    def ended_of(self, job_ids: Sequence[str]) -> Sequence[str]:
-        """Those of these jobs that have ended, as far as others may have ended them."""
-
-    def known(self, job_ids: Collection[str]) -> set[str]:
-        """Those of these ids that jobs have."""
-
-    def parents(self, job_id: str) -> dict[str, Any]:
-        """The results of the jobs that this one comes after, by id; None where there is none."""
-
-    def paused(self) -> frozenset[Pause]:
-        """What is paused."""
-
-    def ages(self, now: float) -> dict[Priority, float]:
-        """Seconds that the first job of each lane has been ready to run."""
+class LookUps(Protocol):
+    """What any thread may ask at any time, also after ``close``; it never holds up an exchange."""
 
     def counts(self) -> dict[tuple[Priority, Status], int]:
         """How many jobs of each priority are in each status, ended ones too."""
@@ -323,11 +280,7 @@ class Ledger(Protocol):
         """One job by its id."""
 
     def jobs(
-        self,
-        wanted: Filter,
-        limit: int,
-        before: str | int | None = None,
-        payloads: bool = True,
+        self, wanted: Filter, limit: int, before: str | int | None = None, payloads: bool = True
     ) -> list[JobRecord]:
         """The newest of these jobs, newest first.
 
@@ -345,11 +298,63 @@ class Ledger(Protocol):
     def attempts(self, job_id: str) -> list[AttemptRecord]:
         """The failed attempts of a job, in order."""
 
+    def known(self, job_ids: Collection[str]) -> set[str]:
+        """Those of these ids that jobs have."""
+
+    def parents(self, job_id: str) -> dict[str, Any]:
+        """The results of the jobs that this one comes after, by id; None where there is none."""
+
     def periodic(self) -> list[Entry]:
         """Those entries that are stored, by name."""
 
+
+class Ledger(Protocol):
+    """For the dispatcher's thread, but for what is said to be for any.
+
+    lasting: whether what it holds outlives the process. shared: whether other processes change it
+    at the same time. capacity: how many jobs a lane has room for. caps: how many jobs of a kind
+    run at a time, where that is bounded; group_limit: and of each group. workers: how many were
+    asked for last, where that is kept; None for what the option says.
+    """
+
+    lasting: bool
+    shared: bool
+    capacity: int
+    caps: Mapping[str, int]
+    group_limit: int | None
+
+    @property
+    def workers(self) -> int | None: ...
+
+    @property
+    def look_ups(self) -> LookUps: ...
+
+    def open(self, now: float, wall: float) -> Given:
+        """Take over what an earlier owner left behind."""
+
+    def exchange(self, offer: Offer) -> Given:
+        """One transaction, durable or nothing."""
+
+    def listen(self, tell: Callable[[Told], object]) -> None:
+        """Call ``tell``, in any thread, with what other processes say; from now until ``close``."""
+
+    def enqueue_within(self, connection: object, tasks: Sequence[Task], wall: float) -> list[str]:
+        """Accept jobs within the caller's own transaction, all or none; returns their ids.
+
+        For any thread.
+        """
+
+    def ended_of(self, job_ids: Sequence[str]) -> Sequence[str]:
+        """Those of these jobs that have ended, as far as others may have ended them."""
+
+    def ages(self, now: float) -> dict[Priority, float]:
+        """Seconds that the first job of each lane has been ready to run."""
+
+    def paused(self) -> frozenset[Pause]:
+        """What is paused. For any thread."""
+
     def shared_figures(self) -> SharedFigures | None:
-        """Of all processes; None where there is but one."""
+        """Of all processes; None where there is but one. For any thread."""
 
     def close(self) -> None:
         """Let go of the file; another process may open it now."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from final.beyond.control import Pause, pause_from
 from final.ledger.base import SetPaused, SetWorkers
+from final.ledger.feature import Feature
 from final.ledger.sqlite import SqliteFile
 
 PAUSED = "SELECT sort, name FROM pause"
@@ -20,22 +21,21 @@ SET_WORKERS = "INSERT OR REPLACE INTO setting VALUES ('workers', ?)"
 UNSET_WORKERS = "DELETE FROM setting WHERE name = 'workers'"
 
 
-class Controls:
+class Controls(Feature):
     """paused: what is. workers: how many were asked for last; None for what the option says."""
 
     def __init__(self, file: SqliteFile) -> None:
-        self._file = file
+        super().__init__(file)
         self.paused = frozenset(pause_from(row) for row in file.execute(PAUSED).fetchall())
         stored = file.execute(WORKERS).fetchone()
         self.workers: int | None = None if stored is None else stored[0]
-        self.begin()
+        self.begin(0.0)
 
-    def begin(self) -> None:
+    def begin(self, wall: float) -> None:
         """What is set from here on may not come about."""
         self._before = self.paused, self.workers
 
     def undo(self) -> None:
-        """It has not."""
         self.paused, self.workers = self._before
 
     def set_paused(self, order: SetPaused) -> None:

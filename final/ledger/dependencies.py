@@ -9,18 +9,17 @@ many children at a time. As both are in the file, a crash in the middle changes 
 
 The history keeps a parent until its children have ended, since they may want its result. (A dead
 letter may want it, too, when it is retried.)
-
-But: a file without dependencies is asked once, when it is opened.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from final.job import Status, Task
 from final.ledger.base import Move
+from final.ledger.feature import Feature
 from final.ledger.rows import PLAIN, TASK_COLUMNS, task_of
 from final.ledger.sqlite import SqliteFile
 
@@ -71,13 +70,18 @@ class Released(NamedTuple):
     doomed: list[Task]
 
 
-class Dependencies:
-    """Those of a file. ``live``: the jobs that are in the index, by id."""
+class Dependencies(Feature):
+    """Those of a file.
 
-    def __init__(self, file: SqliteFile, live: Mapping[str, Task]) -> None:
-        self._file = file
+    live: the jobs that are in the index, by id. last_number: the highest that a job was given.
+    """
+
+    def __init__(
+        self, file: SqliteFile, live: Mapping[str, Task], last_number: Callable[[], int]
+    ) -> None:
+        super().__init__(file)
         self._live = live
-        self._in_use = False  # there may be rows
+        self._last_number = last_number
         self.releasing = False  # there may be rows of ``release``
         # Ended parents that are kept from the history, by id: what they were called there.
         self._held: dict[str, int] = {}
@@ -85,20 +89,16 @@ class Dependencies:
         self._to_hold: dict[str, int] = {}
         self._to_let_go: set[str] = set()
 
-    def open(self, upto: int) -> None:
+    def open(self) -> None:
         """Also finds the ends that another program has written, and noted nowhere."""
-        ((found,),) = self._file.execute("SELECT EXISTS (SELECT 1 FROM dependency)")
-        self._in_use = self.releasing = bool(found)
-        if found:
-            self._file.execute(UNNOTED, (upto,))
+        self._in_use = self.releasing = self._has_any("dependency")
+        if self._in_use:
+            self._file.execute(UNNOTED, (self._last_number(),))
 
     # ---- in an exchange ----------------------------------------------------------------------
 
-    def release(self, upto: int) -> Iterator[Released]:
-        """Children of parents that have ended, a bounded number of them, for the caller to move.
-
-        upto: the highest number that was given to a job.
-        """
+    def release(self) -> Iterator[Released]:
+        """Children of parents that have ended, a bounded number of them, for the caller to move."""
         left = AT_ONCE
         while self.releasing and left > 0:
             rows = self._file.execute(NEXT, (left,)).fetchall()
@@ -106,7 +106,7 @@ class Dependencies:
             self._file.execute(WORKED_OFF, (LAST_LINE if is_all else rows[-1][0],))
             self.releasing = not is_all
             released = self._count(rows)
-            self._note(Status.CANCELLED, released.doomed, upto)
+            self._note(Status.CANCELLED, released.doomed)
             left -= len(rows)
             yield released
 
@@ -128,7 +128,7 @@ class Dependencies:
         still_open = {seq for (seq,) in open_rows}
         return Released([t for seq, t in children.items() if seq not in still_open], doomed)
 
-    def admit(self, new: Iterable[Task], upto: int) -> None:
+    def admit(self, new: Iterable[Task]) -> None:
         """These come in. All of their parents are there."""
         children = [task for task in new if task.after]
         for task in children:
@@ -137,26 +137,28 @@ class Dependencies:
         if children:
             parents = json.dumps(sorted({parent for task in children for parent in task.after}))
             self._in_use = True
-            self.releasing |= self._file.execute(HAD_ENDED, (upto, parents)).rowcount > 0
+            noted = self._file.execute(HAD_ENDED, (self._last_number(), parents))
+            self.releasing |= noted.rowcount > 0
 
-    def ended(self, moves: Iterable[Move], upto: int) -> None:
+    def write(self, moves: Sequence[Move]) -> None:
         """Note those ends of an exchange that somebody waits for."""
         if not self._in_use:
             return
         for move in moves:
             if move.target is None:
                 self._children_ended(move.tasks)
-                self._forget([task.seq for task in move.tasks])
+                self.forget([task.seq for task in move.tasks])
             elif move.target.ended:
-                self._note(move.target, move.tasks, upto)
+                self._note(move.target, move.tasks)
                 if move.target is not Status.FAILED:  # a dead letter may start over
                     self._children_ended(move.tasks)
         if self._to_let_go:
             needed = self._file.execute(HAVE_CHILDREN, (json.dumps(sorted(self._to_let_go)),))
             self._to_let_go.difference_update(parent for (parent,) in needed)
 
-    def _note(self, status: Status, tasks: Sequence[Task], upto: int) -> None:
-        values = (PLAIN[status], upto, json.dumps([task.id for task in tasks]))
+    def _note(self, status: Status, tasks: Sequence[Task]) -> None:
+        """For the children that are there: those that come later are noted for themselves."""
+        values = (PLAIN[status], self._last_number(), json.dumps([task.id for task in tasks]))
         self.releasing |= self._file.execute(HAVE_ENDED, values).rowcount > 0
 
     def _children_ended(self, tasks: Sequence[Task]) -> None:
@@ -178,13 +180,11 @@ class Dependencies:
             return seqs
         self._to_hold = dict(self._file.execute(NEEDED, (json.dumps(seqs),)))
         needed = set(self._to_hold.values())
-        forgettable = [seq for seq in seqs if seq not in needed]
-        self._forget(forgettable)
-        return forgettable
+        return [seq for seq in seqs if seq not in needed]
 
-    def _forget(self, seqs: Sequence[int]) -> None:
-        """They are not there any more."""
-        self._file.execute(FORGET, (json.dumps(seqs),))
+    def forget(self, seqs: Sequence[int]) -> None:
+        if seqs and self._in_use:
+            self._file.execute(FORGET, (json.dumps(seqs),))
 
     def written(self) -> list[int]:
         """The exchange is in the file. Returns held jobs that the history may let go of now."""
@@ -195,7 +195,7 @@ class Dependencies:
         return let_go
 
     def undo(self) -> None:
-        """The exchange is not in the file. What there is to do is found there again."""
+        """What there is to do is found in the file again."""
         self.releasing = self._in_use
         self._to_hold.clear()
         self._to_let_go.clear()

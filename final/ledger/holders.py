@@ -1,16 +1,16 @@
 """Who holds which key: the rows of ``holder`` in a file.
 
-But: a file without unique jobs is asked once, when it is opened. And a plain reader of rows: what
-follows from them is in ``keys.py``.
+But: a plain reader of rows: what follows from them is in ``keys.py``.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from final.job import Status, Task
 from final.ledger.base import Move
+from final.ledger.feature import Feature, deleted
 from final.ledger.keys import Holder, Keys, become
 from final.ledger.rows import PLAIN
 from final.ledger.sqlite import SqliteFile
@@ -39,31 +39,29 @@ EXPIRED = """DELETE FROM holder WHERE key IN
     (SELECT key FROM holder WHERE expires_at <= ? LIMIT ?)"""
 
 
-class Holders:
-    """Those of a file. ``live``: the job with this id that is in the index, as it is by now."""
+class Holders(Feature):
+    """Those of a file. live: the jobs that are in the index, by id, as they are by now."""
 
-    def __init__(self, file: SqliteFile, live: Callable[[str], Task | None]) -> None:
-        self._file = file
+    def __init__(self, file: SqliteFile, live: Mapping[str, Task]) -> None:
+        super().__init__(file)
         self._live = live
-        self._in_use = False  # there may be rows
         self._sweep_at = 0.0  # Unix seconds
-        self.begin()
+        self.begin(0.0)
 
-    def begin(self) -> None:
-        """An exchange begins."""
-        self._keys = Keys({}, 0.0)
+    def open(self) -> None:
+        self._in_use = self._has_any("holder")
+
+    def begin(self, wall: float) -> None:
+        self._wall = wall
+        self._keys = Keys({}, wall)
         # By this exchange, and what tells in which lane each was before.
         self.replaced: dict[Task, Task] = {}
 
-    def open(self) -> None:
-        ((found,),) = self._file.execute("SELECT EXISTS (SELECT 1 FROM holder)")
-        self._in_use = bool(found)
-
-    def of(self, new: Sequence[Sequence[Task]], moves: Sequence[Move], wall: float) -> Keys:
+    def of(self, new: Sequence[Sequence[Task]], moves: Sequence[Move]) -> Keys:
         """Who has the keys of these jobs, after the ``moves`` that the exchange has made so far."""
         wanted = {task.unique.key for tasks in new for task in tasks if task.unique is not None}
         if wanted:
-            self._keys = Keys(self._holders(wanted, moves), wall)
+            self._keys = Keys(self._holders(wanted, moves), self._wall)
             self._in_use = True
         return self._keys
 
@@ -74,7 +72,7 @@ class Holders:
         for key, job_id, seq, until, expires_at, status, *others in rows:
             known = None if status is None else Status(status)
             holder = Holder(job_id, seq, until, expires_at, known, *others)
-            task = self._live(holder.id)
+            task = self._live.get(holder.id)
             if task is not None and task.seq == holder.seq:
                 holder.status, holder.attempts = task.status, task.attempts
             elif holder.status is not None:
@@ -84,7 +82,7 @@ class Holders:
 
     def find(self, holder: Holder) -> Task:
         """The job itself, to be replaced."""
-        task = self._live(holder.id) or self._file.find(holder.id)
+        task = self._live.get(holder.id) or self._file.find(holder.id)
         assert task is not None, "it waits"
         return task
 
@@ -107,7 +105,7 @@ class Holders:
                 told += [Move([there], before, None), Move([task], None, before)]
         return told
 
-    def retryable(self, letters: list[Task], moves: Sequence[Move], wall: float) -> list[Task]:
+    def retryable(self, letters: list[Task], moves: Sequence[Move]) -> list[Task]:
         """Those dead letters whose keys no other job has that is still to run. They have them."""
         key_of = dict(self._file.execute(KEYS_OF, (_seqs(letters),)).fetchall())
         self._in_use |= bool(key_of)
@@ -116,15 +114,16 @@ class Holders:
         for task in letters:
             if (key := key_of.get(task.seq)) is not None:
                 holder = holders.get(key)
-                if holder and holder.seq != task.seq and holder.lives and holder.holds(wall):
+                if holder and holder.seq != task.seq and holder.lives and holder.holds(self._wall):
                     continue
-                self._file.execute(TAKE_AGAIN, (key, task.seq, task.id, wall))
-                holders[key] = Holder(task.id, task.seq, "ended", None, Status.QUEUED, 0, wall)
+                self._file.execute(TAKE_AGAIN, (key, task.seq, task.id, self._wall))
+                holders[key] = Holder(
+                    task.id, task.seq, "ended", None, Status.QUEUED, 0, self._wall
+                )
             mine.append(task)
         return mine
 
-    def write(self, moves: Sequence[Move], wall: float) -> None:
-        """When all else is written."""
+    def write(self, moves: Sequence[Move]) -> None:
         if not self._in_use:
             return
         for key, holder, task in self._keys.taken():
@@ -132,26 +131,26 @@ class Holders:
             self._file.execute(TAKE, row)
             self._file.execute(NAME, (key, task.seq))
         for task in self.replaced:
-            self._write_replaced(task, wall)
+            self._write_replaced(task)
         off = [t for m in moves if m.target in (Status.CANCELLED, Status.DROPPED) for t in m.tasks]
         if off:
             self._file.execute(LET_GO, (_seqs(off), json.dumps([task.id for task in off])))
-        self.forget([t.seq for m in moves if m.target is None for t in m.tasks], wall)
-        if wall >= self._sweep_at:
-            gone = self._file.execute(EXPIRED, (wall, AT_ONCE)).rowcount
-            self._sweep_at = wall if gone == AT_ONCE else wall + 1.0
+        self.forget(deleted(moves))
+        if self._wall >= self._sweep_at:
+            gone = self._file.execute(EXPIRED, (self._wall, AT_ONCE)).rowcount
+            self._sweep_at = self._wall if gone == AT_ONCE else self._wall + 1.0
 
-    def _write_replaced(self, task: Task, wall: float) -> None:
+    def _write_replaced(self, task: Task) -> None:
         values = (PLAIN[task.priority], task.kind, task.size, task.timeout, task.group or None)
-        self._file.execute(REPLACE, (*values, task.due_at, wall, task.seq))
+        self._file.execute(REPLACE, (*values, task.due_at, self._wall, task.seq))
         if task.status is Status.SCHEDULED:
             self._file.execute(WAITS, (task.seq,))
         self._file.execute(REPLACE_PAYLOAD, (task.payload, task.seq))
 
-    def forget(self, seqs: Sequence[int], wall: float) -> None:
-        """They are not there any more. A key that is held for a time outlives its job."""
+    def forget(self, seqs: Sequence[int]) -> None:
+        """A key that is held for a time outlives its job."""
         if seqs and self._in_use:
-            self._file.execute(FORGET, (json.dumps(seqs), wall))
+            self._file.execute(FORGET, (json.dumps(seqs), self._wall))
 
 
 def _seqs(tasks: Iterable[Task]) -> str:

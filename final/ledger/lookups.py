@@ -72,7 +72,7 @@ class Lookups(abc.ABC):
         return records[0] if records else None
 
     def jobs(
-        self, wanted: Filter, limit: int, before: str | int | None, payloads: bool
+        self, wanted: Filter, limit: int, before: str | int | None = None, payloads: bool = True
     ) -> list[JobRecord]:
         source, where, values = matching(wanted, self._how_many)
         if before is not None:

@@ -1,18 +1,19 @@
 """What jobs are about (``final/beyond/meta.py``): the rows of ``meta`` in a file.
 
-But: a file without such jobs is asked once, when it is opened. How one of them is found by its meta
-is in ``matching.py``.
+But: how a job is found by its meta is in ``matching.py``.
 """
 
 from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 from final.beyond.meta import Meta
 from final.job import Task
 from final.ledger.base import Move
+from final.ledger.feature import Feature, deleted
+from final.ledger.holders import Holders
 from final.ledger.sqlite import SqliteFile
 
 THESE = "seq IN (SELECT value FROM json_each(?))"
@@ -23,28 +24,22 @@ LOAD = f"SELECT seq, name, value FROM meta WHERE {THESE}"
 FORGET = f"DELETE FROM meta WHERE {THESE}"
 
 
-class Metas:
-    """Those of a file."""
+class Metas(Feature):
+    """Those of a file. keys: who was replaced there is about what has come in its place."""
 
-    def __init__(self, file: SqliteFile) -> None:
-        self._file = file
-        self._in_use = False  # there may be rows
+    def __init__(self, file: SqliteFile, keys: Holders) -> None:
+        super().__init__(file)
+        self._keys = keys
 
     def open(self) -> None:
-        ((found,),) = self._file.execute("SELECT EXISTS (SELECT 1 FROM meta)")
-        self._in_use = bool(found)
+        self._in_use = self._has_any("meta")
 
-    def write(self, moves: Iterable[Move], replaced: Collection[Task] = ()) -> None:
-        """When the jobs are written. replaced: they are about what has come in their place."""
-        come: list[Task] = []
-        gone: list[Task] = list(replaced)
-        for move in moves:
-            if move.source is None:
-                come += [task for task in move.tasks if task.meta]
-            elif move.target is None:
-                gone += move.tasks
-        self.forget([task.seq for task in gone])
-        if metas := {task.seq: task.meta for task in (*come, *replaced) if task.meta}:
+    def write(self, moves: Sequence[Move]) -> None:
+        replaced = self._keys.replaced
+        if self._in_use:
+            self.forget([*deleted(moves), *(task.seq for task in replaced)])
+        new = [task for move in moves if move.source is None for task in move.tasks]
+        if metas := {task.seq: task.meta for task in (*new, *replaced) if task.meta}:
             self._file.execute(INSERT, (json.dumps(metas),))
             self._in_use = True
 
@@ -60,6 +55,5 @@ class Metas:
             by_seq[seq].meta = Meta(meta)
 
     def forget(self, seqs: Sequence[int]) -> None:
-        """They are not there any more."""
         if seqs and self._in_use:
             self._file.execute(FORGET, (json.dumps(seqs),))

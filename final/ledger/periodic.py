@@ -16,6 +16,7 @@ from collections.abc import Callable
 from final.beyond.periodic import Entry
 from final.job import Task
 from final.ledger.base import ChangePeriodic
+from final.ledger.feature import Feature
 from final.ledger.lookups import PERIODIC
 from final.ledger.sqlite import SqliteFile
 
@@ -40,11 +41,11 @@ REMOVE = "DELETE FROM periodic WHERE name = ?"
 MOVE_ON = "UPDATE periodic SET last_tick = ?, next_tick = ? WHERE name = ?"
 
 
-class Periodic:
+class Periodic(Feature):
     """Those of a file. handles: whether jobs of a kind can run here."""
 
     def __init__(self, file: SqliteFile, handles: Callable[[str], bool]) -> None:
-        self._file = file
+        super().__init__(file)
         self._handles = handles
         self._next: dict[str, float] | None = None  # by name; None: to be read again
 
@@ -54,16 +55,20 @@ class Periodic:
         return min(self._next.values(), default=math.inf) if self._next else math.inf
 
     def open(self) -> None:
-        """Reads which ticks are next."""
-        self._next = {}
+        self._next = self._ticks()
+
+    def _ticks(self) -> dict[str, float]:
+        """Which of them are next, by name."""
+        ticks = {}
         for row in self._file.execute(PERIODIC).fetchall():
             entry = Entry(*row)
             try:
                 if entry.next is not None and self._handles(entry.kind()):
                     entry.due(entry.next, 1)  # can it be read?
-                    self._next[entry.name] = entry.next
+                    ticks[entry.name] = entry.next
             except UNREADABLE as error:
                 log.warning("Periodic entry %r is left alone: %s", entry.name, error)
+        return ticks
 
     # ---- in an exchange ----------------------------------------------------------------------
 
@@ -96,10 +101,9 @@ class Periodic:
     def ticks(self, wall: float) -> list[list[Task]]:
         """A list for the job of each tick that has come; their entries are moved on."""
         if self._next is None:
-            self.open()
+            self._next = self._ticks()
         if wall < self.next_tick:
             return []
-        assert self._next is not None, "it has been read"
         tasks: list[list[Task]] = []
         for name in sorted(self._next, key=self._next.__getitem__):
             if len(tasks) == AT_ONCE or self._next[name] > wall:
@@ -113,5 +117,4 @@ class Periodic:
         return tasks
 
     def undo(self) -> None:
-        """The exchange is not in the file."""
         self._next = None

@@ -55,7 +55,7 @@ DOORS: list[tuple[type, str, str, str]] = [
     (LocalLedger, "_end_attempts", "dispatcher", "exchange: outcomes"),
     (LocalLedger, "_admit", "dispatcher", "exchange: new jobs, lanes.add"),
     (LocalLedger, "_claim", "dispatcher", "exchange: claims, lanes.pick"),
-    (LocalLedger, "_remember_ended", "dispatcher", "exchange: history"),
+    (LocalLedger, "_written", "dispatcher", "exchange: history"),
     (SqliteFile, "write", "dispatcher", "sqlite.py, build the values"),
     (Dispatcher, "_answer_producers", "dispatcher", "act: answers"),
     (Flight, "hand_out", "dispatcher", "act: hand over batches"),

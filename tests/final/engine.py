@@ -181,11 +181,11 @@ class Engine:
         ledger, producers = self.ledger, self.dispatcher._producers
         if ledger._unread:
             ledger._read_again()
-        timers = [*ledger._timers, *ledger._clock]
+        timers = [*ledger._index.timers, *ledger._index.clock]
         return (
             [self.waiting(priority) for priority in Priority],
             [lane.passed_over for lane in ledger._lanes._lanes],
-            sorted((task.id, task.status, task.attempts) for task in ledger._live.values()),
+            sorted((task.id, task.status, task.attempts) for task in ledger._index.live.values()),
             sorted((task.key, task.id) for task in timers),
             [[request.tasks for request in line] for line in producers._lines.values()],
         )

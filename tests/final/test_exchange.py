@@ -166,7 +166,7 @@ class Life:
         if self.ids:
             orders += [Cancel(self.choose(*self.ids)) for _ in range(self.random.randrange(3))]
         if self.random.random() < 0.05:
-            numbers = list(range(self.ledger._number + 1))
+            numbers = list(range(self.ledger._index.number + 1))
             kind = Filter(kind=self.choose("quick", None))
             orders.append(self.choose(CancelAll, RetryAll, Purge)(numbers, kind))
         return orders
@@ -181,7 +181,7 @@ class Life:
             f"SELECT {columns} FROM job WHERE status IN {(*WAITING, 'processing')}"
             " ORDER BY coalesce(place, seq)"
         ).fetchall()
-        live = ledger._live
+        live = ledger._index.live
         assert sorted(live) == sorted(row[0] for row in rows)
         for job_id, priority, status, attempts, interrupted, token, kind, size, due_at in rows:
             task = live[job_id]
@@ -192,10 +192,10 @@ class Life:
                 assert task.due_at == due_at
         self.check_keys()
         for status in [status for status in Status if not status.ended]:
-            assert ledger._count[status] == sum(row[2] == status for row in rows)
+            assert ledger._index.count[status] == sum(row[2] == status for row in rows)
         self.check_order(rows)
         kept = [task.size for task in live.values() if task.status in WAITING and task.payload]
-        assert sum(kept) == ledger._kept <= self.options.memory
+        assert sum(kept) == ledger._index.kept <= self.options.memory
 
     def check_keys(self) -> None:
         """No two jobs that have not ended have a key that is held for so long."""
@@ -218,25 +218,25 @@ class Life:
         live = [str(status) for status in Status if not status.ended]
         assert {row[1] for row in rows} <= {"waiting"}
         assert all(parent in live or noted for _, _, parent, noted in rows)
-        waiting = [t.id for t in self.ledger._live.values() if t.status is Status.WAITING]
+        waiting = [t.id for t in self.ledger._index.live.values() if t.status is Status.WAITING]
         assert {row[0] for row in rows} == set(waiting)
-        assert {task.id for task in self.ledger._children} == set(waiting)
+        assert {task.id for task in self.ledger._index.children} == set(waiting)
 
     def check_order(self, rows: list[Any]) -> None:
-        ledger = self.ledger
-        suspects = [task.id for task in ledger._suspects]
-        for priority, lane in ledger._lanes._by_priority.items():
+        index = self.ledger._index
+        suspects = [task.id for task in index.suspects]
+        for priority, lane in index.lanes._by_priority.items():
             queued = [r[0] for r in rows if r[1] == priority and r[2] == "queued"]
             parts = {"": lane.free, **lane.limited}
             assert lane.size == sum(part.size for part in parts.values())
             for kind, part in parts.items():
                 ids = [task.id for task in part]
                 assert len(ids) == part.size
-                limited = [i for i in queued if (ledger._live[i].kind == "limited") == bool(kind)]
+                limited = [i for i in queued if (index.live[i].kind == "limited") == bool(kind)]
                 assert ids == [i for i in limited if i not in suspects]
-        for timers in (ledger._timers, ledger._clock):
+        for timers in (index.timers, index.clock):
             assert [task.key for task in timers] == sorted(task.key for task in timers)
-        later = [task.id for timers in (ledger._timers, ledger._clock) for task in timers]
+        later = [task.id for timers in (index.timers, index.clock) for task in timers]
         assert sorted(later) == sorted(r[0] for r in rows if r[2] in ("scheduled", "retrying"))
 
 

@@ -217,7 +217,7 @@ def test_an_operation_on_many_takes_several_turns(order: Any) -> None:
         assert answer == moved[-1]
         return moved[-1]
 
-    assert in_turns(ledger.ledger, Filter(), carry_out) == AT_ONCE + 200
+    assert in_turns(ledger.ledger.look_ups, Filter(), carry_out) == AT_ONCE + 200
     assert moved == [AT_ONCE, 200]
 
 
@@ -226,19 +226,19 @@ def test_a_look_for_many_passes_over_so_many_at_a_time(monkeypatch: pytest.Monke
     ledger, looked, ordered = Ledger(), [], []
     ledger.offer(250)
     ledger.offer(1, kind="rare")
-    numbers = ledger.ledger.numbers
+    numbers = ledger.ledger.look_ups.numbers
 
     def look(wanted: Filter, after: int, upto: int, limit: int) -> list[int]:
         looked.append(upto - after)
         return numbers(wanted, after, upto, limit)
 
-    monkeypatch.setattr(ledger.ledger, "numbers", look)
+    monkeypatch.setattr(ledger.ledger.look_ups, "numbers", look)
 
     def order(numbers: Sequence[int]) -> int:
         ordered.append(len(numbers))
         return len(numbers)
 
-    assert in_turns(ledger.ledger, Filter(kind="rare"), order) == 1
+    assert in_turns(ledger.ledger.look_ups, Filter(kind="rare"), order) == 1
     assert looked == [100, 100, 51]
     assert ordered == [1]
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from final import Job, JobQueue, Priority, Status, UnknownJob, current_job
-from final.ledger import local
+from final.ledger import history
 from final.ledger.sqlite import SqliteFile
 from tests.final import inside
 from tests.final.helpers import AT_ONCE, OpenQueue, eventually, in_file, nothing
@@ -200,7 +200,7 @@ class TestBitByBit:
     def test_no_commit_forgets_more_than_a_few(
         self, open_queue: OpenQueue, path: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(local, "AT_ONCE", 7)
+        monkeypatch.setattr(history, "AT_ONCE", 7)
         with open_queue(nothing, path=path) as queue:
             run_many(queue, 100)
         sizes: list[int] = []
@@ -215,7 +215,7 @@ class TestBitByBit:
     ) -> None:
         with open_queue(nothing, path=path) as queue:
             run_many(queue, 200)
-        monkeypatch.setattr(local, "AT_ONCE", 1)
+        monkeypatch.setattr(history, "AT_ONCE", 1)
         sizes: list[int] = []
         monkeypatch.setattr(SqliteFile, "forget", counting(sizes, SqliteFile.forget))
         queue = open_queue(nothing, path=path, history=0)

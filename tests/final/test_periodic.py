@@ -238,7 +238,7 @@ def change(engine: Engine, how: Any, *every: Every) -> bool:
 
 def made(engine: Engine) -> list[str]:
     """The jobs that there are, in the order of acceptance."""
-    return [record.id for record in reversed(engine.ledger.jobs(Filter(), -1))]
+    return [record.id for record in reversed(engine.ledger.look_ups.jobs(Filter(), -1))]
 
 
 def minute_passes(engine: Engine) -> None:

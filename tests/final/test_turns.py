@@ -220,7 +220,7 @@ class TestFailedCommit:
         engine.turn(enqueue)
         with pytest.raises(StorageError, match="string or blob too big"):
             enqueue.result()
-        assert engine.ledger.jobs(Filter(), 10) == []
+        assert engine.ledger.look_ups.jobs(Filter(), 10) == []
         engine.turn(jobs("a", "b"))
         assert engine.work_off() == ["a", "b"]
 
@@ -337,7 +337,9 @@ class TestFirstComeFirstServed:
         held.work_off()
         seq = {task_id: held.file.get(task_id) for task_id in ("m3", "m4")}
         assert seq["m3"] is not None
-        newest_first = [job.id for job in held.ledger.jobs(Filter(), 10) if job.id in ("m3", "m4")]
+        newest_first = [
+            job.id for job in held.ledger.look_ups.jobs(Filter(), 10) if job.id in ("m3", "m4")
+        ]
         assert newest_first == ["m4", "m3"]
 
     def test_order_survives_that_somebody_in_front_is_refused(self) -> None:

@@ -565,7 +565,7 @@ class Engine:
         self, order: type[CancelAll | RetryAll | Purge], wanted: Filter, what: str
     ) -> None:
         """As a client finds them, a moment before."""
-        found = self.ledger.jobs(wanted, AT_ONCE)
+        found = self.ledger.look_ups.jobs(wanted, AT_ONCE)
         request: Order[int] = Order(order([record.seq for record in found], wanted))
         self._meant[request] = {record.id for record in found}
         if order is CancelAll:

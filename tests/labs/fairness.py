@@ -213,7 +213,7 @@ class NeverRefilled(GroupLanes):
 def planting(fault: str) -> contextlib.AbstractContextManager[object]:
     """Inside of this, ``final`` has one of FAULTS; "" for none."""
     lanes = {"": GroupLanes, "off": strict, "never-refilled": NeverRefilled}[fault]
-    return mock.patch("final.ledger.local.GroupLanes", lanes)
+    return mock.patch("final.ledger.index.GroupLanes", lanes)
 
 
 def strict(capacity: int, fairness: int | None, *others: Any) -> GroupLanes:

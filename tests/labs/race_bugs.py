@@ -159,7 +159,7 @@ class ReachesIn(final.JobQueue):
 
     def cancel(self, job_id: str) -> bool:
         assert isinstance(self._ledger, LocalLedger)
-        task = self._ledger._live.get(job_id)
+        task = self._ledger._index.live.get(job_id)
         if task is not None and task.status is Status.QUEUED:
             task.cancelled = True  # so its worker will pass over it: if it has not begun
             return True

@@ -184,7 +184,7 @@ class World:
             self.lease_runs_out(process)
             ledger._lease.close()
         ledger._session.close()
-        ledger._look_ups.close()
+        ledger.look_ups.close()
         self._proxy.cuts = []  # whoever cannot open it is no process
         self.processes[self.processes.index(process)] = Process(self, process._skew)
 

@@ -48,7 +48,7 @@ from unittest import mock
 from final import Backoff, JobQueue, Metrics, QueueClosed, Status
 from final.engine.metrics import Recorder
 from final.job import Task
-from final.ledger.local import LocalLedger
+from final.ledger.index import Index
 from final.workers.pool import WorkerPool
 from tests.benchmarks.report import terminal
 from tests.final.helpers import ROOT, in_file
@@ -346,15 +346,15 @@ def every_hundredth(owner: type, method: str) -> contextlib.AbstractContextManag
 
 def forgotten_on_arrival() -> contextlib.AbstractContextManager[object]:
     """Every hundredth job that comes to wait is not known to wait, and nobody misses it."""
-    arrive, numbers = LocalLedger._arrive, itertools.count(1)
+    arrive, numbers = Index.arrive, itertools.count(1)
 
-    def forgetful(ledger: LocalLedger, task: Task) -> None:
+    def forgetful(index: Index, task: Task) -> None:
         if next(numbers) % 100:
-            arrive(ledger, task)
+            arrive(index, task)
         else:
-            ledger._count[task.status] -= 1
+            index.count[task.status] -= 1
 
-    return mock.patch.object(LocalLedger, "_arrive", forgetful)
+    return mock.patch.object(Index, "arrive", forgetful)
 
 
 FAULTS: dict[str, Callable[[], contextlib.AbstractContextManager[object]]] = {

@@ -187,7 +187,7 @@ class FinalMachine(RuleBasedStateMachine):
     def the_file_says_what_the_model_says(self) -> None:
         in_file = {
             record.id: (record.status, record.attempts, record.due_at)
-            for record in self.engine.ledger.jobs(Filter(), 1_000)
+            for record in self.engine.ledger.look_ups.jobs(Filter(), 1_000)
         }
         in_model = {
             job_id: (entry.status, entry.attempts, entry.due_at)

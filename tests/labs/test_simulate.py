@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from rich.console import Console
@@ -19,14 +20,16 @@ from final.engine.metrics import Recorder
 from final.engine.producers import Producers
 from final.errors import QueueClosed
 from final.job import Outcome, Status, Task
-from final.ledger import admission, dependencies, local, periodic
+from final.ledger import admission, dependencies, index, local, periodic
 from final.ledger.base import Given, Move, Offer
 from final.ledger.caps import Caps
 from final.ledger.dependencies import Dependencies
 from final.ledger.groups import GroupLanes, Line
+from final.ledger.index import Index
 from final.ledger.keys import Holder, Keys
 from final.ledger.limits import Gate
 from final.ledger.local import LocalLedger
+from final.ledger.orders import Orders
 from final.ledger.periodic import Periodic
 from final.ledger.picking import Picker
 from final.ledger.sqlite import SqliteFile
@@ -174,7 +177,7 @@ def no_fence(ledger: LocalLedger, outcomes: Sequence[tuple[int, Sequence[Outcome
         for outcome in batch:
             task, done = outcome.task, outcome.error is None and outcome.again is None
             target = Status.COMPLETED if done else ledger._verdict(task, outcome)
-            ledger._move([task], Status.PROCESSING, target, task.token, [outcome])
+            ledger._index.move([task], Status.PROCESSING, target, task.token, [outcome])
 
 
 def last_come_first_served(producers: Producers, request: Enqueue) -> None:
@@ -193,21 +196,19 @@ def given_back_is_lost(ledger: LocalLedger, unstarted: Any) -> None:
     for _, tasks in unstarted:
         for task in tasks:
             if task.status is Status.QUEUED:
-                ledger._leave(task)
+                ledger._index.leave(task)
 
 
 TAKE_BACK = LocalLedger._take_back
 
 
-def cancelled_jobs_stay(ledger: LocalLedger, job_id: str) -> object:
+def cancelled_jobs_stay(orders: Orders, job_id: str) -> object:
     """Where they wait."""
-    ledger._leave = lambda task: task.status  # type: ignore[method-assign,assignment,return-value]
-    answer = CANCEL(ledger, job_id)
-    del ledger._leave
-    return answer
+    with mock.patch.object(orders._index, "leave", lambda task: task.status):
+        return CANCEL(orders, job_id)
 
 
-CANCEL = LocalLedger._cancel
+CANCEL = Orders._cancel
 
 
 def nothing_is_read_again(ledger: LocalLedger) -> None:
@@ -215,12 +216,12 @@ def nothing_is_read_again(ledger: LocalLedger) -> None:
     ledger._unread.clear()
 
 
-def retries_go_by_the_wall_clock(ledger: LocalLedger, task: Task, due: Any = None) -> None:
+def retries_go_by_the_wall_clock(index: Index, task: Task, due: Any = None) -> None:
     """A delay that was counted here ends when the machine's clock says so."""
-    PUT_IN(ledger, task)
+    PUT_IN(index, task)
 
 
-PUT_IN = LocalLedger._put_in
+PUT_IN = Index.put_in
 
 
 def all_oldest_are_dropped(ledger: LocalLedger, new: Any, room: Any) -> None:
@@ -229,8 +230,8 @@ def all_oldest_are_dropped(ledger: LocalLedger, new: Any, room: Any) -> None:
     for task in new:
         if room[task.priority] < 0 and ledger._lanes.head(task.priority):
             displaced = ledger._lanes.displaced_by(task)
-            ledger._leave(displaced)
-            ledger._move([displaced], Status.QUEUED, Status.DROPPED)
+            ledger._index.leave(displaced)
+            ledger._index.move([displaced], Status.QUEUED, Status.DROPPED)
             break
 
 
@@ -277,7 +278,7 @@ def end_as_completed(dependencies: Dependencies, status: Status, *others: Any) -
 NOTE = Dependencies._note
 
 
-def releases_are_in_memory(dependencies: Dependencies, upto: int) -> None:
+def releases_are_in_memory(dependencies: Dependencies) -> None:
     """Another process does not look for those that are left."""
 
 
@@ -326,7 +327,7 @@ def recover_without_scheduled(file: SqliteFile) -> Iterator[tuple[Task, float]]:
 
 
 def recover_all_kinds(ledger: LocalLedger, now: float, wall: float) -> Given:
-    ledger._handles = lambda kind: True
+    ledger._index.handles = lambda kind: True
     return OPEN(ledger, now, wall)
 
 
@@ -347,16 +348,16 @@ FAULTS: dict[str, tuple[Plant, str]] = {
     "one attempt too many": ((Policy, "retry_delay", one_retry_more), "max_retries"),
     "backoff starts at 2 s": ((engine, "BACKOFF", Backoff(2, 4, 0)), "waits 2 s, not 1 s"),
     "retries before their peers": (
-        (local, "GroupLanes", RetriesFirst),
+        (index, "GroupLanes", RetriesFirst),
         "of its own lane|which was there first|a second time while",
     ),
-    "LOW starves": ((local, "GroupLanes", NoFairness), "picks at the head of the"),
+    "LOW starves": ((index, "GroupLanes", NoFairness), "picks at the head of the"),
     "jobs given back are lost": (
         (LocalLedger, "_take_back", given_back_is_lost),
         "is idle while|of its own lane|which is full|at the head of the|was claimed while|__len__",
     ),
     "cancelled jobs run": (
-        (LocalLedger, "_cancel", cancelled_jobs_stay),
+        (Orders, "_cancel", cancelled_jobs_stay),
         "while it is (cancelled|dropped)|another process|which has some",
     ),
     "no fencing": (
@@ -369,19 +370,19 @@ FAULTS: dict[str, tuple[Plant, str]] = {
         "behind a slow job|is started, and it is paused|would still be started",
     ),
     "a limited job takes the turn of others": (
-        (local, "GroupLanes", HeldTakesTheTurn),
+        (index, "GroupLanes", HeldTakesTheTurn),
         "picks at the head of the",
     ),
     "limited jobs wait for ever": ((local, "Gate", NeverLetsGo), "is idle while|still awake"),
-    "pauses hold nothing": ((local, "Picker", NothingIsPaused), "sooner than its limit|is paused"),
-    "what is resumed is held": ((local, "Picker", NothingIsResumed), "is idle while"),
+    "pauses hold nothing": ((index, "Picker", NothingIsPaused), "sooner than its limit|is paused"),
+    "what is resumed is held": ((index, "Picker", NothingIsResumed), "is idle while"),
     "handed out and paused, it starts": (
         (engine, "Flight", HandedOutIsGone),
         "is started, and it is paused|would still be started",
     ),
-    "groups have no turns": ((local, "GroupLanes", NoTurns), "a second time while"),
+    "groups have no turns": ((index, "GroupLanes", NoTurns), "a second time while"),
     "a full group is served": ((Caps, "is_full", lambda caps, group: False), "others of group"),
-    "a full group waits for ever": ((local, "GroupLanes", FullForEver), "is idle while"),
+    "a full group waits for ever": ((index, "GroupLanes", FullForEver), "is idle while"),
     "nobody holds a key": ((Keys, "holder", lambda keys, task: None), "came in, though"),
     "a key is let go of at the start": (
         (Holder, "holds", keys_are_held_till_started),
@@ -422,7 +423,7 @@ FAULTS: dict[str, tuple[Plant, str]] = {
         "no row|another process|is idle while|metrics say|never come to their end|not in the queue",
     ),
     "after a failed commit the wall clock counts": (
-        (LocalLedger, "_put_in", retries_go_by_the_wall_clock),
+        (Index, "put_in", retries_go_by_the_wall_clock),
         "are due and still wait|too soon",
     ),
     "one too many is dropped": (

@@ -104,7 +104,7 @@ def test_children_go_on_when_the_process_is_killed_that_let_them_go(
 def test_the_history_keeps_a_parent_for_its_children(open_queue: OpenQueue, gate: Gate) -> None:
     queue = open_queue(echo, history=0)
     queue.enqueue_many([Job("parent"), Job("other"), Job("child", after=["parent"], run_at=3_600)])
-    becomes(lambda: not queue._ledger.known(["other"]))
+    becomes(lambda: not queue._ledger.look_ups.known(["other"]))
     assert queue.status("child") is Status.SCHEDULED
     assert queue.status("parent") is Status.COMPLETED
     queue.cancel("child")
@@ -118,7 +118,7 @@ def test_the_history_keeps_a_parent_that_had_ended_before_its_child_came(
     queue.wait(queue.enqueue(Job("parent")), DEADLINE)
     queue.enqueue(Job("child", after=["parent"], run_at=3_600))
     queue.enqueue_many([Job("other"), Job("last")])
-    becomes(lambda: not queue._ledger.known(["other"]))
+    becomes(lambda: not queue._ledger.look_ups.known(["other"]))
     assert queue.status("parent") is Status.COMPLETED
 
 
@@ -127,7 +127,7 @@ def test_the_history_keeps_a_parent_for_a_dead_letter(open_queue: OpenQueue) -> 
     jobs = [Job("parent"), Job("other"), Job("child", "fails", after=["parent"])]
     queue.enqueue_many(jobs)
     assert queue.wait("child", DEADLINE).status is Status.FAILED
-    becomes(lambda: not queue._ledger.known(["other"]))
+    becomes(lambda: not queue._ledger.look_ups.known(["other"]))
     assert queue.status("parent") is Status.COMPLETED
     queue.purge()
     becomes(lambda: not queue.jobs())

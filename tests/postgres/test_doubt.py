@@ -71,7 +71,7 @@ def test_all_hear_what_came_of_a_commit_whose_answer_was_lost(
 
 def is_curious(queue: JobQueue) -> bool:
     """Whether somebody is known to want to hear."""
-    look_ups = ledger(queue)._look_ups
+    look_ups = ledger(queue).look_ups
     return look_ups._read("SELECT bool_or(curious) FROM jobqueue.owner WHERE workers = 0") == [
         (True,)
     ]

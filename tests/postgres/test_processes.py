@@ -94,7 +94,7 @@ def test_subscribers_hear_of_moves_elsewhere(open_queue: OpenQueue, journal: Jou
 
 def _is_curious(worker: JobQueue, watcher: JobQueue) -> bool:
     watcher.enqueue(Job())  # a turn, in which it says so
-    curious = ledger(worker)._look_ups._read("SELECT bool_or(curious) FROM jobqueue.owner")
+    curious = ledger(worker).look_ups._read("SELECT bool_or(curious) FROM jobqueue.owner")
     return curious == [(True,)]
 
 
@@ -325,7 +325,7 @@ def test_the_history_is_bounded_and_counts_stay(open_queue: OpenQueue) -> None:
     queue.join(DEADLINE)
     ledger(queue)._housekeeping._count_ended_at = 0.0
     becomes(lambda: len(queue.jobs(limit=100)) == 5)
-    assert queue._ledger.counts()[_medium(), Status.COMPLETED] == 40
+    assert queue._ledger.look_ups.counts()[_medium(), Status.COMPLETED] == 40
 
 
 def _medium() -> Any:

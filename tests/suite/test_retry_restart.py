@@ -82,7 +82,7 @@ def test_a_job_that_kills_its_process_runs_out_of_attempts(
         life = subprocess.run(
             [*command, *job], cwd=ROOT, text=True, stdout=subprocess.PIPE, timeout=60
         )
-        # The first word: naive's workers go on after its close, and may still run it, "spared" or not.
+        # The first word: naive's workers go on after its close, and may run it after "spared".
         lives.append([*life.stdout.split(), "died early"][0])
     evidence(f"3 lives with a job that kills, and has 1 retry: {', '.join(lives)}")
     assert lives == ["ran", "ran", "spared"]

@@ -23,11 +23,9 @@ import psycopg
 from psycopg import errors
 
 from final.beyond.control import WHOLE_QUEUE, Pause
-from final.beyond.filters import Filter
 from final.beyond.kinds import Policies
-from final.beyond.periodic import Entry
 from final.errors import StorageError
-from final.job import AttemptRecord, JobRecord, Priority, Status, Task
+from final.job import Priority, Status, Task
 from final.ledger.base import Given, Offer, SharedFigures, Told
 from final.ledger.postgres import statements as sql
 from final.ledger.postgres.address import Address
@@ -78,7 +76,7 @@ class PostgresLedger:
         self._address = address
         self._options = options
         self._listener: Listener | None = None
-        self._look_ups = Lookups(address)
+        self.look_ups = Lookups(address)
         self._watching = Lookups(address)  # statistics are in the way of nobody
         self._memory = memory = Memory()
         try:
@@ -118,7 +116,7 @@ class PostgresLedger:
         self._listener = Listener(
             self._address,
             self._session,
-            (self._look_ups, self._watching),
+            (self.look_ups, self._watching),
             self._notices,
             self._address.lease / 3,
             hear,
@@ -132,7 +130,7 @@ class PostgresLedger:
                 self._notices.send_at_once()
                 self._lease.leave()
         self._session.close()
-        self._look_ups.close()
+        self.look_ups.close()
         self._watching.close()
         self._lease.close()
 
@@ -236,39 +234,12 @@ class PostgresLedger:
         return None
 
     def paused(self) -> frozenset[Pause]:
-        return self._look_ups.paused()
+        return self.look_ups.paused()
 
     # ---- looking -----------------------------------------------------------------------------
 
     def ages(self, now: float) -> dict[Priority, float]:
-        return self._look_ups.ages()
-
-    def counts(self) -> dict[tuple[Priority, Status], int]:
-        return self._look_ups.counts()
-
-    def get(self, job_id: str) -> JobRecord | None:
-        return self._look_ups.get(job_id)
-
-    def jobs(
-        self,
-        wanted: Filter,
-        limit: int,
-        before: str | int | None = None,
-        payloads: bool = True,
-    ) -> list[JobRecord]:
-        return self._look_ups.jobs(wanted, limit, before, payloads)
-
-    def numbers(self, wanted: Filter, after: int, upto: int, limit: int) -> list[int]:
-        return self._look_ups.numbers(wanted, after, upto, limit)
-
-    def first_and_last(self) -> tuple[int, int]:
-        return self._look_ups.first_and_last()
-
-    def attempts(self, job_id: str) -> list[AttemptRecord]:
-        return self._look_ups.attempts(job_id)
-
-    def periodic(self) -> list[Entry]:
-        return self._look_ups.periodic()
+        return self.look_ups.ages()
 
     def shared_figures(self) -> SharedFigures:
         memory, tables = self._memory, self._watching.tables()
@@ -287,10 +258,10 @@ class PostgresLedger:
         return enqueue_within(connection, place, tasks, wall)
 
     def ended_of(self, job_ids: Sequence[str]) -> Sequence[str]:
-        return self._look_ups.ended_of(job_ids)
+        return self.look_ups.ended_of(job_ids)
 
     def known(self, job_ids: Collection[str]) -> set[str]:
-        return self._look_ups.known(job_ids)
+        return self.look_ups.known(job_ids)
 
     def parents(self, job_id: str) -> dict[str, Any]:
-        return self._look_ups.parents(job_id)
+        return self.look_ups.parents(job_id)

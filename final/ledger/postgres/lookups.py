@@ -55,7 +55,7 @@ class Lookups:
         return records[0] if records else None
 
     def jobs(
-        self, wanted: Filter, limit: int, before: str | int | None, payloads: bool
+        self, wanted: Filter, limit: int, before: str | int | None = None, payloads: bool = True
     ) -> list[JobRecord]:
         bound, bounds = "true", [before]
         if before is None:
