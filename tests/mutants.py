@@ -60,6 +60,7 @@ TESTS = {
     "ledger/admission": ("overflow", "turns"),
     "ledger/caps": ("kinds", "groups", "control"),
     "ledger/controls": ("control",),
+    "ledger/database": ("store", "owner", "bad_files", "full_disk"),
     "ledger/dependencies": ("dependencies",),
     "ledger/feature": ("unique", "meta", "progress"),
     "ledger/groups": ("groups",),
@@ -70,6 +71,7 @@ TESTS = {
     "ledger/periodic": ("periodic",),
     "ledger/picking": ("turns", "rate_limits", "batches"),
     "ledger/lanes": ("lanes", "holding", "rate_limits", "turns"),
+    "ledger/ordered": ("lanes", "holding", "groups"),
     "ledger/limits": ("rate_limits", "holding"),
     "ledger/matching": ("meta", "looking", "growth"),
     "ledger/metas": ("meta",),
@@ -117,6 +119,7 @@ TESTS = {
     "ledger/postgres/witness": ("postgres/processes",),
     # What is alive.
     "engine/courier": ("events", "logging", "foreign_code"),
+    "engine/deadlocks": ("waiting_inside", "kinds", "groups", "control"),
     "engine/dispatcher": ("closing", "overflow", "full_disk", "failed", "schedule", *LIVES),
     "engine/events": ("events", "logging", "foreign_code"),
     "engine/flight": ("batches", "timeouts", "cancel", "closing", *LIVES),

@@ -152,7 +152,7 @@ class File:
             task.seq = task.key = file.last_number() + 1
             job_id = _put(file, task)
             if job_id == task.id:
-                Dependencies(file, {}, lambda: task.seq).admit([task])
+                Dependencies(file, lambda: task.seq).admit([task])
         return self._view(job_id)
 
     def retry(self, job_id: str) -> Document:
@@ -330,7 +330,7 @@ def _retry(file: SqliteFile, tasks: Sequence[Task]) -> int:
 
 def _purge(file: SqliteFile, tasks: Sequence[Task]) -> int:
     now = time.time()
-    dependencies, holders = Dependencies(file, {}, file.last_number), _holders(file, now)
+    dependencies, holders = Dependencies(file, file.last_number), _holders(file, now)
     dependencies.open()
     needed = dependencies.needed(tasks)
     moves = [Move([task], task.status, None) for task in tasks if task.seq not in needed]

@@ -29,6 +29,7 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
+from final.engine.deadlocks import Deadlocks
 from final.engine.events import Events
 from final.engine.flight import Flight
 from final.engine.messages import (
@@ -41,6 +42,7 @@ from final.engine.messages import (
     Request,
     Wait,
     Withdraw,
+    closed,
 )
 from final.engine.metrics import Recorder, Snapshot
 from final.engine.producers import Producers
@@ -79,6 +81,7 @@ class Dispatcher:
         self._joins: list[Join] = []
         self._new_waits: list[Wait] = []
         self._waits = Waits(ledger, flight.batches)
+        self._deadlocks = Deadlocks(ledger, flight, self._producers, self._waits)
         self._given = Given()  # the latest
 
         self._closes: list[Close] = []  # not empty: the queue is closing
@@ -90,9 +93,7 @@ class Dispatcher:
         self._storage_error: str | None = None  # why nothing could be written
         self._try_again_at = math.inf  # then, when to offer again
         self._again = True  # there is work for another turn right away
-        # Of a ledger that is shared with other processes:
-        self._told = False  # one of them says that something is new
-        self._recount_at = -math.inf  # when what they did is to be counted again
+        self._told = False  # another process on this ledger says that something is new
 
     # ---- the thread ----------------------------------------------------------------------
 
@@ -346,66 +347,7 @@ class Dispatcher:
             self._waits.look_up(wait)
 
     def _refuse_a_deadlock(self) -> None:
-        """If every handler waits for what only another one could do, turn one away."""
-        batches, workers = self._flight.batches, self._flight.workers
-        if not batches:
-            return  # nobody waits in a handler
-        if self._closes and self._given.stalled:
-            self._refuse_what_is_paused()
-            return
-        if self._given.helped:
-            return  # other processes run what it waits for
-        if self._idle():
-            self._refuse_beside_idle_workers()
-            return
-        waiting = self._waits.senders() | self._producers.senders()
-        if not waiting.issuperset(batches):
-            return
-        error = RuntimeError(
-            f"All {workers} workers wait for room or for other jobs, and none is left to run "
-            "these: use more workers, or do not wait inside handlers."
-        )
-        if self._waits.refuse_last(error if self._claiming else _closed()):
-            return
-        self._refuse_room(
-            f"All {workers} workers wait to enqueue into full lanes, so no room would ever "
-            "come: raise capacity, or enqueue less inside handlers."
-        )
-
-    def _refuse_what_is_paused(self) -> None:
-        """A queue that closes waits for nobody to resume it; nor do its handlers."""
-        if (self._waits.senders() | self._producers.senders()).issuperset(self._flight.batches):
-            if self._waits.refuse_last(_closed()):
-                return
-            request = self._producers.last_inside(self._flight.batches)
-            assert request is not None, "somebody waits"
-            self._producers.leave(request)
-            request.refuse(_closed(request.accepted()))
-
-    def _refuse_beside_idle_workers(self) -> None:
-        """The same where a worker is free, and may take nothing of what waits.
-
-        What is paused may be resumed: that is waited for.
-        """
-        caps, group_limit = self._ledger.caps, self._ledger.group_limit
-        if not caps and group_limit is None:
-            return
-        self._waits.refuse_hopeless(caps, group_limit)
-        given = self._given
-        may_start = given.ready or given.next_start < math.inf or given.paused
-        if not may_start and self._producers.senders().issuperset(self._flight.batches):
-            self._refuse_room(
-                "All handlers that run wait to enqueue into full lanes, and what waits there is of "
-                "kinds or groups of which no more may run, so no room would ever come: raise "
-                "capacity, Kind.workers or group_limit, or enqueue less inside handlers."
-            )
-
-    def _refuse_room(self, message: str) -> None:
-        """To the handler that came last of those that wait for it."""
-        request = self._producers.last_inside(self._flight.batches)
-        assert request is not None, "somebody waits"
-        self._producers.leave(request)
-        request.refuse(QueueFull(message, request.accepted()))
+        self._deadlocks.refuse(self._given, self._idle(), self._claiming, bool(self._closes))
 
     def _withdraw(self, request: Request[Any], now: float, wall: float) -> None:
         """The sender has waited as long as it wanted."""
@@ -441,11 +383,11 @@ class Dispatcher:
         for request in list(self._producers):
             if not self._may_enqueue(request.sender):
                 self._producers.leave(request)
-                request.refuse(_closed(request.accepted()))
+                request.refuse(closed(request.accepted()))
         for order in [o for o in self._orders if isinstance(o.order, Retry | RetryAll)]:
             if not self._may_enqueue(order.sender):
                 self._orders.remove(order)
-                order.refuse(_closed())
+                order.refuse(closed())
         self._flight.forgive()
 
     def _may_enqueue(self, sender: Batch | None) -> bool:
@@ -529,20 +471,9 @@ class Dispatcher:
         self._events.publish_told(told.changes, wall)
         self._told |= told.stop or self._idle() > 0 or any(True for _ in self._producers)
 
-    def _recount(self, now: float) -> None:
-        """What they did is in the counts, too, now and then: it costs at most a twentieth."""
-        if now < self._recount_at:
-            return
-        began = time.monotonic()
-        try:
-            self._recorder.recount(self._ledger.look_ups.counts())
-        except StorageError:
-            return  # what was known last
-        self._recount_at = now + max(1.0, 20 * (time.monotonic() - began))
-
     def _figures(self, now: float) -> Snapshot:
         if self._ledger.shared:
-            self._recount(now)
+            self._recorder.recount(self._ledger.look_ups.counts, now)
         try:
             ages = self._ledger.ages(now)
         except StorageError:
@@ -556,7 +487,3 @@ class Dispatcher:
             self._flight.wanted,
             self._given.paused,
         )
-
-
-def _closed(accepted: list[str] | None = None) -> QueueClosed:
-    return QueueClosed("The queue is closed and accepts no more jobs.", accepted or ())

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from final.engine.metrics import Snapshot
-from final.errors import DuplicateJob
+from final.errors import DuplicateJob, QueueClosed
 from final.job import JobRecord, Task
 from final.ledger import base
 from final.workers.batch import Batch, Report
@@ -168,3 +168,8 @@ class Woken(NamedTuple):
 
 
 Message = Request[Any] | Withdraw | Report | base.Told | Woken
+
+
+def closed(accepted: Sequence[str] = ()) -> QueueClosed:
+    """What is told to those who come when the queue is closing."""
+    return QueueClosed("The queue is closed and accepts no more jobs.", accepted)

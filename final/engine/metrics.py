@@ -16,15 +16,18 @@ stand for the others.
 from __future__ import annotations
 
 import copy
+import math
 import threading
+import time
 from bisect import bisect_left
 from collections import Counter, deque
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from final.beyond.control import Pause, in_order
 from final.beyond.progress import Progress
+from final.errors import StorageError
 from final.job import Outcome, Priority, Status
 from final.ledger.base import Move
 
@@ -226,6 +229,7 @@ class Recorder:
         self._busy = 0.0  # share of the workers
         self._busy_seconds = 0.0  # the area under it
         self._updated = now
+        self._recount_at = -math.inf  # when what others did may be counted again
         # (time, ended, busy seconds), two about once a second. The first is the last one before the
         # window. Between two of them it all rose evenly.
         self._history: deque[tuple[float, float, float]] = deque([(now, 0, 0.0)])
@@ -235,12 +239,25 @@ class Recorder:
         self._lanes[priority].accepted += count
         self._lanes[priority].by_status[status] += count
 
-    def recount(self, counts: Mapping[tuple[Priority, Status], int]) -> None:
-        """All jobs there are, where others move them, too."""
+    def recount(
+        self, counts: Callable[[], Mapping[tuple[Priority, Status], int]], now: float
+    ) -> None:
+        """All jobs there are, where others move them, too.
+
+        Now and then, so that it costs a twentieth of the time at most.
+        """
+        if now < self._recount_at:
+            return
+        began = time.monotonic()
+        try:
+            there = counts()
+        except StorageError:
+            return  # what was known last
+        self._recount_at = now + max(1.0, 20 * (time.monotonic() - began))
         for lane in self._lanes.values():
             lane.accepted = 0
             lane.by_status.clear()
-        for (priority, status), count in counts.items():
+        for (priority, status), count in there.items():
             self.found(priority, status, count)
 
     def moved(self, moves: Iterable[Move], now: float) -> None:

@@ -14,12 +14,13 @@ letter may want it, too, when it is retried.)
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 from final.job import Status, Task
 from final.ledger.base import Move
 from final.ledger.feature import Feature
+from final.ledger.index import Index
 from final.ledger.rows import PLAIN, TASK_COLUMNS, task_of
 from final.ledger.sqlite import SqliteFile
 
@@ -63,24 +64,11 @@ FORGET = f"DELETE FROM dependency WHERE child {THESE}"
 BAD = {Status.FAILED: "failed", Status.CANCELLED: "was cancelled", Status.DROPPED: "was dropped"}
 
 
-class Released(NamedTuple):
-    """Children that wait no longer. doomed: those that are cancelled because of a parent."""
-
-    ready: list[Task]
-    doomed: list[Task]
-
-
 class Dependencies(Feature):
-    """Those of a file.
+    """Those of a file. last_number: the highest that a job was given."""
 
-    live: the jobs that are in the index, by id. last_number: the highest that a job was given.
-    """
-
-    def __init__(
-        self, file: SqliteFile, live: Mapping[str, Task], last_number: Callable[[], int]
-    ) -> None:
+    def __init__(self, file: SqliteFile, last_number: Callable[[], int]) -> None:
         super().__init__(file)
-        self._live = live
         self._last_number = last_number
         self.releasing = False  # there may be rows of ``release``
         # Ended parents that are kept from the history, by id: what they were called there.
@@ -97,26 +85,35 @@ class Dependencies(Feature):
 
     # ---- in an exchange ----------------------------------------------------------------------
 
-    def release(self) -> Iterator[Released]:
-        """Children of parents that have ended, a bounded number of them, for the caller to move."""
+    def release(self, index: Index) -> None:
+        """Children of parents that have ended wait no longer, a bounded number of them."""
         left = AT_ONCE
         while self.releasing and left > 0:
             rows = self._file.execute(NEXT, (left,)).fetchall()
             is_all = len(rows) < left  # else there may be more of the last line
             self._file.execute(WORKED_OFF, (LAST_LINE if is_all else rows[-1][0],))
             self.releasing = not is_all
-            released = self._count(rows)
-            self._note(Status.CANCELLED, released.doomed)
             left -= len(rows)
-            yield released
+            ready, doomed = self._count(rows, index.live)
+            self._note(Status.CANCELLED, doomed)
+            for task in ready:
+                if task.due_at is None or task.due_at <= index.wall:
+                    task.due_at, task.key, task.queued_at = None, index.next_number(), index.now
+                else:
+                    index.set_timer(task)
+            _let_go([task for task in ready if task.due_at is None], Status.QUEUED, index)
+            _let_go([task for task in ready if task.due_at is not None], Status.SCHEDULED, index)
+            _let_go(doomed, Status.CANCELLED, index)
 
-    def _count(self, rows: Sequence[Sequence[Any]]) -> Released:
-        """The end of a parent counts for these children."""
+    def _count(
+        self, rows: Sequence[Sequence[Any]], live: Mapping[str, Task]
+    ) -> tuple[list[Task], list[Task]]:
+        """The end of a parent counts for these children. Which may run now, which never?"""
         children: dict[int, Task] = {}
         errors: dict[int, str] = {}
         for _, number, parent, became, if_failed, *columns in rows:
             task = task_of(columns)
-            children[task.seq] = self._live.get(task.id, task)
+            children[task.seq] = live.get(task.id, task)
             self._file.execute(COUNT, (task.seq, number))
             if became != Status.COMPLETED and if_failed == "cancel":
                 errors[task.seq] = why(parent, Status(became))
@@ -126,7 +123,7 @@ class Dependencies(Feature):
         self._children_ended(doomed)
         open_rows = self._file.execute(STILL_OPEN, (json.dumps(list(children)),))
         still_open = {seq for (seq,) in open_rows}
-        return Released([t for seq, t in children.items() if seq not in still_open], doomed)
+        return [t for seq, t in children.items() if seq not in still_open], doomed
 
     def admit(self, new: Iterable[Task]) -> None:
         """These come in. All of their parents are there."""
@@ -199,6 +196,16 @@ class Dependencies(Feature):
         self.releasing = self._in_use
         self._to_hold.clear()
         self._to_let_go.clear()
+
+
+def _let_go(children: list[Task], target: Status, index: Index) -> None:
+    """Those that are not indexed here, as nobody handles their kind, in the file alone."""
+    mine = [task for task in children if task.id in index.live]
+    if aside := [task for task in children if task.id not in index.live]:
+        index.moves.append(Move(aside, Status.WAITING, target))
+    for task in mine:
+        index.leave(task)
+    index.move(mine, Status.WAITING, target)
 
 
 def why(parent: str, became: Status) -> str:

@@ -19,7 +19,8 @@ from itertools import islice
 from operator import attrgetter
 
 from final.job import Priority, Task
-from final.ledger.lanes import Lanes, Ordered, Suits
+from final.ledger.lanes import Lanes, Suits
+from final.ledger.ordered import Ordered
 
 
 class Line:

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from final.job import Status, Task
 from final.ledger.base import Move
 from final.ledger.feature import Feature, deleted
-from final.ledger.keys import Holder, Keys, become
+from final.ledger.index import Index
+from final.ledger.keys import Holder, Keys, become, place_of
 from final.ledger.rows import PLAIN
 from final.ledger.sqlite import SqliteFile
 
@@ -91,6 +92,29 @@ class Holders(Feature):
         there = Task(task.id, None, task.priority, task.kind, group=task.group)
         self.replaced.setdefault(task, there)
         become(task, new)
+
+    def replace_waiting(self, holder: Holder, new: Task, index: Index) -> None:
+        """The job becomes the new one, under its own id, and at its place if it can."""
+        task = self.find(holder)
+        if task.id not in index.live:  # nobody handled its kind
+            task.by_clock = True
+            index.put_in(task)
+        is_queued = task.status is Status.QUEUED
+        if is_queued and new.due_at is None and place_of(task) == place_of(new):
+            index.let_go(task)
+            self.replace(task, new)
+            index.keep(task)  # it stands where it stood
+            return
+        index.leave(task)
+        self.replace(task, new)
+        if task.status is Status.RETRYING:
+            index.arrive(task)
+        else:
+            source, task.due_at, task.by_clock = task.status, new.due_at, new.by_clock
+            task.key, task.queued_at = index.next_number(), index.now
+            index.set_timer(task)
+            target = Status.QUEUED if task.due_at is None else Status.SCHEDULED
+            index.move([task], source, target)
 
     def recount(self, moves: Sequence[Move]) -> list[Move]:
         """What is to be told before these moves: who was replaced is counted in the lane it is in.

@@ -21,18 +21,13 @@ from final.job import Outcome, Status, Task
 from final.ledger.base import Move
 from final.ledger.caps import Caps
 from final.ledger.groups import GroupLanes
-from final.ledger.lanes import Lanes, Ordered
+from final.ledger.lanes import Lanes
 from final.ledger.limits import Gate
+from final.ledger.ordered import Ordered
 from final.ledger.picking import Picker
 from final.options import Options
 
-QUEUED, SCHEDULED, PROCESSING, RETRYING, WAITING = (
-    Status.QUEUED,
-    Status.SCHEDULED,
-    Status.PROCESSING,
-    Status.RETRYING,
-    Status.WAITING,
-)
+QUEUED, SCHEDULED, PROCESSING, RETRYING, *_, WAITING = Status
 WAIT = (QUEUED, SCHEDULED, RETRYING, WAITING)
 
 

@@ -12,9 +12,7 @@ Payloads beyond ``memory`` bytes stay in the file until they are claimed.
 from __future__ import annotations
 
 import contextlib
-import logging
 import math
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 from final.beyond.control import Pause
@@ -40,17 +38,15 @@ from final.ledger.feature import Feature
 from final.ledger.history import History
 from final.ledger.holders import Holders
 from final.ledger.index import Index, without_payload
-from final.ledger.keys import Holder, become, place_of
+from final.ledger.keys import become
 from final.ledger.limits import Gate
 from final.ledger.metas import Metas
 from final.ledger.orders import Orders
 from final.ledger.periodic import Periodic
 from final.ledger.progress import ProgressRows
-from final.ledger.recovery import recover
+from final.ledger.recovery import load, recover
 from final.ledger.sqlite import SqliteFile
 from final.options import Options
-
-log = logging.getLogger("final")
 
 QUEUED, SCHEDULED, PROCESSING, RETRYING, COMPLETED, FAILED, CANCELLED, DROPPED, WAITING = Status
 
@@ -91,7 +87,7 @@ class LocalLedger:
         self._history = History(options.history)
         self._keys = Holders(file, index.live)
         self._metas = Metas(file, self._keys)
-        self._dependencies = Dependencies(file, index.live, lambda: index.number)
+        self._dependencies = Dependencies(file, lambda: index.number)
         self._controls = Controls(file)
         self._progress = ProgressRows(file)
         self._periodic = Periodic(file, handles)
@@ -118,23 +114,7 @@ class LocalLedger:
                 feature.write(self._given.moves)
             self._history.add(self._file.ended())
         self._file.recovered()
-        if unsound := self._file.unsound():
-            log.warning("Rows that make no sense are left alone: %s.", unsound)
-        aside: Counter[str] = Counter()
-        for task, ready_at in self._file.waiting():
-            if self._index.handles(task.kind):
-                task.queued_at = now - max(0.0, wall - ready_at)
-                task.by_clock = True  # a delay, too: the process that counted is gone
-                self._index.put_in(task)
-            else:
-                aside[task.kind] += 1
-        for kind, count in aside.items():
-            log.warning(
-                "%d recovered jobs of kind %r stay queued: open the file with a handler for it.",
-                count,
-                kind,
-                extra={"kind": kind},
-            )
+        load(self._file, self._index)
         return self._summary()
 
     def exchange(self, offer: Offer) -> Given:
@@ -143,8 +123,8 @@ class LocalLedger:
         try:
             self._read_again()
             with self._file.transaction():
+                self._dependencies.release(self._index)
                 # Before attempts end: a retry without delay does not come back in the same turn.
-                self._release_children()
                 self._queue_due()
                 self._progress.hear(offer.said)
                 self._end_attempts(offer.outcomes)
@@ -180,10 +160,11 @@ class LocalLedger:
         for feature in self._features:
             feature.write(self._given.moves)
         self._file.write_cancelled(self._given.stop)
-        if oldest := self._dependencies.forgettable(self._history.oldest()):
-            self._file.forget(oldest)
+        if oldest := self._history.oldest():
+            forgettable = self._dependencies.forgettable(oldest)
+            self._file.forget(forgettable)
             for feature in self._features:
-                feature.forget(oldest)
+                feature.forget(forgettable)
         self._load_payloads()
         if self._broken:
             self._file.probe()  # or it would not be seen that nothing can be written
@@ -268,29 +249,6 @@ class LocalLedger:
         return next_due
 
     # ---- the steps of an exchange ----------------------------------------------------------
-
-    def _release_children(self) -> None:
-        """Of parents that have ended by now; in this exchange, their turn is the next one."""
-        for ready, doomed in self._dependencies.release():
-            for task in ready:
-                if task.due_at is None or task.due_at <= self._wall:
-                    task.key, task.due_at = self._index.next_number(), None
-                    task.queued_at = self._now
-                else:
-                    self._index.set_timer(task)
-            self._let_children_go([task for task in ready if task.due_at is None], QUEUED)
-            self._let_children_go([task for task in ready if task.due_at is not None], SCHEDULED)
-            self._let_children_go(doomed, CANCELLED)
-
-    def _let_children_go(self, children: list[Task], target: Status) -> None:
-        """Those that are not indexed here, as nobody handles their kind, in the file alone."""
-        index = self._index
-        mine = [task for task in children if task.id in index.live]
-        if aside := [task for task in children if task.id not in index.live]:
-            self._given.moves.append(Move(aside, WAITING, target))
-        for task in mine:
-            index.leave(task)
-        index.move(mine, WAITING, target)
 
     def _queue_due(self) -> None:
         """Due jobs go to the back of their lanes, also of full ones: they were accepted before."""
@@ -392,7 +350,7 @@ class LocalLedger:
         self._given.accepted, self._given.taken = admission.accepted, admission.taken
         self._given.unknown, self._given.instead = admission.unknown, admission.instead
         for holder, task in keys.replaced:
-            self._replace(holder, task)
+            self._keys.replace_waiting(holder, task, index)
         for task, _ in admission.coming:
             task.seq = task.key = index.next_number()
             task.queued_at = self._now
@@ -405,27 +363,6 @@ class LocalLedger:
             self._dependencies.admit(admission.of(WAITING))
         if overflow == "drop-oldest":
             self._drop_oldest(admission.of(QUEUED), room)
-
-    def _replace(self, holder: Holder, new: Task) -> None:
-        """The job that waits becomes the new one, under its own id, and at its place if it can."""
-        index, task = self._index, self._keys.find(holder)
-        if task.id not in index.live:  # nobody handled its kind
-            task.by_clock = True
-            index.put_in(task)
-        if task.status is QUEUED and new.due_at is None and place_of(task) == place_of(new):
-            index.let_go(task)
-            self._keys.replace(task, new)
-            index.keep(task)  # it stands where it stood
-            return
-        index.leave(task)
-        self._keys.replace(task, new)
-        if task.status is RETRYING:
-            index.arrive(task)
-        else:
-            source, task.due_at, task.by_clock = task.status, new.due_at, new.by_clock
-            task.key, task.queued_at = index.next_number(), self._now
-            index.set_timer(task)
-            index.move([task], source, QUEUED if task.due_at is None else SCHEDULED)
 
     def _drop_oldest(self, new: Sequence[Task], room: dict[Priority, int]) -> None:
         """The new jobs of a lane displace as many as there is no room for."""

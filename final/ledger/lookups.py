@@ -1,6 +1,6 @@
 """What anybody may ask of the file, in any thread, while the dispatcher writes.
 
-But: which connection reads, and that it never delays a commit, is the business of ``sqlite.py``.
+But: which connection reads, and that it never delays a commit, is the business of ``database.py``.
 """
 
 from __future__ import annotations

@@ -5,9 +5,9 @@ Three things keep a second owner out, since each alone can fail:
 - a lock file beside the database, on every platform; but a tidy-up may remove it;
 - a lock on the database itself, by whatever name it is opened; but a process loses that when
   anything in it opens and closes the file (so POSIX says), and Windows has none;
-- the epoch in the file: each owner adds one, and every commit compares it (``sqlite.py``).
+- the epoch in the file: each owner adds one, and every commit compares it (``database.py``).
 
-But: it only notices. What is done about files that were removed or cut off is in ``sqlite.py``.
+But: it only notices. What is done about files that were removed or cut off is in ``database.py``.
 """
 
 from __future__ import annotations

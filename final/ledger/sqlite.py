@@ -1,4 +1,4 @@
-"""The file: one SQLite database, one writing connection, one transaction an exchange.
+"""The rows of a queue's file, as SQL: what an exchange has moved, and what it reads.
 
 - A job is two rows: what is said once (``payload``), and what each claim and each end rewrites
   (``job``).
@@ -9,35 +9,23 @@
   any more.
 - Job ids are ordered in time, so the id index grows at its end instead of all over.
 
-Durability, in the words of SQLite's documentation of WAL mode: with ``synchronous``
-FULL a commit survives a power cut; with NORMAL it survives the end of the process,
-and after a power cut the latest commits may be gone, but the file is consistent.
-
-But: it decides nothing. And one process at a time (``owner.py``), and of its connections only one
-ever writes or checkpoints, which also keeps clear of the WAL-reset bug that SQLite has documented
-for releases before 3.51.3.
+But: it decides nothing. What a commit is worth, and whose the file is, is in ``database.py``.
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import itertools
 import json
-import os
 import sqlite3
-import threading
-import weakref
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
 
 from final.beyond.filters import Filter
-from final.errors import QueueClosed, StorageError
 from final.job import Outcome, Status, Task
 from final.ledger.base import Move
+from final.ledger.database import Database
 from final.ledger.lookups import Lookups
 from final.ledger.matching import still_meant
-from final.ledger.owner import Owner
 from final.ledger.rows import (
     PLAIN,
     SOUND,
@@ -45,8 +33,7 @@ from final.ledger.rows import (
     failure_row,
     task_of,
 )
-from final.ledger.schema import SCHEMA_VERSION, bring_up_to_date, require_health, set_modes
-from final.ledger.trouble import GOES_ON, OPEN_AGAIN, taken_over, translated
+from final.ledger.trouble import taken_over, translated
 from final.payload import Stored
 
 # Of many jobs; ``_among`` fills it in.
@@ -118,132 +105,10 @@ ROWS = 256
 FEW_ROWS = 8
 
 
-class SqliteFile(Lookups):
-    """path: the database file, made when it is not there; ":memory:" keeps nothing.
-
-    durability: "full" or "normal", as described at the top of this file.
-
-    Raises StorageError, in a sentence, for a path that cannot be used.
-    """
-
-    def __init__(self, path: str | os.PathLike[str], durability: str) -> None:
-        super().__init__()
-        self._path = os.fspath(path)  # as the caller knows it, for errors
-        self.lasting = self._path != ":memory:"
-        self._durability = durability
-        # Guards _reader and _closed; where the reader is the writer, also the transaction. No user
-        # code runs under it; who has it may look again, in a signal handler or a finalizer.
-        self._mutex = threading.RLock()
-        self._closed = False
-        self._then = OPEN_AGAIN  # until what an earlier owner left is recovered
-        self._owner = Owner(self._path) if self.lasting else None
-        try:
-            with translated(f"Cannot open {self._path}", self._then):
-                self._writer = self._connect()
-                bring_up_to_date(self._writer, self._path)
-                set_modes(self._writer, self._durability)
-                self._take_over()
-                # Look-ups come from any thread and never wait for a commit: WAL readers see
-                # the last one. A database in memory exists in its connection alone, so there
-                # they share it, and the mutex keeps them apart.
-                self._reader = self._connect(read_only=True) if self._owner else self._writer
-            if self._owner is not None:
-                self._owner.remember()
-        except BaseException:
-            self._release()
-            raise
-
-    def _connect(self, read_only: bool = False) -> sqlite3.Connection:
-        connection = sqlite3.connect(
-            self._path if self._owner is None else self._owner.place,
-            isolation_level=None,  # transactions are ours: BEGIN and COMMIT stand in the code
-            check_same_thread=False,  # opened by the caller, used by the dispatcher's thread
-            cached_statements=128,
-        )
-        # Where the root is read-only, there may be no folder for temporary files.
-        connection.execute("PRAGMA temp_store = MEMORY")
-        if read_only:
-            connection.execute("PRAGMA query_only = ON")
-            connection.execute("PRAGMA wal_autocheckpoint = 0")
-        return connection
-
-    def _take_over(self) -> None:
-        """From here on every other owner is a former one. (A read-only file is found out here.)"""
-        self._writer.execute("BEGIN IMMEDIATE")
-        self._writer.execute("UPDATE fence SET epoch = epoch + 1")
-        (self.epoch,) = self._writer.execute("SELECT epoch FROM fence").fetchone()
-        self._writer.execute("COMMIT")
+class SqliteFile(Database, Lookups):
+    """The rows of a queue's file: see ``Database`` for what is opened, ``Lookups`` for who asks."""
 
     # ---- writing ---------------------------------------------------------------------------
-
-    @contextlib.contextmanager
-    def transaction(self) -> Iterator[None]:
-        """All of what the block writes, or nothing.
-
-        Raises StorageError for a full or broken disk, and QueueClosed when the file has another
-        owner: then nothing can be written ever again.
-        """
-        self._require_files()
-        with self._mutex if self._owner is None else contextlib.nullcontext():
-            try:
-                with translated(f"Cannot write {self._path}", self._then):
-                    self._writer.execute("BEGIN IMMEDIATE")
-                    self._require_epoch()
-                    yield
-                    self._writer.execute("COMMIT")
-            except BaseException:
-                if self._writer.in_transaction:  # some errors have rolled back by themselves
-                    self._writer.execute("ROLLBACK")
-                raise
-
-    def _require_epoch(self) -> None:
-        """Whoever finds another one here has been taken for dead, and writes nothing more."""
-        if self._writer.execute("SELECT epoch FROM fence").fetchone() != (self.epoch,):
-            raise taken_over(self._path)
-
-    def _require_files(self) -> None:
-        """SQLite would go on to write into files that nobody will find when it is closed."""
-        if self._owner is None or self._owner.finds_all():
-            return
-        if not self._owner.keeps_lock_file():
-            raise taken_over(self._path)
-        self._open_again()
-
-    def _open_again(self) -> None:
-        """The journal was removed or replaced, or a file was cut off: save what can be saved.
-
-        SQLite has the journal that it opened, name or no name, and moves all of it into the
-        database. Then both connections start anew; nothing but the database is needed for that.
-        """
-        assert self._owner is not None
-        try:
-            with self._mutex, translated(f"Cannot read {self._path}"):
-                checkpoint = self._writer.execute("PRAGMA wal_checkpoint(PASSIVE)")
-                _, in_journal, moved = checkpoint.fetchone()
-                if moved == in_journal:
-                    self._reader.close()
-                    self._writer.close()
-                    self._writer = self._connect()
-                    require_health(self._writer, self._path)
-                    self._require_epoch()
-                    set_modes(self._writer, self._durability)
-                    self.probe()  # the first write makes the journal
-                    self._reader = self._connect(read_only=True)
-                    self._owner.remember()
-        except StorageError as error:
-            raise QueueClosed(
-                f"Somebody changed {self._path} or its journal, and what was accepted cannot all "
-                f"be read any more: {error.__cause__ or error}"
-            ) from error
-        if moved < in_journal:
-            raise StorageError(
-                f"Somebody changed {self._path} or its journal, and another program reads the "
-                "file: close that; the queue goes on by itself."
-            )
-
-    def execute(self, statement: str, values: Sequence[object] = ()) -> sqlite3.Cursor:
-        """What a feature with tables of its own writes and reads, within a transaction."""
-        return self._writer.execute(statement, values)
 
     def write(self, moves: Sequence[Move], wall: float) -> None:
         """Write what an exchange has moved. New jobs are written once, as they are at its end."""
@@ -395,14 +260,6 @@ class SqliteFile(Lookups):
         for table in ("job", "payload", "failure"):
             self._among(f"DELETE FROM {table} WHERE {THESE}", seqs)
 
-    def recovered(self) -> None:
-        """From now on, a disk that is full or broken is waited for."""
-        self._then = GOES_ON
-
-    def probe(self) -> None:
-        """Write something that changes nothing. (An UPDATE that does, SQLite does not write.)"""
-        self._writer.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-
     # ---- reading, for the dispatcher's thread ----------------------------------------------
 
     def unsound(self) -> list[int]:
@@ -468,31 +325,6 @@ class SqliteFile(Lookups):
             "SELECT coalesce(max(max(seq, CAST(coalesce(place, 0) AS INTEGER))), 0) FROM job"
         ).fetchone()
         return int(number)
-
-    # ---- for look-ups, from any thread, also after ``close`` -------------------------------
-
-    def _read(self, statement: str, values: Sequence[object]) -> list[tuple[Any, ...]]:
-        with self._mutex, translated(f"Cannot read {self._path}"):
-            if self._owner is None or not self._closed:
-                return self._reader.execute(statement, values).fetchall()
-            self._owner.require_database()
-            with contextlib.closing(self._connect(read_only=True)) as reader:
-                return reader.execute(statement, values).fetchall()
-
-    def close(self) -> None:
-        with self._mutex:
-            self._closed = True
-            if self._owner is None:
-                weakref.finalize(self, self._writer.close)  # until then look-ups go on
-                return
-            self._release()
-
-    def _release(self) -> None:
-        for name in ("_reader", "_writer"):  # the last one to leave moves the WAL into the file
-            with contextlib.suppress(AttributeError):  # it may never have been opened
-                getattr(self, name).close()
-        if self._owner is not None:
-            self._owner.release()
 
 
 @functools.cache

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from final.job import Priority, Task
-from final.ledger.lanes import Lanes, Ordered
+from final.ledger.lanes import Lanes
+from final.ledger.ordered import Ordered
 
 HIGH, MEDIUM, LOW = Priority
 

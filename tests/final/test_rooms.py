@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -51,3 +52,28 @@ def test_imports_lead_downwards() -> None:
 
 def test_imports_lead_nowhere_in_a_circle() -> None:
     TopologicalSorter(imports()).prepare()  # raises CycleError, which names the circle
+
+
+def test_the_heart_can_be_read_in_the_promised_time() -> None:
+    # docs/inside-final.md says what the heart is, and in which order to read it.
+    page = (ROOT.parent / "docs" / "inside-final.md").read_text(encoding="utf-8")
+    table = page.partition("| minutes | file |")[2].partition("\n\n")[0]
+    files = re.findall(r"^\| \d+ \| \[[\w/.]+\]\(\.\./([\w/.]+)\)", table, re.MULTILINE)
+    assert files.pop(0) == "final/ledger/base.py"  # the words of the seam: hardly any code
+    assert len(files) == 7
+    assert sum(code_lines(ROOT.parent / file) for file in files) <= 1_700
+
+
+def code_lines(file: Path) -> int:
+    """Without comments, docstrings and empty lines."""
+    code = file.read_text(encoding="utf-8")
+    docstrings = {
+        line
+        for node in ast.walk(ast.parse(code))
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node)
+        for line in range(node.body[0].lineno, (node.body[0].end_lineno or 0) + 1)
+    }
+    return sum(
+        line.strip() != "" and not line.strip().startswith("#") and number not in docstrings
+        for number, line in enumerate(code.splitlines(), start=1)
+    )
