@@ -36,14 +36,14 @@ from final.engine.many import Progress, in_turns
 from final.errors import PeriodicExists, UnknownJob, UnknownPeriodic
 from final.job import JobRecord, Priority, Status, Task
 from final.ledger.base import ChangePeriodic, Move, SetPaused, SetWorkers
-from final.ledger.controls import PAUSED, Controls
-from final.ledger.dependencies import Dependencies
-from final.ledger.holders import Holders
-from final.ledger.keys import KEY_IS_TAKEN, Holder
+from final.ledger.features.controls import PAUSED, Controls
+from final.ledger.features.dependencies import Dependencies
+from final.ledger.features.holders import Holders
+from final.ledger.features.keys import KEY_IS_TAKEN, Holder
+from final.ledger.features.metas import Metas
+from final.ledger.features.periodic import Periodic
 from final.ledger.lookups import PERIODIC, Lookups
-from final.ledger.metas import Metas
 from final.ledger.owner import InUse
-from final.ledger.periodic import Periodic
 from final.ledger.schema import APPLICATION_ID
 from final.ledger.sqlite import SqliteFile
 from final.options import require_workers

@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from final.job import Priority, Status, Task
-from final.ledger.keys import Holder, Keys, become
+from final.ledger.features.keys import Holder, Keys, become
 
 
 class Admission(NamedTuple):

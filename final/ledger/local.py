@@ -5,7 +5,7 @@ jobs that it concerns and *moves* them: in the index at once, and noted for the 
 written last. When it cannot be written, the jobs that were moved are read again from it, and stand
 where it says: that is the only undo, and the same that opening does.
 
-But: what has tables of its own is a feature (``feature.py``), and acts in the steps that name it.
+But: what has tables of its own is a feature (``features/``), and acts in the steps that name it.
 Payloads beyond ``memory`` bytes stay in the file until they are claimed.
 """
 
@@ -32,18 +32,18 @@ from final.ledger.base import (
     SetWorkers,
     Told,
 )
-from final.ledger.controls import Controls
-from final.ledger.dependencies import Dependencies
-from final.ledger.feature import Feature
+from final.ledger.features.base import Feature
+from final.ledger.features.controls import Controls
+from final.ledger.features.dependencies import Dependencies
+from final.ledger.features.holders import Holders
+from final.ledger.features.keys import become
+from final.ledger.features.metas import Metas
+from final.ledger.features.periodic import Periodic
+from final.ledger.features.progress import ProgressRows
 from final.ledger.history import History
-from final.ledger.holders import Holders
 from final.ledger.index import Index, without_payload
-from final.ledger.keys import become
 from final.ledger.limits import Gate
-from final.ledger.metas import Metas
 from final.ledger.orders import Orders
-from final.ledger.periodic import Periodic
-from final.ledger.progress import ProgressRows
 from final.ledger.recovery import load, recover
 from final.ledger.sqlite import SqliteFile
 from final.options import Options

@@ -9,11 +9,11 @@ from __future__ import annotations
 from final.errors import UnknownJob
 from final.job import Status, Task
 from final.ledger.base import Cancel, CancelAll, Move, Purge, Retry, RetryAll
-from final.ledger.dependencies import Dependencies
+from final.ledger.features.dependencies import Dependencies
+from final.ledger.features.holders import Holders
+from final.ledger.features.keys import KEY_IS_TAKEN
 from final.ledger.history import KEPT, History
-from final.ledger.holders import Holders
 from final.ledger.index import Index
-from final.ledger.keys import KEY_IS_TAKEN
 from final.ledger.sqlite import SqliteFile
 
 JobOrder = Cancel | Retry | CancelAll | RetryAll | Purge

@@ -14,7 +14,7 @@ from hypothesis import strategies as some
 from final import Job, JobQueue, PermanentFailure, Priority, Status, UnknownJob, current_job
 from final.beyond.graph import parents_first
 from final.job import Task
-from final.ledger.dependencies import AT_ONCE
+from final.ledger.features.dependencies import AT_ONCE
 from final.workers.batch import Batch
 from tests.final import process_handlers
 from tests.final.engine import Engine, jobs, report

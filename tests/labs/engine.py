@@ -66,10 +66,10 @@ from final.ledger.base import (
     SetPaused,
     SetWorkers,
 )
-from final.ledger.controls import PAUSE, RESUME
-from final.ledger.holders import REPLACE
+from final.ledger.features.controls import PAUSE, RESUME
+from final.ledger.features.holders import REPLACE
+from final.ledger.features.periodic import Periodic
 from final.ledger.local import CLOCK_SECONDS, LocalLedger
-from final.ledger.periodic import Periodic
 from final.ledger.sqlite import SqliteFile
 from final.options import Backoff, TokenBucket
 from final.workers.batch import Batch, Report

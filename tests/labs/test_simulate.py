@@ -20,17 +20,18 @@ from final.engine.metrics import Recorder
 from final.engine.producers import Producers
 from final.errors import QueueClosed
 from final.job import Outcome, Status, Task
-from final.ledger import admission, dependencies, index, local, periodic
+from final.ledger import admission, index, local
 from final.ledger.base import Given, Move, Offer
 from final.ledger.caps import Caps
-from final.ledger.dependencies import Dependencies
+from final.ledger.features import dependencies, periodic
+from final.ledger.features.dependencies import Dependencies
+from final.ledger.features.keys import Holder, Keys
+from final.ledger.features.periodic import Periodic
 from final.ledger.groups import GroupLanes, Line
 from final.ledger.index import Index
-from final.ledger.keys import Holder, Keys
 from final.ledger.limits import Gate
 from final.ledger.local import LocalLedger
 from final.ledger.orders import Orders
-from final.ledger.periodic import Periodic
 from final.ledger.picking import Picker
 from final.ledger.sqlite import SqliteFile
 from final.options import Backoff

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 
 from final import Job, Status, UnknownJob, current_job
-from final.ledger.dependencies import AT_ONCE
+from final.ledger.features.dependencies import AT_ONCE
 from final.ledger.postgres.address import parse
 from tests.final.test_dependencies import echo, graphs, model
 from tests.helpers import DEADLINE, Background, Gate

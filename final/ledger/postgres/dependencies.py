@@ -1,6 +1,6 @@
 """Jobs that come after others, in a database that many processes share.
 
-The rules are those of ``final/ledger/dependencies.py``: an end is noted as a row of ``release`` by
+The rules are those of ``features/dependencies.py``: an end is noted as a row of ``release`` by
 the transaction that writes it (a trigger does that, for jobs that have children), and children go
 on afterwards, so many at a time.
 
@@ -17,7 +17,7 @@ from typing import Any
 
 from final.job import Status, Task
 from final.ledger.base import Move
-from final.ledger.dependencies import AT_ONCE, why
+from final.ledger.features.dependencies import AT_ONCE, why
 from final.ledger.postgres import statements as sql
 from final.ledger.postgres.memory import Memory
 from final.ledger.postgres.session import Session

@@ -1,4 +1,4 @@
-"""Unique jobs, as in ``ledger/keys.py``, where many processes bring some with one key at a time.
+"""Unique jobs, as in ``features/keys.py``, where many processes bring some with one key at a time.
 
 Whoever offers a key holds a lock for it until its transaction ends. That may be a caller's own
 transaction, which lasts: then the job waits here with its producer, and the turn goes on without.
@@ -14,7 +14,7 @@ from typing import Any
 
 from final.job import Status, Task
 from final.ledger.base import Move, Offer, Retry, RetryAll
-from final.ledger.keys import Holder, Keys
+from final.ledger.features.keys import Holder, Keys
 from final.ledger.postgres import metas
 from final.ledger.postgres import statements as sql
 from final.ledger.postgres.memory import Memory

@@ -23,8 +23,8 @@ from final.ledger.base import (
     SetPaused,
     SetWorkers,
 )
-from final.ledger.controls import changed
-from final.ledger.keys import KEY_IS_TAKEN
+from final.ledger.features.controls import changed
+from final.ledger.features.keys import KEY_IS_TAKEN
 from final.ledger.postgres import periodic
 from final.ledger.postgres import statements as sql
 from final.ledger.postgres.lease import Lease

@@ -12,7 +12,7 @@ from typing import Any
 
 from final.job import Priority, Status, Task
 from final.ledger.admission import Admission, admit
-from final.ledger.keys import Keys
+from final.ledger.features.keys import Keys
 from final.ledger.postgres import statements as sql
 from final.ledger.postgres.memory import Memory
 from final.ledger.postgres.rows import LANES

@@ -19,7 +19,7 @@ FENCE = "job.seq = o.seq AND job.token = o.token AND job.status = 'processing'"
 LANES = 3
 TOKEN = "currval('jobqueue.token')"  # the one of this transaction
 
-# ---- unique jobs: the rules of ledger/keys.py
+# ---- unique jobs: the rules of ledger/features/keys.py
 
 # Whether the job ``other`` still has the key of ``holder``, the row of it.
 HOLDS = f"""CASE WHEN other.status IN ('cancelled', 'dropped') THEN false

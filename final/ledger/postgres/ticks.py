@@ -1,6 +1,6 @@
 """Ticks in a database that many processes share: each is one job of them all.
 
-The rules are those of ``final/ledger/periodic.py``. Who finds that a tick has come locks the row of
+The rules are those of ``features/periodic.py``. Who finds that a tick has come locks the row of
 its entry, moves that on and accepts the job, in one transaction beside the turn. Others pass over a
 row that is locked, and after the commit it is not due any more.
 
@@ -18,8 +18,8 @@ from typing import Any
 from final.job import Status, Task
 from final.ledger.admission import admit
 from final.ledger.base import Move
-from final.ledger.keys import Keys
-from final.ledger.periodic import AT_ONCE, UNREADABLE
+from final.ledger.features.keys import Keys
+from final.ledger.features.periodic import AT_ONCE, UNREADABLE
 from final.ledger.postgres import holders
 from final.ledger.postgres import statements as sql
 from final.ledger.postgres.memory import Memory

@@ -16,7 +16,7 @@ import psycopg
 from final.errors import DuplicateJob, QueueFull
 from final.job import Status, Task
 from final.ledger.admission import Admission, admit
-from final.ledger.keys import Keys
+from final.ledger.features.keys import Keys
 from final.ledger.postgres import holders, metas, notices
 from final.ledger.postgres import statements as sql
 from final.ledger.postgres.address import Address

@@ -19,7 +19,7 @@ from typing import Any
 
 from final.job import Status, Task
 from final.ledger.base import Move
-from final.ledger.feature import Feature
+from final.ledger.features.base import Feature
 from final.ledger.index import Index
 from final.ledger.rows import PLAIN, TASK_COLUMNS, task_of
 from final.ledger.sqlite import SqliteFile

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Sequence
 from final.beyond.meta import Meta
 from final.job import Task
 from final.ledger.base import Move
-from final.ledger.feature import Feature, deleted
-from final.ledger.holders import Holders
+from final.ledger.features.base import Feature, deleted
+from final.ledger.features.holders import Holders
 from final.ledger.sqlite import SqliteFile
 
 THESE = "seq IN (SELECT value FROM json_each(?))"

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from final.beyond.periodic import Entry
 from final.job import Task
 from final.ledger.base import ChangePeriodic
-from final.ledger.feature import Feature
+from final.ledger.features.base import Feature
 from final.ledger.lookups import PERIODIC
 from final.ledger.sqlite import SqliteFile
 

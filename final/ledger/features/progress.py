@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from final.job import Status
 from final.ledger.base import Move, Said
-from final.ledger.feature import Feature, deleted
+from final.ledger.features.base import Feature, deleted
 
 PUT = "INSERT OR REPLACE INTO progress VALUES (?, ?, ?, ?)"
 FORGET = "DELETE FROM progress WHERE seq IN (SELECT value FROM json_each(?))"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from final.beyond.control import Pause, pause_from
 from final.ledger.base import SetPaused, SetWorkers
-from final.ledger.feature import Feature
+from final.ledger.features.base import Feature
 from final.ledger.sqlite import SqliteFile
 
 PAUSED = "SELECT sort, name FROM pause"

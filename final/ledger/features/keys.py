@@ -5,7 +5,7 @@ become of that job, so the start and the end of a job write nothing here. For ho
 that is there says; what then, the one that comes.
 
 But: a plain data structure, the same on both engines. The rows are the business of ``holders.py``
-and ``postgres/holders.py``.
+and ``../postgres/holders.py``.
 """
 
 from __future__ import annotations

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from final.job import Status, Task
 from final.ledger.base import Move
-from final.ledger.feature import Feature, deleted
+from final.ledger.features.base import Feature, deleted
+from final.ledger.features.keys import Holder, Keys, become, place_of
 from final.ledger.index import Index
-from final.ledger.keys import Holder, Keys, become, place_of
 from final.ledger.rows import PLAIN
 from final.ledger.sqlite import SqliteFile
 
