@@ -136,7 +136,7 @@ class Index:
         assert task.status is not None
         if task.status in WAIT:
             self._home(task).remove(task)
-            self.let_go(task)
+            self.let_go([task])
         return task.status
 
     def _home(self, task: Task) -> Ordered | Lanes | set[Task]:
@@ -204,16 +204,15 @@ class Index:
             if self.kept > self._memory:
                 self._too_many.append(task)
 
-    def let_go(self, task: Task) -> None:
-        """It waits no longer, or not with its payload."""
-        if task.payload is not None:
-            self.kept -= task.size
+    def let_go(self, tasks: Iterable[Task]) -> None:
+        """They wait no longer, or not with their payloads."""
+        self.kept -= sum([task.size for task in tasks if task.payload is not None])
 
     def unload(self) -> None:
         """What the file has, and there is no room for here, is read when it is claimed."""
         for task in self._too_many:
             if task.payload is not None and task.status in WAIT:
-                self.let_go(task)
+                self.let_go([task])
                 without_payload([task])
         self._too_many.clear()
 

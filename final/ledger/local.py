@@ -256,7 +256,7 @@ class LocalLedger:
         for timers, time in ((index.timers, self._now), (index.clock, self._wall)):
             while len(due) < AT_ONCE and timers.size and timers.head().key <= time:
                 task = timers.pop()
-                index.let_go(task)
+                index.let_go([task])
                 task.queued_at = task.key + (self._now - time)  # it has been ready since then
                 due.append(task)
         due.sort(key=lambda task: task.queued_at)
@@ -354,7 +354,8 @@ class LocalLedger:
         for task, _ in admission.coming:
             task.seq = task.key = index.next_number()
             task.queued_at = self._now
-            index.set_timer(task)
+            if task.due_at is not None:
+                index.set_timer(task)
         targets = {target for _, target in admission.coming}
         for target in (QUEUED, SCHEDULED, WAITING, DROPPED):
             if target in targets:
@@ -384,8 +385,7 @@ class LocalLedger:
         self._token += 1
         self._given.claims = self._picker.batches(idle, cost, self._token, self._now)
         claimed = [task for batch in self._given.claims for task in batch]
-        for task in claimed:
-            self._index.let_go(task)
+        self._index.let_go(claimed)
         self._index.move(claimed, QUEUED, PROCESSING)
 
     def _load_payloads(self) -> None:

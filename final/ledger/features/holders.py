@@ -101,7 +101,7 @@ class Holders(Feature):
             index.put_in(task)
         is_queued = task.status is Status.QUEUED
         if is_queued and new.due_at is None and place_of(task) == place_of(new):
-            index.let_go(task)
+            index.let_go([task])
             self.replace(task, new)
             index.keep(task)  # it stands where it stood
             return
