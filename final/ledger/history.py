@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Sequence
+from itertools import islice
 
 from final.job import Status
 from final.ledger.base import AT_ONCE, Move
@@ -46,8 +47,8 @@ class History:
     def oldest(self) -> list[int]:
         """Those beyond the limit, so many as an exchange lets go of."""
         self._going = max(0, min(self._excess(), AT_ONCE))
-        oldest = [self._ended[n] for n in range(self._going)]
-        return [seq for seq in oldest if seq not in self._purging]
+        oldest = list(islice(self._ended, self._going))
+        return [seq for seq in oldest if seq not in self._purging] if self._purging else oldest
 
     def written(self, moves: Sequence[Move]) -> None:
         """The exchange is in the file."""

@@ -95,22 +95,20 @@ class Index:
         self.count[target] += len(tasks)
         if source is PROCESSING:
             self.picker.ended(tasks, self.now)
+        for task in tasks:
+            task.status = target
         if target is None or target.ended:
             for task in tasks:
-                task.status = target
                 self.live.pop(task.id, None)
-        else:
-            for task in tasks:
-                task.status = target
-                if target is not PROCESSING:
-                    self.arrive(task)
+        elif target is not PROCESSING:
+            self.arrive(tasks)
 
     def put_in(self, task: Task, due: float | None = None) -> None:
         """One that was read from the file. due: the end of a delay that was counted here."""
         self.count[task.status] += 1
         if task.status in WAIT:
             self.set_timer(task, due)
-            self.arrive(task)
+            self.arrive([task])
         elif task.status is PROCESSING:
             self.live[task.id] = task
             self.picker.started([task], self.now)
@@ -124,12 +122,13 @@ class Index:
         if task.status is PROCESSING:
             self.picker.ended([task], self.now)
 
-    def arrive(self, task: Task) -> None:
-        """To wait where its status says."""
-        self.live[task.id] = task
-        task.token = 0
-        self.keep(task)
-        self._home(task).add(task)
+    def arrive(self, tasks: Sequence[Task]) -> None:
+        """To wait where their status says."""
+        for task in tasks:
+            self.live[task.id] = task
+            task.token = 0
+            self._home(task).add(task)
+        self.keep(tasks)
 
     def leave(self, task: Task) -> Status:
         """Out of where it waits, if it does; returns its status."""
@@ -197,12 +196,12 @@ class Index:
 
     # ---- payloads in memory --------------------------------------------------------------------
 
-    def keep(self, task: Task) -> None:
-        """It waits with its payload, if that has come with it."""
-        if task.payload is not None:
-            self.kept += task.size
-            if self.kept > self._memory:
-                self._too_many.append(task)
+    def keep(self, tasks: Sequence[Task]) -> None:
+        """They wait with their payloads, if those have come with them."""
+        loaded = [task for task in tasks if task.payload is not None]
+        self.kept += sum([task.size for task in loaded])
+        if self.kept > self._memory:
+            self._too_many += loaded
 
     def let_go(self, tasks: Iterable[Task]) -> None:
         """They wait no longer, or not with their payloads."""
@@ -210,7 +209,8 @@ class Index:
 
     def unload(self) -> None:
         """What the file has, and there is no room for here, is read when it is claimed."""
-        for task in self._too_many:
+        while self.kept > self._memory and self._too_many:
+            task = self._too_many.pop()
             if task.payload is not None and task.status in WAIT:
                 self.let_go([task])
                 without_payload([task])

@@ -49,6 +49,7 @@ from final.ledger.sqlite import SqliteFile
 from final.options import Options
 
 QUEUED, SCHEDULED, PROCESSING, RETRYING, COMPLETED, FAILED, CANCELLED, DROPPED, WAITING = Status
+LIVE = [status for status in Status if not status.ended]
 
 # Nobody tells us that the wall clock was set, or that the machine was suspended for an hour, so
 # while jobs wait for a time of that clock it is looked at this often.
@@ -225,7 +226,7 @@ class LocalLedger:
     def _summary(self, closing: bool = False) -> Given:
         given, index, paused = self._given, self._index, self._controls.paused
         index.release_suspect(paused)
-        given.live = {s: index.count[s] for s in Status if not s.ended}
+        given.live = {status: index.count[status] for status in LIVE}
         given.ready = self._picker.ready(self._now)
         given.next_start = self._picker.next_start(self._now)
         given.releasing = self._dependencies.releasing

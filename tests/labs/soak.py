@@ -40,7 +40,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -348,11 +348,12 @@ def forgotten_on_arrival() -> contextlib.AbstractContextManager[object]:
     """Every hundredth job that comes to wait is not known to wait, and nobody misses it."""
     arrive, numbers = Index.arrive, itertools.count(1)
 
-    def forgetful(index: Index, task: Task) -> None:
-        if next(numbers) % 100:
-            arrive(index, task)
-        else:
-            index.count[task.status] -= 1
+    def forgetful(index: Index, tasks: Sequence[Task]) -> None:
+        for task in tasks:
+            if next(numbers) % 100:
+                arrive(index, [task])
+            else:
+                index.count[task.status] -= 1
 
     return mock.patch.object(Index, "arrive", forgetful)
 

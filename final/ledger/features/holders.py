@@ -103,12 +103,12 @@ class Holders(Feature):
         if is_queued and new.due_at is None and place_of(task) == place_of(new):
             index.let_go([task])
             self.replace(task, new)
-            index.keep(task)  # it stands where it stood
+            index.keep([task])  # it stands where it stood
             return
         index.leave(task)
         self.replace(task, new)
         if task.status is Status.RETRYING:
-            index.arrive(task)
+            index.arrive([task])
         else:
             source, task.due_at, task.by_clock = task.status, new.due_at, new.by_clock
             task.key, task.queued_at = index.next_number(), index.now
