@@ -2,8 +2,8 @@
 
 Each check raises TypeError or ValueError in a sentence that names the option.
 
-But: data. What the options mean is described where they are given, in ``JobQueue``; who goes by
-them is in ``engine/`` and ``ledger/``. What a kind chooses for itself is in ``beyond/kinds.py``.
+What the options mean is described where they are given, in ``JobQueue``; who goes by them is in
+``engine/`` and ``ledger/``. What a kind chooses for itself is in ``beyond/kinds.py``.
 """
 
 from __future__ import annotations

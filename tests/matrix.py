@@ -1,6 +1,6 @@
 """How the results look in a terminal: the matrix, the evidence beneath it, the summary.
 
-But: it prints nothing, and knows neither pytest nor the size of the terminal. See screen.py.
+It prints nothing, and knows neither pytest nor the size of the terminal. See screen.py.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What a run of the suite found: an outcome and its evidence for each capability and stage.
 
-But: it only keeps the books. What counts as a pass, a known flaw or a surprise is
-judged in scoreboard.py; how it looks is decided in matrix.py and pages.py.
+It only keeps the books. What counts as a pass, a known flaw or a surprise is judged in
+scoreboard.py; how it looks is decided in matrix.py and pages.py.
 """
 
 from __future__ import annotations

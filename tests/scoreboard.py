@@ -12,7 +12,7 @@ feature that a stage has after all.
                    (what a stage was never meant to have is no flaw, and stays expected)
     --write-docs   after a full run without surprises, write it into README.md and docs/
 
-But: how things look is decided in matrix.py (terminal) and pages.py (Markdown).
+How things look is decided in matrix.py (terminal) and pages.py (Markdown).
 """
 
 from __future__ import annotations

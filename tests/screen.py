@@ -1,6 +1,6 @@
 """What --scoreboard does with the terminal: progress while the tests run, then the matrix.
 
-But: how the matrix looks is decided in matrix.py.
+How the matrix looks is decided in matrix.py.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Which jobs are meant: those of which all that is given holds.
 
-But: a value. How such jobs are found is in ``ledger/matching.py``, and the one in ``postgres/``.
+How such jobs are found is in ``ledger/matching.py``, and the one in ``postgres/``.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 ``Kind`` is what a user writes in place of a handler. ``Policies`` says what holds for the jobs of
 a kind, and everyone who needs to know asks it: what the kind has chosen, or else the queue.
 
-But: data. A policy is the one of the process that runs the job, or finds it after a crash; none
-is kept with the job.
+A policy is the one of the process that runs the job, or finds it after a crash; none is kept with
+the job.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Meta: what a job is about, as names with values, to be found by: ``jobs(meta={"user": "7"})``.
 
-But: a value. ``ledger/features/metas.py`` keeps it, ``ledger/matching.py`` looks for it.
+Where it is kept and looked for is in ``ledger/metas.py`` and ``ledger/matching.py``.
 """
 
 from __future__ import annotations

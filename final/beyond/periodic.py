@@ -4,8 +4,8 @@ A *tick* is a moment at which a job is due. Each one is a Unix time, the same fo
 they follow from the schedule and from the tick before, and not from who looks when. The job of a
 tick is called after it, so nobody can bring it in twice.
 
-But: words and arithmetic. Which tick is next is kept in the file (``ledger/periodic.py``) or the
-database (``ledger/postgres/periodic.py``).
+Which tick is next is kept in the file (``ledger/periodic.py``) or the database
+(``ledger/postgres/periodic.py``).
 """
 
 from __future__ import annotations

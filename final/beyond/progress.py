@@ -1,6 +1,6 @@
 """Progress: how far a handler says that its job is, ``current_job().progress(0.4, "page 4")``.
 
-But: a word. How it gets from the handler to the ledger is in ``engine/sayings.py``.
+How it gets from the handler to the ledger is in ``engine/sayings.py``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A place: where the jobs are, a service or a file, and what can go wrong there.
 
-But: how to talk to the one is in remote.py, how to read and write the other in local.py, and
-which one a command line means in finding.py.
+How to talk to the one is in remote.py, how to read and write the other in local.py, and which one
+a command line means in finding.py.
 """
 
 from __future__ import annotations

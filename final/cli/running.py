@@ -1,6 +1,6 @@
 """What ``serve`` needs besides its options: rate limits from text, and a log that stays one.
 
-But: what the options mean is described in ``JobQueue``.
+What the options mean is described in ``JobQueue``.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 With --json a list is a line for each entry, and one thing is one line; the keys are those of the
 service's API. Nothing but that goes to stdout then.
 
-But: errors are sentences on stderr, in app.py.
+Errors are sentences on stderr, in app.py.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Who comes in: of each producer's jobs those before the first that is refused.
 
-But: a plain function. Which ids are taken, who holds which key and how much room there is, a ledger
-knows.
+Which ids are taken, who holds which key and how much room there is, a ledger knows.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 Of what is paused there may be none: it counts as full.
 
-But: it counts what starts and ends as it is told. That a full group or kind is passed over, the
-lanes see to (``groups.py``, ``lanes.py``).
+It counts what starts and ends as it is told. That a full group or kind is passed over, the lanes
+see to (``groups.py``, ``lanes.py``).
 """
 
 from __future__ import annotations

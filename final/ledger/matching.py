@@ -3,7 +3,7 @@
 Jobs with a meta are looked for in its table: the pair that fewest jobs have leads, in the order of
 their numbers. So it takes as many steps as jobs have that pair, however many there are in all.
 
-But: plain functions. Who reads, and what, is in ``lookups.py``.
+Who reads, and what, is in ``lookups.py``.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Which jobs the idle workers get: batches, filled by the token rule as far as limits let them.
 
-But: it looks at what waits in the lanes that it is given, and knows no file and no database.
+It looks at what waits in the lanes that it is given, and knows no file and no database.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ it in or not; its body is read strictly (routes.py, strict.py) and checked again
 (models.py); an endpoint asks the queue (jobs.py) and answers with a model or a problem
 (problems.py).
 
-But: opening the queue, listening and shutting down are in server.py.
+Opening the queue, listening and shutting down are in server.py.
 """
 
 from __future__ import annotations

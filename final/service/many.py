@@ -2,7 +2,7 @@
 
 One at a time: each goes through all jobs that are meant, in turns, and others get in between.
 
-But: which jobs are meant, and what a turn is, the queue says (``final/engine/many.py``).
+Which jobs are meant, and what a turn is, the queue says (``final/engine/many.py``).
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 An answer stays small whatever was sent: what is wrong with the first fields, and of what was sent
 only names (of fields, types and ids), cut to 100 characters.
 
-But: when which of them is raised is decided elsewhere.
+When which of them is raised is decided elsewhere.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 A body is taken apart off the event loop, if it is large, and one at a time: Python would let all
 of them share one processor, and the loop would have to wait for each.
 
-But: what the fields mean is in models.py.
+What the fields mean is in models.py.
 """
 
 from __future__ import annotations

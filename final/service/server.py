@@ -4,7 +4,7 @@ SIGTERM, SIGHUP or Ctrl-C: no more jobs are accepted (503), what is in flight is
 timeout, the rest stays in the file, and the process ends with 0. A second signal ends it at
 once; nothing durable is lost by that, and what ran runs again at the next start.
 
-But: which address leads where is in app.py.
+Which address leads where is in app.py.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Parents and children, as it was promised: when a child may go on, and how it ends.
 
-But: it is told of each end. Which jobs wait, the model knows.
+It is told of each end. Which jobs wait, the model knows.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Who holds which unique key, as it was promised: at most one job that is there.
 
-But: it reads what has become of a job in its ``Entry``; what moves it there, the model says.
+It reads what has become of a job in its ``Entry``; what moves it there, the model says.
 """
 
 from __future__ import annotations

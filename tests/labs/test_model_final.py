@@ -5,7 +5,7 @@ steps that do harm, and shows the shortest such story. Both use the same engine.
 is SQLite on a disk, and after each step what is in the file is compared with the model. A crash
 leaves the files as kill -9 would, and the next process opens those.
 
-But: a power cut is not a crash; that is looked at elsewhere.
+A power cut is not a crash; that is looked at elsewhere.
 """
 
 from __future__ import annotations

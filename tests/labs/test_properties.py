@@ -4,8 +4,8 @@ Each law is a function of the thing it is about, so that it can be shown to fail
 Where floating-point numbers are exact (multiples of an eighth) the limits are compared with plain
 arithmetic, start by start.
 
-But: that a delay lies within its bounds, that no window has more starts than its share, and that
-a payload gets through the queue as it was, stands in ``tests/final``.
+That a delay lies within its bounds, that no window has more starts than its share, and that a
+payload gets through the queue as it was, stands in ``tests/final``.
 """
 
 from __future__ import annotations

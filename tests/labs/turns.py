@@ -4,7 +4,7 @@ The head of a group waits at most for one pick of each other group that waits in
 jobs without a group only if they came before it was the head. These wait for one pick of each
 group.
 
-But: it is told whose heads could start and what was picked. Which jobs wait, the model knows.
+It is told whose heads could start and what was picked. Which jobs wait, the model knows.
 """
 
 from __future__ import annotations

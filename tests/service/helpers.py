@@ -1,6 +1,6 @@
 """A service to talk to over real sockets, in a thread of the test's own process.
 
-But: signals, the environment and exit codes need a process of their own: see ``Program`` in
+Signals, the environment and exit codes need a process of their own: see ``Program`` in
 ``tests/processes.py``.
 """
 

@@ -2,8 +2,8 @@
 
 It is read when the file is opened and written when it changes, so a turn asks the file nothing.
 
-But: that nothing paused starts, the picker sees to (``picking.py``); the workers are the business
-of ``engine/flight.py``.
+That nothing paused starts, the picker sees to (``picking.py``); the workers are the business of
+``engine/flight.py``.
 """
 
 from __future__ import annotations

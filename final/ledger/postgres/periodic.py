@@ -1,6 +1,6 @@
 """Periodic entries in a database that many processes share: how they come, change and go.
 
-But: what becomes of a tick is in ``ticks.py``.
+What becomes of a tick is in ``ticks.py``.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 A statement is sent in a *trip*: a pipeline, whose statements go out together and whose answers come
 back together. Nothing here outlives a transaction, so that a pooler may stand between.
 
-But: what is asked is in ``statements.py``, and what for in ``turn.py``.
+What is asked is in ``statements.py``, and what for in ``turn.py``.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ Rows travel as arrays (``unnest``), so that each statement is the same text what
 All times are the database's clock. The fence is ``FENCE``: what ends an attempt counts only where
 the token of its claim still stands.
 
-But: which of these an exchange needs, and what their answers mean, is in ``ledger.py``.
+Which of these an exchange needs, and what their answers mean, is in ``ledger.py``.
 """
 
 from __future__ import annotations
