@@ -1,6 +1,6 @@
 """Pause: what of a queue starts no jobs for a while. The whole queue, a kind, a lane, or a group.
 
-Who keeps it is in ``ledger/controls.py``, who holds the jobs in ``ledger/picking.py``.
+Who keeps it is in ``ledger/features/controls.py``, who holds the jobs in ``ledger/picking.py``.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Meta: what a job is about, as names with values, to be found by: ``jobs(meta={"user": "7"})``.
 
-Where it is kept and looked for is in ``ledger/metas.py`` and ``ledger/matching.py``.
+``ledger/features/metas.py`` keeps it, ``ledger/matching.py`` looks for it.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ A *tick* is a moment at which a job is due. Each one is a Unix time, the same fo
 they follow from the schedule and from the tick before, and not from who looks when. The job of a
 tick is called after it, so nobody can bring it in twice.
 
-Which tick is next is kept in the file (``ledger/periodic.py``) or the database
+Which tick is next is kept in the file (``ledger/features/periodic.py``) or the database
 (``ledger/postgres/periodic.py``).
 """
 

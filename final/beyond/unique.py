@@ -1,6 +1,6 @@
 """Unique: what makes a job the only one of its kind for a while, by a key of the caller's choice.
 
-Who holds which key is in ``ledger/keys.py``.
+Who holds which key is in ``ledger/features/keys.py``.
 """
 
 from __future__ import annotations
