@@ -250,7 +250,7 @@ class Dispatcher:
                 new,
                 idle,
                 flight.cost,
-                self._is_curious(),
+                self._ledger.shared and self._is_curious(),
                 counts,
                 said,
                 bool(self._closes),

@@ -53,8 +53,7 @@ class History:
     def written(self, moves: Sequence[Move]) -> None:
         """The exchange is in the file."""
         self._purged |= self._purging
-        for _ in range(self._going):
-            self._purged.discard(self._ended.popleft())
+        self._purged.difference_update([self._ended.popleft() for _ in range(self._going)])
         for move in moves:
             if move.target in KEPT:
                 self.add([task.seq for task in move.tasks])

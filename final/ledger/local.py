@@ -50,6 +50,7 @@ from final.options import Options
 
 QUEUED, SCHEDULED, PROCESSING, RETRYING, COMPLETED, FAILED, CANCELLED, DROPPED, WAITING = Status
 LIVE = [status for status in Status if not status.ended]
+PRIORITIES = tuple(Priority)  # an enum is slow to go through, in each turn
 
 # Nobody tells us that the wall clock was set, or that the machine was suspended for an hour, so
 # while jobs wait for a time of that clock it is looked at this often.
@@ -234,7 +235,7 @@ class LocalLedger:
         given.stalled = not given.releasing and index.is_stalled(paused)
         given.next_due = self._next_due(closing)
         blocks = self._options.overflow in ("block", "reject")
-        given.room = {p: self._lanes.room(p) if blocks else math.inf for p in Priority}
+        given.room = {p: self._lanes.room(p) if blocks else math.inf for p in PRIORITIES}
         return given
 
     def _next_due(self, closing: bool) -> float:
@@ -344,7 +345,7 @@ class LocalLedger:
         known = self._file.taken([task.id for tasks in new for task in tasks])
         if parents := [parent for tasks in new for task in tasks for parent in task.after]:
             known |= self._file.taken(parents)
-        room = {priority: self._lanes.room(priority) for priority in Priority}
+        room = {priority: self._lanes.room(priority) for priority in PRIORITIES}
         overflow = self._options.overflow
         keys = self._keys.of(new, self._given.moves)
         admission = admit(new, known, room, overflow, keys)

@@ -59,10 +59,10 @@ class Picker:
             batch = self._fill(min(BATCH_JOBS, share), cost, now)
             if not batch:
                 break
+            alone = len(batch) == 1
             for task in batch:
                 task.attempts += 1
-                task.token = token
-                task.alone = len(batch) == 1
+                task.token, task.alone = token, alone
             batches.append(batch)
         return batches
 

@@ -38,7 +38,7 @@ class Metas(Feature):
         replaced = self._keys.replaced
         if self._in_use:
             self.forget([*deleted(moves), *(task.seq for task in replaced)])
-        new = [task for move in moves if move.source is None for task in move.tasks]
+        new = [t for move in moves if move.source is None for t in move.tasks if t.meta]
         if metas := {task.seq: task.meta for task in (*new, *replaced) if task.meta}:
             self._file.execute(INSERT, (json.dumps(metas),))
             self._in_use = True
