@@ -16,6 +16,10 @@ NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 BASE_PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	$$p -c '$(NEW_ENOUGH)' 2>/dev/null && echo $$p && break; done)
 
+# Images of containers set this, to stay small. Here each of a thousand processes would compile
+# again all that it imports.
+unexport PYTHONDONTWRITEBYTECODE
+
 # Jupyter wants to be told that it is root who starts it, as in a container.
 AS_ROOT = $(if $(filter 0,$(shell id -u 2>/dev/null)),--allow-root)
 
