@@ -242,4 +242,4 @@ def test_a_planted_fault_is_caught(
 ) -> None:
     monkeypatch.setattr(owner, name, fault)
     with quiet(), pytest.raises(AssertionError, match=sentence):
-        run_state_machine_as_test(FinalMachine, settings=until_it_fails(1_500, steps=30))
+        run_state_machine_as_test(FinalMachine, settings=until_it_fails(1_500, steps=50))
