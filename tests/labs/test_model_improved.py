@@ -244,4 +244,4 @@ class DropsRetriesWhenClosing(Steered):
 def test_a_planted_fault_is_caught(broken: type[Steered], sentence: str) -> None:
     machine = type("Broken", (ImprovedMachine,), {"make_queue": broken})
     with pytest.raises(AssertionError, match=sentence):
-        run_state_machine_as_test(machine, settings=until_it_fails(500))
+        run_state_machine_as_test(machine, settings=until_it_fails(500, steps=80))
