@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import json
 import os
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import pytest
+import typer.main
 
 from final import Job, JobQueue, Pause, Snooze, Status, current_job
 from final.beyond.filters import Filter
@@ -51,6 +53,10 @@ class Ended(NamedTuple):
 
 Run = Callable[..., Ended]
 
+# The commands and their options, made once, as every process does: to make them takes a tenth of a
+# second, and most commands less.
+made_once = functools.cache(typer.main.get_command)
+
 
 @pytest.fixture
 def silent_port() -> Iterator[int]:
@@ -68,6 +74,7 @@ def run(
     silent_port: int,
 ) -> Run:
     """A command in an empty folder, with nothing on the default port."""
+    monkeypatch.setattr(typer.main, "get_command", made_once)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PORT", str(silent_port))
     monkeypatch.setenv("COLUMNS", "120")
