@@ -60,7 +60,7 @@ class Workers(Protocol):
 
 
 class Flight:
-    """The batches of ``workers`` threads in the ``pool``; ``idle`` of them wait for one.
+    """The batches of ``workers`` in the ``pool``; ``idle`` of them wait for one.
 
     Where these are more than are ``wanted``, some leave as soon as they are idle.
 

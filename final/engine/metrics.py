@@ -75,6 +75,8 @@ class Histogram:
 class Running:
     """An attempt that is being made: by which worker (a thread's name), and for how long.
 
+    Of a coroutine it is the thread that began it, which meanwhile does other things.
+
     progress: what it has said last, in this attempt.
     """
 

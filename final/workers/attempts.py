@@ -1,8 +1,7 @@
 """Attempts: call a handler, and turn whatever it does into an ``Ending``.
 
 An exception, also SystemExit or KeyboardInterrupt, ends the attempt and not the worker.
-``Runner`` does it in the worker's thread, and ``processes.py`` elsewhere. Where the call
-returns a coroutine, the worker waits for its end (``coroutines.py``).
+``Runner`` does it in the worker's thread, ``coroutines.py`` and ``processes.py`` elsewhere.
 """
 
 from __future__ import annotations
@@ -58,8 +57,15 @@ class Runner:
         return None
 
     def run(self, batch: Batch, task: Task) -> Ending | None:
-        """Make the attempt. None: the handler has not begun; ``prepare`` and try again."""
+        """Make the attempt. None: the handler has not begun; ``prepare`` and try again.
+
+        LATER: it is under way elsewhere, and the batch comes back to the pool with its end.
+        """
         return attempt(self._handler, task, self._max_result, self._wait_for)
+
+    def go_on(self, batch: Batch) -> Ending:
+        """The batch has come back: what has become of the attempt? It may be LATER again."""
+        raise NotImplementedError
 
     def leave(self) -> None:
         """The calling worker leaves, and runs no more."""
@@ -74,11 +80,16 @@ def attempt(
     """Call the handler, and turn whatever comes of it into an Ending."""
     context = copy_context()  # what a handler sets there, the next one must not find
     try:
-        value = context.run(handler, _job(task))
+        value = context.run(handler, job_of(task))
         if type(value) not in PLAIN:
             value = context.run(finish, value, wait_for)
     except BaseException as error:
         return failure(error)
+    return NOTHING_TO_KEEP if value is None else success(value, max_result)
+
+
+def success(value: object, max_result: int) -> Ending:
+    """What was returned."""
     if value is None:
         return NOTHING_TO_KEEP
     try:
@@ -101,9 +112,10 @@ def _without_result(value: object, why: str) -> Ending:
 
 
 NOTHING_TO_KEEP = Ending()
+LATER = Ending()  # no end: a coroutine is under way
 
 
-def _job(task: Task) -> Job:
+def job_of(task: Task) -> Job:
     """What the handler gets: the very Job that was enqueued, if nobody can have changed it."""
     if task.job is not None:
         return task.job

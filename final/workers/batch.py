@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from final.beyond.progress import Progress
 from final.job import Outcome, Task
@@ -26,20 +26,23 @@ class Batch:
     outcomes: of the jobs that it is through with, until somebody collects them.
     late: the job whose attempt has had its time, and may still clean up.
     told: the job that was told to stop. stop: what wakes or ends its handler, where there is
-        a way. on_loop: whether the worker waits for a coroutine, so that this frees it.
-    worker: the thread that has the batch.
+        a way. on_loop: whether a coroutine is waited for, so that this frees the worker.
+    awaited: what that is, where no thread waits for it; then the batch comes back to its pool.
+    pool, worker: whose it is, and the thread that had it last.
     said: the job of it that has said last how far it is, and what.
     """
 
     __slots__ = (
         "_seized",
         "attempt",
+        "awaited",
         "check_at",
         "claimed",
         "late",
         "on_loop",
         "outcomes",
         "overdue_at",
+        "pool",
         "running",
         "said",
         "started",
@@ -64,6 +67,8 @@ class Batch:
         self.late: Task | None = None
         self.told: Task | None = None
         self.on_loop = False
+        self.awaited: object = None
+        self.pool: Pool | None = None
         self.worker: threading.Thread | None = None
         self.said: tuple[Task, Progress] | None = None
         self._seized = threading.Lock()
@@ -75,6 +80,14 @@ class Batch:
         that worker up. So no batch ends both ways, or neither.
         """
         return self._seized.acquire(blocking=False)
+
+    def is_seized(self) -> bool:
+        return self._seized.locked()
+
+
+class Pool(Protocol):
+    def deliver(self, batch: Batch) -> None:
+        """Let a worker take it."""
 
 
 class Report(NamedTuple):

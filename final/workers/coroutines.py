@@ -1,8 +1,11 @@
 """Coroutines: what handlers return to be awaited, on one event loop for all of them.
 
-The worker waits for its end, so never more than ``workers`` of them are under way. One that
-is told to stop is cancelled, once, and may clean up for ``GRACE_SECONDS``. If it goes on after
-that it is left behind, as a thread is, and its worker is free.
+No thread waits for what a coroutine function returns: its batch comes back to the pool with the
+end, so ten thousand that wait are tasks of the loop, and nothing else. For what comes of another
+function, or has middleware around it, its thread waits. Either way never more than ``workers`` of
+them are under way. One that is told to stop is cancelled, once, and may clean up for
+``GRACE_SECONDS``. If it goes on after that it is left behind, as a thread is, and its worker is
+free.
 
 But: one that blocks the loop holds up every other one: with ``time.sleep``,
 ``current_job().sleep``, or a call that waits (``enqueue`` into a full lane, ``wait``, ``map``:
@@ -16,14 +19,21 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import math
+import queue
 import threading
+import time
 from collections.abc import Callable
+from contextvars import copy_context
+from itertools import takewhile
 from typing import Any
 
 from final.errors import PermanentFailure
-from final.workers.attempts import Runner
+from final.job import Task
+from final.workers.attempts import LATER, Ending, Handler, Runner, failure, job_of, success
+from final.workers.batch import Batch
 from final.workers.current import enter_coroutine
-from final.workers.undone import discard
+from final.workers.undone import discard, finish, is_awaitable
 
 # How long a coroutine that was cancelled may clean up, and how long one waits to begin.
 GRACE_SECONDS = 5.0
@@ -36,28 +46,86 @@ class CoroutineRunner(Runner):
 
     can_stop = True
 
+    def __init__(self, handler: Handler, max_result: int, loops: EventLoops) -> None:
+        super().__init__(handler, max_result)
+        self._loops = loops
+
+    def run(self, batch: Batch, task: Task) -> Ending:
+        return copy_context().run(self._follow, lambda: self._handler(job_of(task)))
+
+    def go_on(self, batch: Batch) -> Ending:
+        run, batch.awaited = batch.awaited, None
+        assert isinstance(run, _Run), "its end has brought the batch here"
+        return run.context.run(self._follow, run.result)
+
+    def _follow(self, call: Callable[[], object]) -> Ending:
+        """What comes of the call: an end, or LATER if what it returns is to be awaited.
+
+        So may be what comes of that: ``async def f(job): return g(job)``.
+        """
+        try:
+            value = call()
+            if is_awaitable(value):
+                self._loops.begin(value, _come_back)
+                return LATER
+            value = finish(value, None)
+        except BaseException as error:
+            return failure(error)
+        return success(value, self._max_result)
+
+
+def _come_back(run: _Run) -> None:
+    batch = run.batch
+    assert batch.pool is not None, "a worker had it"
+    batch.awaited = run
+    batch.pool.deliver(batch)
+
 
 class EventLoops:
-    """The event loop of a queue, and former ones that a coroutine has blocked."""
+    """The event loop of a queue, and former ones that a coroutine has blocked.
+
+    One thread watches over what is to begin, or to end, within ``GRACE_SECONDS``.
+    """
 
     def __init__(self) -> None:
-        self._mutex = threading.Lock()  # guards _closed and changes of _loops
+        # Guards _closed, _watched with `told` of each, and changes of _loops.
+        self._mutex = threading.Lock()
         self._closed = False
         self._loops: list[EventLoop] = []  # the last one is where coroutines begin
+        self._watched: dict[_Run, float] = {}  # until when (monotonic); the first is due first
+        self._watcher: threading.Thread | None = None
+        self._over = threading.Event()
 
-    def start(self) -> EventLoop:
-        """The loop where coroutines begin; started for the first of them."""
+    def start(self) -> None:
+        """Start the loop where coroutines begin, if this is the first of them."""
         with self._mutex:
-            if self._closed:
-                raise RuntimeError("The queue is closed.")
-            if not self._loops:
-                self._loops = [EventLoop()]
-            return self._loops[-1]
+            self._start()
+
+    def _start(self) -> EventLoop:
+        if self._closed:
+            raise RuntimeError("The queue is closed.")
+        if not self._loops:
+            self._loops = [EventLoop()]
+        if self._watcher is None:
+            name = "final-asyncio-watch"
+            watcher = threading.Thread(target=self._watch, name=name, daemon=True)
+            watcher.start()
+            self._watcher = watcher
+        return self._loops[-1]
 
     def wait_for(self, awaitable: object) -> object:
         """Wait for its end, and return or raise what it does. For a worker, inside an attempt."""
+        ended: queue.SimpleQueue[_Run] = queue.SimpleQueue()
+        self.begin(awaitable, ended.put)
+        return ended.get().result()
+
+    def begin(self, awaitable: object, on_end: Callable[[_Run], object]) -> None:
+        """Let it begin, soon. For a worker, inside an attempt.
+
+        ``on_end`` is called once, in any thread, maybe before this returns.
+        """
         batch, task, told = enter_coroutine()
-        run = _Run(awaitable)
+        run = _Run(awaitable, batch, on_end, self)
 
         def stop() -> None:
             if batch.told is task:  # and not another job of this batch
@@ -66,42 +134,16 @@ class EventLoops:
 
         batch.stop, batch.on_loop = stop, True
         stop()  # it may have been told before it could be heard
+        self._hand_over(run)
+
+    def _hand_over(self, run: _Run) -> None:
         try:
-            self._begin(run)
-            run.news.wait()
-            if not run.ended.wait(GRACE_SECONDS):
-                self._leave_behind(run)
-        finally:
-            batch.stop, batch.on_loop = None, False
-        return run.result()
-
-    def _begin(self, run: _Run) -> None:
-        """Let it begin, on a fresh loop if a coroutine blocks the one that there is."""
-        try:
-            while True:
-                loop = self.start()
-                loop.call(run.begin, loop)
-                if run.news.wait(GRACE_SECONDS) or run.has_begun():
-                    return
-                self._replace(loop)
-        except BaseException:  # the queue has closed, or there is no thread for a loop
-            run.cancel()
-            raise
-
-    def _leave_behind(self, run: _Run) -> None:
-        if not run.heard and run.loop is not None:
-            self._replace(run.loop)
-        raise RuntimeError(
-            f"The coroutine was told to stop and went on for {GRACE_SECONDS:g} s: left behind."
-        )
-
-    def _replace(self, blocked: EventLoop) -> None:
-        """Let what has begun there end there, and the next coroutines begin elsewhere."""
-        with self._mutex:
-            if not self._closed and self._loops[-1] is blocked:
-                fresh = EventLoop()
-                blocked.retire()
-                self._loops = [loop for loop in self._loops if loop.is_alive()] + [fresh]
+            with self._mutex:
+                loop = run.handed_to = self._start()
+                self._watch_over(run)
+            loop.call(run.begin, loop)
+        except BaseException as error:  # the queue has closed, or there is no thread for a loop
+            run.call_off(error)
 
     def is_current_thread(self) -> bool:
         """Whether the caller is a coroutine of these."""
@@ -113,8 +155,84 @@ class EventLoops:
             self._closed = True
             for loop in self._loops:
                 loop.leave()
+        self._over.set()
         for loop in self._loops:
             loop.join()
+        if self._watcher is not None:
+            self._watcher.join()
+        for run in list(self._watched):  # nobody else will end these
+            if not run.call_off(RuntimeError("The queue is closed.")):
+                self._leave_behind(run)
+
+    # ---- watching --------------------------------------------------------------------------
+
+    def told(self, run: _Run) -> None:
+        """It was told to stop, for the first time."""
+        with self._mutex:
+            run.told = True
+            self._watch_over(run)
+
+    def begun(self, run: _Run) -> None:
+        with self._mutex:
+            if not run.told:
+                self._watched.pop(run, None)
+
+    def ended(self, run: _Run) -> None:
+        with self._mutex:
+            self._watched.pop(run, None)
+
+    def _watch_over(self, run: _Run) -> None:
+        self._watched.pop(run, None)
+        if not run.has_ended():
+            self._watched[run] = time.monotonic() + GRACE_SECONDS
+
+    def _watch(self) -> None:
+        """The thread that watches. What comes while it sleeps is not due before it wakes."""
+        pause = GRACE_SECONDS
+        while not self._over.wait(pause):
+            now = time.monotonic()
+            for run, was_told in self._take_due(now):
+                if was_told:
+                    self._leave_behind(run)
+                else:
+                    self._begin_elsewhere(run)
+            with self._mutex:
+                next_due = next(iter(self._watched.values()), math.inf)
+            pause = max(0.0, min(GRACE_SECONDS, next_due - now))
+
+    def _take_due(self, now: float) -> list[tuple[_Run, bool]]:
+        """And whether they were told to stop. (Else they have not begun.)"""
+        with self._mutex:
+            due = list(takewhile(lambda run: self._watched[run] <= now, self._watched))
+            for run in due:
+                del self._watched[run]
+            return [(run, run.told) for run in due]
+
+    def _begin_elsewhere(self, run: _Run) -> None:
+        """A coroutine blocks the loop that it was handed to, if it has not begun just now."""
+        if run.has_begun():
+            return
+        try:
+            self._replace(run.handed_to)
+        except BaseException as error:  # there is no thread for a loop
+            run.call_off(error)
+        else:
+            self._hand_over(run)
+
+    def _leave_behind(self, run: _Run) -> None:
+        if not run.heard:
+            with contextlib.suppress(Exception):  # no thread for a loop: the next one may get it
+                self._replace(run.loop)
+        error = f"The coroutine was told to stop and went on for {GRACE_SECONDS:g} s: left behind."
+        run.end(RuntimeError(error))
+
+    def _replace(self, blocked: EventLoop | None) -> None:
+        """Let what has begun there end there, and the next coroutines begin elsewhere."""
+        with self._mutex:
+            if not self._closed and self._loops[-1] is blocked:
+                fresh = EventLoop()
+                blocked.retire()
+                self._loops = [loop for loop in self._loops if loop.is_alive()] + [fresh]
 
 
 class EventLoop:
@@ -185,40 +303,85 @@ async def _cancel_all() -> None:
 
 
 class _Run:
-    """One awaitable on its way. Waited on by its worker: ``news``, then ``ended``.
+    """One awaitable on its way to its end. ``on_end`` gets it then: once, in any thread.
 
-    news: it has ended, or was told to stop. heard: whether its loop has taken that in.
-    loop: where it has begun.
+    context: that of its attempt. handed_to: the loop where it is to begin; loop: where it has
+    begun. told: to stop. heard: whether its loop has taken that in.
     """
 
-    def __init__(self, awaitable: object) -> None:
-        self.news = threading.Event()
-        self.ended = threading.Event()
-        self.heard = False
+    __slots__ = (
+        "_awaitable",
+        "_claim",
+        "_end",
+        "_error",
+        "_loops",
+        "_on_end",
+        "_task",
+        "_value",
+        "batch",
+        "context",
+        "handed_to",
+        "heard",
+        "loop",
+        "told",
+    )
+
+    def __init__(
+        self,
+        awaitable: object,
+        batch: Batch,
+        on_end: Callable[[_Run], object],
+        loops: EventLoops,
+    ) -> None:
+        self.batch = batch
+        self.context = copy_context()
+        self.handed_to: EventLoop | None = None
         self.loop: EventLoop | None = None
+        self.told = False
+        self.heard = False
         self._awaitable = awaitable
-        self._claim = threading.Lock()  # never released: taken by who begins it, or calls it off
+        self._on_end = on_end
+        self._loops = loops
+        # Never released: taken by who begins it, or calls it off; and by who ends it.
+        self._claim = threading.Lock()
+        self._end = threading.Lock()
         self._task: asyncio.Task[None] | None = None
-        self._told = False
         self._value: object = None
         self._error: BaseException | None = None
 
-    # ---- for the worker and the dispatcher -------------------------------------------------
+    # ---- in any thread ---------------------------------------------------------------------
 
     def has_begun(self) -> bool:
         return self._claim.locked()
 
+    def has_ended(self) -> bool:
+        return self._end.locked()
+
     def cancel(self) -> None:
         """Tell it to stop; if it has not begun, it never will."""
-        self._told = True  # first this, then the look at the loop: `begin` does the reverse
-        if self._claim.acquire(blocking=False):
-            discard(self._awaitable)
-            self._end(asyncio.CancelledError())
-        elif self.loop is not None:
+        if self.told:
+            return
+        self._loops.told(self)  # first this, then the look at the loop: `begin` does the reverse
+        if not self.call_off(asyncio.CancelledError()) and self.loop is not None:
             self.loop.call(self._hear)
-        self.news.set()
+
+    def call_off(self, error: BaseException) -> bool:
+        """End it before it begins; False if it has begun."""
+        if not self._claim.acquire(blocking=False):
+            return False
+        discard(self._awaitable)
+        self.end(error)
+        return True
+
+    def end(self, error: BaseException | None) -> None:
+        if self._end.acquire(blocking=False):
+            self._error = error
+            self._loops.ended(self)
+            self._on_end(self)
 
     def result(self) -> object:
+        """For the worker that has the batch, after the end."""
+        self.batch.stop, self.batch.on_loop = None, False
         if self._error is not None:
             raise self._error
         return self._value
@@ -227,9 +390,12 @@ class _Run:
 
     def begin(self, loop: EventLoop) -> None:
         if self._claim.acquire(blocking=False):
-            self._task = asyncio.get_running_loop().create_task(self._to_its_end())
+            # A copy: this loop may be in it still, when the worker that is told of the end is.
+            context = self.context.copy()
+            self._task = asyncio.create_task(self._to_its_end(), context=context)
             self.loop = loop
-            if self._told:
+            self._loops.begun(self)
+            if self.told:
                 loop.call(self._hear)
 
     def _hear(self) -> None:
@@ -243,14 +409,9 @@ class _Run:
         try:
             self._value = await awaited(self._awaitable)
         except BaseException as error:
-            self._end(error)
+            self.end(error)
         else:
-            self._end(None)
-
-    def _end(self, error: BaseException | None) -> None:
-        self._error = error
-        self.ended.set()
-        self.news.set()
+            self.end(None)
 
 
 def awaited(value: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import pickle
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -54,17 +55,25 @@ class Handlers:
         self._loops = EventLoops()
         self._runners = {k: self._runner(k, one, k in in_process) for k, one in by_kind.items()}
         self._for_all = self._runners.get(FOR_ALL)
+        holding = {k for k, one in self._runners.items() if not isinstance(one, CoroutineRunner)}
+        in_threads = sum(policies.caps.get(kind, math.inf) for kind in holding)
+        self._most_threads = in_threads + (len(holding) < len(self._runners))
         self._stoppable = {kind for kind, runner in self._runners.items() if runner.can_stop}
 
     def _runner(self, kind: str, handler: Handler, in_process: bool) -> Runner:
         if in_process:
             return ProcessRunner(kind, handler, self._max_result, self._processes)
-        wait_for, runner = self._loops.wait_for, Runner
+        wait_for = self._loops.wait_for
         if _is_coroutine_function(handler):
             self._loops.start()
-            # What middleware does in the worker's thread, nothing can stop.
-            runner = Runner if self.middleware else CoroutineRunner
-        return runner(around(self.middleware, handler, wait_for), self._max_result, wait_for)
+            # What middleware does around it holds the worker's thread, and nothing can stop that.
+            if not self.middleware:
+                return CoroutineRunner(handler, self._max_result, self._loops)
+        return Runner(around(self.middleware, handler, wait_for), self._max_result, wait_for)
+
+    def threads(self, workers: int) -> int:
+        """How many threads so many workers can hold, and one more for all coroutines."""
+        return int(min(workers, self._most_threads))
 
     def is_current_thread(self) -> bool:
         """Whether the caller is a coroutine of these."""

@@ -1,6 +1,8 @@
 """The pool: threads that take batches of jobs, have them run, and report the outcomes.
 
-How an attempt is made is the business of ``attempts.py``.
+How an attempt is made is the business of ``attempts.py``. One that goes on as a coroutine holds
+no thread: its batch comes back with its end. So ``workers`` is how many batches may be out, and
+there are as many threads as these can hold (``Handlers.threads``).
 
 But: a thread cannot be killed. One that ignores its time-out is abandoned: a fresh worker
 takes its place, and what it returns in the end is dropped.
@@ -16,7 +18,7 @@ import time
 from collections.abc import Callable
 
 from final.job import Outcome, Task
-from final.workers.attempts import NOTHING_TO_KEEP
+from final.workers.attempts import LATER, NOTHING_TO_KEEP, Ending
 from final.workers.batch import Batch, Report
 from final.workers.current import Ways, current_batch, enter_batch
 from final.workers.handlers import Handlers
@@ -47,9 +49,11 @@ class WorkerPool:
         self._say = say
         self._ways = ways
         self._clock = time.monotonic if clock is None else clock
-        # Waited on by idle workers: a batch, or None to leave.
+        # Waited on by idle threads: a batch, which may have come back, or None to leave.
         self._batches: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
         self._numbers = itertools.count()
+        self._workers = 0
+        self._wanted = 0  # threads: without those that were told to leave, or abandoned
         # An abandoned worker is taken out: nobody waits for it any more.
         self._threads: list[threading.Thread] = []
         self._is_short = False  # there was no thread when one was wanted last
@@ -59,32 +63,35 @@ class WorkerPool:
 
         Raises RuntimeError if there is not one.
         """
-        if count:
-            self._hire()
-        try:
-            while len(self._threads) < count:
-                self._hire()
-        except RuntimeError as error:
-            self._tell_of_few(len(self._threads), error)
-        return len(self._threads)
+        if not count:
+            return 0
+        self._hire()
+        self._workers = self._wanted = 1
+        return 1 + self.hire(count - 1)
 
     def hire(self, count: int) -> int:
         """Start so many more workers, or as many as there are threads for; returns how many."""
         self._threads = [thread for thread in self._threads if thread.is_alive()]  # some have left
         for number in range(count):
             try:
-                self._hire()
+                if self._wanted < self._handlers.threads(self._workers + 1):
+                    self._hire()
+                    self._wanted += 1
             except RuntimeError as error:
-                self._tell_of_few(len(self._threads), error)
+                self._tell_of_few(self._workers, error)
                 return number
+            self._workers += 1
         return count
 
     def retire(self) -> None:
         """Let an idle worker leave. The dispatcher knows that there is one."""
-        self._batches.put(None)
+        self._workers -= 1
+        if self._wanted > self._handlers.threads(self._workers):
+            self._wanted -= 1
+            self._batches.put(None)
 
     def _hire(self) -> None:
-        """Start another worker; raises RuntimeError if there is no thread for it."""
+        """Start another thread; raises RuntimeError if there is none."""
         name = f"final-worker-{next(self._numbers)}"
         thread = threading.Thread(target=self._work, name=name, daemon=True)
         thread.start()
@@ -99,7 +106,10 @@ class WorkerPool:
     # ---- for the dispatcher ----------------------------------------------------------------
 
     def deliver(self, batch: Batch) -> None:
-        """Hand a batch to an idle worker. The dispatcher knows that there is one."""
+        """Hand a batch to an idle worker. The dispatcher knows that there is one.
+
+        Also one that comes back, with the end of its coroutine.
+        """
         self._batches.put(batch)
 
     def tell(self, batch: Batch, task: Task) -> None:
@@ -122,7 +132,7 @@ class WorkerPool:
         try:
             self._hire()
         except RuntimeError as error:
-            self._tell_of_few(len(self._threads) - 1, error)
+            self._tell_of_few(self._workers - 1, error)
             return False
         if not batch.seize():
             self._batches.put(None)  # the fresh one, or another idle one, leaves again
@@ -145,8 +155,8 @@ class WorkerPool:
     def is_calling(self) -> bool:
         """Whether the caller is inside a handler, so that its worker waits for it."""
         batch = current_batch()
-        if batch is not None and batch.running is not None and batch.worker in self._threads:
-            return True
+        if batch is not None and batch.pool is self and not batch.is_seized():  # not given up
+            return batch.running is not None
         return self._handlers.is_current_thread()
 
     def _work(self) -> None:
@@ -157,34 +167,53 @@ class WorkerPool:
 
     def _work_off(self, batch: Batch) -> bool:
         """Run its jobs and report; False where somebody else has ended it meanwhile."""
-        batch.worker = threading.current_thread()
+        batch.pool, batch.worker = self, threading.current_thread()
         enter_batch(batch, self._ways)
+        if batch.awaited is not None and not self._go_on(batch):
+            return True
         while batch.tasks:
             try:
                 task = batch.tasks.popleft()
             except IndexError:
                 break  # the dispatcher has just taken back the rest
-            batch.outcomes.append(self._attempt(batch, task))
+            outcome = self._attempt(batch, task)
+            if outcome is None:
+                return True  # it comes back: another thread may have it by now
+            batch.outcomes.append(outcome)
         batch.running = None
         if not batch.seize():
             return False
         self._report(Report(batch))
         return True
 
-    def _attempt(self, batch: Batch, task: Task) -> Outcome:
+    def _go_on(self, batch: Batch) -> bool:
+        """Its coroutine has ended; False if there is one more to wait for."""
+        task = batch.running
+        assert task is not None, "it is this job that was waited for"
+        ending = self._handlers.of(task.kind).go_on(batch)
+        if ending is LATER:
+            return False
+        batch.outcomes.append(self._outcome(batch, task, ending))
+        return True
+
+    def _attempt(self, batch: Batch, task: Task) -> Outcome | None:
+        """None: its coroutine is under way."""
         runner = self._handlers.of(task.kind)
         ending = None
         while ending is None:  # until its handler has begun
             batch.running = None
             unfit = runner.prepare()
             # In this order: who reads `running` first never sees a job with an older start.
-            batch.started = started = self._clock()
+            batch.started = self._clock()
             batch.attempt = task.attempts
             batch.running = task
             if task.cancelled:  # while it waited in the batch
                 return Outcome(task, 0.0, error="Cancelled before it started.")
             ending = unfit or runner.run(batch, task)
-        seconds, waited = self._clock() - started, started - task.queued_at
+        return None if ending is LATER else self._outcome(batch, task, ending)
+
+    def _outcome(self, batch: Batch, task: Task, ending: Ending) -> Outcome:
+        seconds, waited = self._clock() - batch.started, batch.started - task.queued_at
         if ending is NOTHING_TO_KEEP:
             return Outcome(task, seconds, waited=waited)
         outcome = Outcome(task, seconds, *ending, waited=waited)

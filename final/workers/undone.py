@@ -38,7 +38,7 @@ _LAZY = (
 
 def finish(value: object, wait_for: WaitFor | None) -> object:
     """The value that comes of ``value`` in the end. wait_for: None where nothing is awaited."""
-    while _is_awaitable(value):  # it may return another one: `async def f(job): return g(job)`
+    while is_awaitable(value):  # it may return another one: `async def f(job): return g(job)`
         if wait_for is None:
             raise _refusal(value, "use executor='thread', which awaits it")
         value = wait_for(value)
@@ -54,13 +54,13 @@ def refuse_members(value: object) -> None:
         members = value.values()
     elif isinstance(value, (list, tuple, set, frozenset)):
         members = value
-    undone = [one for one in members if _is_awaitable(one) or isinstance(one, _LAZY)]
+    undone = [one for one in members if is_awaitable(one) or isinstance(one, _LAZY)]
     refusals = [_refusal(one, "await or run each inside the handler") for one in undone]
     if refusals:
         raise refusals[0]
 
 
-def _is_awaitable(value: object) -> bool:
+def is_awaitable(value: object) -> bool:
     return inspect.isawaitable(value) or isinstance(value, concurrent.futures.Future)
 
 

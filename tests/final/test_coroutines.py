@@ -11,9 +11,20 @@ from pathlib import Path
 
 import pytest
 
-from final import CurrentJob, Job, JobQueue, QueueFull, Status, StorageError, current_job
+from final import (
+    Backoff,
+    CurrentJob,
+    Job,
+    JobQueue,
+    Kind,
+    QueueFull,
+    Status,
+    StorageError,
+    current_job,
+)
+from tests.final import inside
 from tests.final.helpers import AT_ONCE, OpenQueue, completes, nothing
-from tests.helpers import DEADLINE, Background, Gate, Journal
+from tests.helpers import DEADLINE, Background, Gate, Journal, eventually
 
 SOON = 0.03  # seconds; a time-out that is meant to strike
 EVER = 3600.0
@@ -206,6 +217,194 @@ class TestRunning:
         assert queue.wait("c", DEADLINE).result == "final-asyncio"
         gate.open()
         assert str(queue.wait("p", DEADLINE).result).startswith("final-worker-")
+
+
+class Crowd:
+    """A handler of which all wait for one event, on the loop; ``full`` opens when all are there."""
+
+    def __init__(self, size: int) -> None:
+        self.full = threading.Event()
+        self.under_way = self.most = 0
+        self._size = size
+        self._may_go: asyncio.Event | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def __call__(self, job: Job) -> str:
+        if self._may_go is None:
+            self._may_go, self._loop = asyncio.Event(), asyncio.get_running_loop()
+        self.under_way += 1
+        self.most = max(self.most, self.under_way)
+        if self.under_way == self._size:
+            self.full.set()
+        try:
+            await self._may_go.wait()
+        finally:
+            self.under_way -= 1
+        return "went"
+
+    def let_go(self) -> None:
+        assert self._may_go
+        assert self._loop
+        self._loop.call_soon_threadsafe(self._may_go.set)
+
+
+class TestThreads:
+    """What waits on the loop holds no thread."""
+
+    def test_ten_thousand_wait_at_once_in_a_handful_of_threads(
+        self, open_queue: OpenQueue, path: str
+    ) -> None:
+        crowd, before = Crowd(10_000), threading.active_count()
+        queue = open_queue(crowd, path=path, workers=10_000, capacity=10_000)
+        queue.enqueue_many([Job() for _ in range(10_000)])
+        assert crowd.full.wait(DEADLINE), crowd.under_way
+        assert threading.active_count() - before < 10
+        assert len(queue.metrics().running) == 10_000
+        crowd.let_go()
+        queue.join(DEADLINE)
+        assert queue.metrics().completed == 10_000
+
+    def test_nor_do_those_of_a_kind_beside_plain_ones(self, open_queue: OpenQueue) -> None:
+        crowd = Crowd(50)
+        kinds = {"plain": Kind(nothing, workers=3), "crowd": crowd}
+        queue = open_queue(kinds, workers=100)
+        assert len(inside.workers(queue)) == 4
+        queue.enqueue_many([Job(kind="crowd") for _ in range(50)])
+        assert crowd.full.wait(DEADLINE)
+        assert completes(queue, Job(kind="plain"))
+        crowd.let_go()
+        queue.join(DEADLINE)
+        assert queue.metrics().completed == 51
+
+    def test_plain_ones_that_all_wait_for_a_coroutine_leave_it_a_thread(
+        self, open_queue: OpenQueue
+    ) -> None:
+        def ask(job: Job) -> object:
+            return queue.wait(
+                queue.enqueue(Job(kind="answer", payload=job.payload)), DEADLINE
+            ).result
+
+        queue = open_queue({"ask": Kind(ask, workers=2), "answer": echo}, workers=10)
+        assert list(queue.map(range(20), kind="ask", timeout=DEADLINE)) == list(range(20))
+
+    def test_with_middleware_around_it_each_holds_its_own(self, open_queue: OpenQueue) -> None:
+        crowd = Crowd(5)
+        queue = open_queue(crowd, workers=5, middleware=[lambda job, call_next: call_next(job)])
+        assert len(inside.workers(queue)) == 5
+        queue.enqueue_many([Job() for _ in range(5)])
+        assert crowd.full.wait(DEADLINE)
+        crowd.let_go()
+        queue.join(DEADLINE)
+
+    def test_set_workers_says_how_many_wait_at_once(self, open_queue: OpenQueue) -> None:
+        crowd = Crowd(400)
+        queue = open_queue(crowd, workers=1)
+        queue.enqueue_many([Job() for _ in range(500)])
+        assert queue.set_workers(400) == 400
+        assert crowd.full.wait(DEADLINE)
+        assert len(inside.workers(queue)) == 1
+        assert queue.set_workers(2) == 2
+        crowd.let_go()
+        queue.join(DEADLINE)
+        assert (crowd.most, queue.metrics().completed) == (400, 500)
+        assert completes(queue)
+
+    def test_one_whose_thread_has_left_may_still_close_its_queue(
+        self, open_queue: OpenQueue
+    ) -> None:
+        """From a thread of its own; it would wait for itself."""
+        began, may_close = Journal(), threading.Event()
+
+        async def handler(job: Job) -> bool:
+            began.write(job.id)
+            await asyncio.to_thread(may_close.wait, DEADLINE)
+            return await asyncio.to_thread(queue.close)
+
+        queue = open_queue({"plain": nothing, "closes": handler}, workers=2)
+        old = inside.workers(queue)
+        queue.enqueue(Job("x", kind="closes"))
+        began.wait_for("x")
+
+        def have_left() -> bool:
+            queue.set_workers(1)
+            queue.set_workers(2)
+            return not any(thread.is_alive() for thread in old)
+
+        eventually(have_left, "other threads")
+        may_close.set()
+        assert Background(queue.close).result() is True
+        assert queue.get("x").result is False
+
+    def test_what_is_called_after_its_end_is_called_in_a_worker(
+        self, open_queue: OpenQueue
+    ) -> None:
+        """Code of the program's own may take its time, and the loop is for all of them."""
+        threads = Journal()
+
+        class Noting(Backoff):
+            def delay(self, attempt: int) -> float:
+                threads.write(threading.current_thread().name)
+                return 0.0
+
+        async def handler(job: Job) -> None:
+            await asyncio.sleep(0)
+            raise ValueError("no")
+
+        queue = open_queue(handler, backoff=Noting(), max_retries=2)
+        assert queue.wait(queue.enqueue(Job()), DEADLINE).status is Status.FAILED
+        assert len(threads.entries) == 2
+        assert all(name.startswith("final-worker-") for name in threads.entries)
+
+    def test_what_its_coroutine_returns_may_be_awaited_in_turn(self, open_queue: OpenQueue) -> None:
+        async def inner(job: Job) -> str:
+            await asyncio.sleep(0)
+            return f"{current_job().id} {job.payload}"
+
+        async def handler(job: Job) -> Awaitable[str]:
+            return inner(job)
+
+        queue = open_queue(handler, workers=100)
+        assert queue.wait(queue.enqueue(Job("x", "y")), DEADLINE).result == "x y"
+        assert len(inside.workers(queue)) == 1
+
+    def test_one_that_is_cancelled_or_late_leaves_the_others_alone(
+        self, open_queue: OpenQueue
+    ) -> None:
+        crowd = Crowd(300)
+        queue = open_queue(crowd, workers=300, max_retries=0)
+        ids = queue.enqueue_many([Job() for _ in range(298)])
+        queue.enqueue(Job("late", timeout=SOON))
+        assert queue.wait("late", DEADLINE).status is Status.FAILED
+        queue.enqueue_many([Job(f"more-{n}") for n in range(2)])
+        assert crowd.full.wait(DEADLINE)
+        assert queue.cancel(ids[7])
+        assert queue.wait(ids[7], DEADLINE).status is Status.CANCELLED
+        crowd.let_go()
+        queue.join(DEADLINE)
+        assert queue.metrics().completed == 299
+
+    def test_closing_late_gives_all_of_them_back(self, open_queue: OpenQueue, path: str) -> None:
+        before, crowd = set(threading.enumerate()), Crowd(1000)
+        queue = open_queue(crowd, path=path, workers=1000)
+        ids = queue.enqueue_many([Job() for _ in range(1000)])
+        assert crowd.full.wait(DEADLINE)
+        assert Background(queue.close, False, 0).result() is False
+        assert crowd.under_way == 0
+        eventually(lambda: set(threading.enumerate()) <= before, "its threads to leave")
+        again = open_queue(echo, path=path, workers=1000)
+        assert {again.wait(job_id, DEADLINE).attempts for job_id in ids} == {1}
+
+    def test_closing_without_drain_waits_for_those_that_have_begun(
+        self, open_queue: OpenQueue
+    ) -> None:
+        crowd = Crowd(200)
+        queue = open_queue(crowd, workers=200)
+        queue.enqueue_many([Job() for _ in range(200)])
+        assert crowd.full.wait(DEADLINE)
+        closing = Background(queue.close, False)
+        crowd.let_go()
+        assert closing.result() is True
+        assert queue.metrics().completed == 200
 
 
 class TestStopping:
@@ -500,18 +699,19 @@ class TestBlockingTheLoop:
         self, open_queue: OpenQueue, gate: Gate, monkeypatch: pytest.MonkeyPatch
     ) -> JobQueue:
         """Two workers; the job "blocker" sleeps as a thread does, and blocks the loop of all."""
+        monkeypatch.setattr("final.workers.coroutines.GRACE_SECONDS", 0.1)
         started = Journal()
 
         async def handler(job: Job) -> str:
             if job.id == "blocker":
-                started.write(job.id)
+                started.write(threading.current_thread())
                 gate.wait()
             return "ran"
 
         queue = open_queue(handler, workers=2, max_retries=0)
         queue.enqueue(Job("blocker"))
-        started.wait_for("blocker")
-        monkeypatch.setattr("final.workers.coroutines.GRACE_SECONDS", 0.1)
+        started.wait_for_count(1)
+        self.blocked_loop = started.entries[0]
         return queue
 
     def test_those_that_have_not_begun_begin_elsewhere(self, blocked: JobQueue, gate: Gate) -> None:
@@ -526,7 +726,7 @@ class TestBlockingTheLoop:
         assert completes(blocked)
 
     def test_its_loop_ends_when_it_has_ended(self, blocked: JobQueue, gate: Gate) -> None:
-        (old,) = loop_threads()
+        old = self.blocked_loop
         assert completes(blocked)
         assert len(loop_threads()) > 1
         gate.open()

@@ -1,0 +1,21 @@
+"""Coroutine handlers that wait on PostgreSQL: many of them, and no thread for each."""
+
+from __future__ import annotations
+
+import threading
+
+from final import Job
+from tests.final.test_coroutines import Crowd
+from tests.helpers import DEADLINE
+from tests.postgres.conftest import OpenQueue
+
+
+def test_a_thousand_wait_at_once_in_a_handful_of_threads(open_queue: OpenQueue) -> None:
+    crowd, before = Crowd(1000), threading.active_count()
+    queue = open_queue(crowd, workers=1000)
+    queue.enqueue_many([Job() for _ in range(1000)])
+    assert crowd.full.wait(DEADLINE), crowd.under_way
+    assert threading.active_count() - before < 20
+    crowd.let_go()
+    queue.join(DEADLINE)
+    assert queue.metrics().completed == 1000
