@@ -110,8 +110,9 @@ class JobQueue:
     path: the SQLite file; ":memory:" (the default) keeps nothing beyond this object; or
         "postgresql://host/database?queue=name", which many processes share: docs/many-hosts.md
         says what that changes.
-    workers: how many handlers run at a time, until ``set_workers`` says otherwise. On PostgreSQL
-        also 0: it brings jobs that others run, and the handler may be None.
+    workers: how many handlers run at a time, until ``set_workers`` says otherwise. Each holds a
+        thread, unless it is a coroutine function: docs/asyncio.md. On PostgreSQL also 0: it brings
+        jobs that others run, and the handler may be None.
     capacity: how many jobs may wait in each lane; retries and recovered jobs come on top.
     max_retries: further attempts after the first one fails, spaced by ``backoff``.
     fairness: how often in a row a waiting lane may be passed over (lanes.py); None for

@@ -75,8 +75,7 @@ class Histogram:
 class Running:
     """An attempt that is being made: by which worker (a thread's name), and for how long.
 
-    Of a coroutine it is the thread that began it, which meanwhile does other things.
-
+    worker: of a coroutine it is the thread that began it, and does other things meanwhile.
     progress: what it has said last, in this attempt.
     """
 

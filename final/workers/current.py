@@ -118,8 +118,8 @@ class Ways(NamedTuple):
     note: Note
 
 
-# What the worker of this context is on. A coroutine inherits it from the worker that waits
-# for it; in a process of its own it is set there.
+# What the worker of this context is on. A coroutine inherits it from the attempt that has called
+# its function; in a process of its own it is set there.
 _running: ContextVar[CurrentJob | tuple[Batch, Ways]] = ContextVar("final.current_job")
 
 
@@ -143,7 +143,7 @@ def current_batch() -> Batch | None:
     """The batch of the handler that calls; None outside of handlers, and in another process.
 
     Also where ``asyncio.to_thread`` runs something for a coroutine, since that takes the context
-    along; None if the worker has not waited for it.
+    along; None if the attempt has ended before it.
     """
     running = _running.get(None)
     if not isinstance(running, CurrentJob):

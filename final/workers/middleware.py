@@ -2,7 +2,7 @@
 
 A middleware is a plain function ``m(job, call_next)``: what it returns is the result, so it returns
 what ``call_next(job)`` does. The first one of a queue is the outermost. It runs where the handler
-is called, in the context of that attempt: in the worker's thread, where a coroutine is waited for,
+is called, in the context of that attempt: in the worker's thread, which then waits for a coroutine,
 or in the handler's process. What it raises, the attempt ends with.
 
 One that has a method ``before_enqueue(job)`` also sees the jobs on their way in, in the thread and

@@ -220,12 +220,12 @@ class TestRunning:
 
 
 class Crowd:
-    """A handler of which all wait for one event, on the loop; ``full`` opens when all are there."""
+    """A handler of which all wait for one event, on the loop."""
 
     def __init__(self, size: int) -> None:
-        self.full = threading.Event()
         self.under_way = self.most = 0
         self._size = size
+        self._arrived = threading.Semaphore(0)
         self._may_go: asyncio.Event | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -234,13 +234,17 @@ class Crowd:
             self._may_go, self._loop = asyncio.Event(), asyncio.get_running_loop()
         self.under_way += 1
         self.most = max(self.most, self.under_way)
-        if self.under_way == self._size:
-            self.full.set()
+        self._arrived.release()
         try:
             await self._may_go.wait()
         finally:
             self.under_way -= 1
         return "went"
+
+    def gather(self) -> None:
+        """Returns when so many have arrived."""
+        for number in range(self._size):
+            assert self._arrived.acquire(timeout=DEADLINE), number
 
     def let_go(self) -> None:
         assert self._may_go
@@ -257,7 +261,7 @@ class TestThreads:
         crowd, before = Crowd(10_000), threading.active_count()
         queue = open_queue(crowd, path=path, workers=10_000, capacity=10_000)
         queue.enqueue_many([Job() for _ in range(10_000)])
-        assert crowd.full.wait(DEADLINE), crowd.under_way
+        crowd.gather()
         assert threading.active_count() - before < 10
         assert len(queue.metrics().running) == 10_000
         crowd.let_go()
@@ -270,7 +274,7 @@ class TestThreads:
         queue = open_queue(kinds, workers=100)
         assert len(inside.workers(queue)) == 4
         queue.enqueue_many([Job(kind="crowd") for _ in range(50)])
-        assert crowd.full.wait(DEADLINE)
+        crowd.gather()
         assert completes(queue, Job(kind="plain"))
         crowd.let_go()
         queue.join(DEADLINE)
@@ -292,7 +296,7 @@ class TestThreads:
         queue = open_queue(crowd, workers=5, middleware=[lambda job, call_next: call_next(job)])
         assert len(inside.workers(queue)) == 5
         queue.enqueue_many([Job() for _ in range(5)])
-        assert crowd.full.wait(DEADLINE)
+        crowd.gather()
         crowd.let_go()
         queue.join(DEADLINE)
 
@@ -301,7 +305,7 @@ class TestThreads:
         queue = open_queue(crowd, workers=1)
         queue.enqueue_many([Job() for _ in range(500)])
         assert queue.set_workers(400) == 400
-        assert crowd.full.wait(DEADLINE)
+        crowd.gather()
         assert len(inside.workers(queue)) == 1
         assert queue.set_workers(2) == 2
         crowd.let_go()
@@ -376,7 +380,7 @@ class TestThreads:
         queue.enqueue(Job("late", timeout=SOON))
         assert queue.wait("late", DEADLINE).status is Status.FAILED
         queue.enqueue_many([Job(f"more-{n}") for n in range(2)])
-        assert crowd.full.wait(DEADLINE)
+        crowd.gather()
         assert queue.cancel(ids[7])
         assert queue.wait(ids[7], DEADLINE).status is Status.CANCELLED
         crowd.let_go()
@@ -387,7 +391,7 @@ class TestThreads:
         before, crowd = set(threading.enumerate()), Crowd(1000)
         queue = open_queue(crowd, path=path, workers=1000)
         ids = queue.enqueue_many([Job() for _ in range(1000)])
-        assert crowd.full.wait(DEADLINE)
+        crowd.gather()
         assert Background(queue.close, False, 0).result() is False
         assert crowd.under_way == 0
         eventually(lambda: set(threading.enumerate()) <= before, "its threads to leave")
@@ -400,7 +404,7 @@ class TestThreads:
         crowd = Crowd(200)
         queue = open_queue(crowd, workers=200)
         queue.enqueue_many([Job() for _ in range(200)])
-        assert crowd.full.wait(DEADLINE)
+        crowd.gather()
         closing = Background(queue.close, False)
         crowd.let_go()
         assert closing.result() is True

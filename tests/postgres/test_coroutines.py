@@ -14,7 +14,7 @@ def test_a_thousand_wait_at_once_in_a_handful_of_threads(open_queue: OpenQueue) 
     crowd, before = Crowd(1000), threading.active_count()
     queue = open_queue(crowd, workers=1000)
     queue.enqueue_many([Job() for _ in range(1000)])
-    assert crowd.full.wait(DEADLINE), crowd.under_way
+    crowd.gather()
     assert threading.active_count() - before < 20
     crowd.let_go()
     queue.join(DEADLINE)

@@ -1,7 +1,7 @@
 """Capability "asyncio": coroutines await the queue, and no thread waits for them.
 
 A web server on asyncio serves thousands of requests in one thread. If each of them took a thread
-to wait for room or for a result, there would be nothing left of that.
+to wait for room or for a result, there would be nothing left of that; or if each handler did.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ pytestmark = pytest.mark.capability("asyncio")
 
 TASKS = 500
 ROOM = 10
+HANDLERS = 10_000
 
 
 def test_coroutines_wait_for_room_and_for_the_end_of_their_jobs(
@@ -50,3 +51,37 @@ def test_coroutines_wait_for_room_and_for_the_end_of_their_jobs(
     evidence(f"{TASKS} coroutines waited for room for {ROOM} jobs, in {threads} threads more")
     assert threads < 50, "They wait in the event loop, not in threads."
     assert sorted(journal.entries) == list(range(TASKS))
+
+
+def test_ten_thousand_handlers_wait_at_once(stage: Stage, evidence: Evidence) -> None:
+    moved = threading.Semaphore(0)
+
+    def all_have_moved() -> None:
+        for number in range(HANDLERS):
+            assert moved.acquire(timeout=DEADLINE), number
+
+    async def main() -> tuple[int, int]:
+        may_end = asyncio.Event()
+        loops = set()
+
+        async def handler(job: Any) -> None:
+            loops.add(asyncio.get_running_loop())
+            moved.release()
+            await may_end.wait()
+            moved.release()
+
+        before = threading.active_count()
+        async with stage.async_queue(handler, workers=HANDLERS, capacity=HANDLERS) as queue:
+            await queue.enqueue_many([stage.job() for _ in range(HANDLERS)])
+            await asyncio.to_thread(all_have_moved)
+            threads = threading.active_count() - before
+            (loop,) = loops
+            loop.call_soon_threadsafe(may_end.set)
+            await asyncio.to_thread(all_have_moved)
+            await queue.join(DEADLINE)
+            return threads, (await queue.metrics()).completed
+
+    threads, completed = asyncio.run(main())
+    evidence(f"{HANDLERS:,} coroutine handlers waited at once, in {threads} threads more")
+    assert threads < 50, "They wait in the event loop, not in threads."
+    assert completed == HANDLERS
