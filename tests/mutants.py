@@ -133,6 +133,7 @@ TESTS = {
     "workers/attempts": ("bad_handlers", "results", "foreign_code", "closing"),
     "workers/child": ("processes",),
     "workers/coroutines": ("coroutines", "undone", "context", "cancel"),
+    "workers/event_loop": ("coroutines",),
     "workers/current": ("timeouts", "context", "waiting_inside", "coroutines"),
     "workers/middleware": ("middleware",),
     "workers/handlers": ("bad_handlers", "bad_options", "coroutines", "processes"),

@@ -33,12 +33,11 @@ from final.job import Task
 from final.workers.attempts import LATER, Ending, Handler, Runner, failure, job_of, success
 from final.workers.batch import Batch
 from final.workers.current import enter_coroutine
+from final.workers.event_loop import EventLoop
 from final.workers.undone import discard, finish, is_awaitable
 
 # How long a coroutine that was cancelled may clean up, and how long one waits to begin.
 GRACE_SECONDS = 5.0
-# How long the end of a queue waits for what is still on its loops.
-CLOSE_SECONDS = 1.0
 
 
 class CoroutineRunner(Runner):
@@ -233,73 +232,6 @@ class EventLoops:
                 fresh = EventLoop()
                 blocked.retire()
                 self._loops = [loop for loop in self._loops if loop.is_alive()] + [fresh]
-
-
-class EventLoop:
-    """One asyncio event loop in a thread of its own, which outlives whatever is raised there."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._leaving = False
-        self._ending: asyncio.Task[None] | None = None  # held here, since a loop holds none
-        self._thread = threading.Thread(target=self._run, name="final-asyncio", daemon=True)
-        try:
-            self._thread.start()
-        except BaseException:
-            self._loop.close()
-            raise
-
-    def is_alive(self) -> bool:
-        return self._thread.is_alive()
-
-    def is_current_thread(self) -> bool:
-        return threading.current_thread() is self._thread
-
-    def call(self, callback: Callable[..., object], *arguments: object) -> None:
-        """Call it on the loop, soon: not before a coroutine that blocks it goes on."""
-        with contextlib.suppress(RuntimeError):  # it has just been closed
-            self._loop.call_soon_threadsafe(callback, *arguments)
-
-    def retire(self) -> None:
-        """End when all that has begun here has ended."""
-        self.call(self._start_ending)
-
-    def leave(self) -> None:
-        """Cancel what still runs, and end. Not for two threads at a time."""
-        if not self._leaving:
-            self._leaving = True
-            self.call(self._loop.stop)
-
-    def join(self) -> None:
-        """Wait until it has ended, but not for a coroutine that blocks it: this is a daemon."""
-        self._thread.join(timeout=2 * CLOSE_SECONDS)
-
-    def _run(self) -> None:
-        # A task that a handler has started may raise SystemExit, or stop the loop.
-        while not self._leaving:
-            with contextlib.suppress(BaseException):
-                self._loop.run_forever()
-        with contextlib.suppress(BaseException):
-            self._loop.run_until_complete(_cancel_all())
-        self._loop.close()
-
-    def _start_ending(self) -> None:
-        self._ending = self._loop.create_task(self._end_when_idle())
-
-    async def _end_when_idle(self) -> None:
-        while others := asyncio.all_tasks() - {asyncio.current_task()}:
-            await asyncio.wait(others)
-        self._leaving = True
-        self._loop.stop()
-
-
-async def _cancel_all() -> None:
-    others = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in others:
-        if not task.cancelling():  # else it is cleaning up
-            task.cancel()
-    if others:
-        await asyncio.wait(others, timeout=CLOSE_SECONDS)
 
 
 class _Run:

@@ -21,7 +21,7 @@ import naive.job_queue
 from final import job
 from final.engine import dispatcher, events, flight, messages
 from final.ledger import local, sqlite
-from final.workers import attempts, coroutines, current, handlers, pool, processes
+from final.workers import attempts, coroutines, current, event_loop, handlers, pool, processes
 from tests.labs import race_bugs as bugs
 from tests.labs import race_scenarios as scenarios
 from tests.labs.exploration import Verdict, explore, only
@@ -130,6 +130,7 @@ FINAL = Subject(
         attempts,
         coroutines,
         current,
+        event_loop,
         handlers,
         pool,
         processes,
