@@ -190,16 +190,14 @@ class WorkerPool:
         """Its coroutine has ended; False if there is one more to wait for."""
         task = batch.running
         assert task is not None, "it is this job that was waited for"
-        ending = self._handlers.of(task.kind).go_on(batch)
-        if ending is LATER:
-            return False
-        batch.outcomes.append(self._outcome(batch, task, ending))
-        return True
+        outcome = self._attempt(batch, task, self._handlers.of(task.kind).go_on(batch))
+        if outcome is not None:
+            batch.outcomes.append(outcome)
+        return outcome is not None
 
-    def _attempt(self, batch: Batch, task: Task) -> Outcome | None:
-        """None: its coroutine is under way."""
+    def _attempt(self, batch: Batch, task: Task, ending: Ending | None = None) -> Outcome | None:
+        """None: its coroutine is under way. ending: of one that has come back."""
         runner = self._handlers.of(task.kind)
-        ending = None
         while ending is None:  # until its handler has begun
             batch.running = None
             unfit = runner.prepare()
@@ -210,9 +208,8 @@ class WorkerPool:
             if task.cancelled:  # while it waited in the batch
                 return Outcome(task, 0.0, error="Cancelled before it started.")
             ending = unfit or runner.run(batch, task)
-        return None if ending is LATER else self._outcome(batch, task, ending)
-
-    def _outcome(self, batch: Batch, task: Task, ending: Ending) -> Outcome:
+        if ending is LATER:
+            return None
         seconds, waited = self._clock() - batch.started, batch.started - task.queued_at
         if ending is NOTHING_TO_KEEP:
             return Outcome(task, seconds, waited=waited)
