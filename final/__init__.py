@@ -25,7 +25,7 @@ from final.errors import (
     UnknownJob,
     UnknownPeriodic,
 )
-from final.job import AttemptRecord, Job, JobRecord, Priority, Status
+from final.job import AttemptRecord, GroupRecord, Job, JobRecord, Priority, Status
 from final.job_queue import JobQueue
 from final.ledger.base import ProcessRecord, SharedFigures
 from final.options import Backoff, LeakyBucket, TokenBucket
@@ -43,6 +43,7 @@ __all__ = [
     "DuplicateJob",
     "EnqueueError",
     "Every",
+    "GroupRecord",
     "Handler",
     "Histogram",
     "Job",

@@ -26,7 +26,7 @@ from final.engine.events import Subscriber
 from final.engine.messages import Enqueue, Join, Request, Wait, Withdraw
 from final.engine.metrics import Metrics
 from final.errors import QueueClosed
-from final.job import AttemptRecord, Job, JobRecord, Priority, Status, Task
+from final.job import AttemptRecord, GroupRecord, Job, JobRecord, Priority, Status, Task
 from final.job_queue import JobQueue, _result
 from final.ledger.base import SharedFigures
 from final.options import ByOption, require_timeout
@@ -217,6 +217,10 @@ class AsyncJobQueue:
     ) -> list[JobRecord]:
         """As ``JobQueue.jobs``, with the same keywords."""
         return await asyncio.to_thread(self.sync.jobs, status, limit, **chosen)
+
+    async def groups(self, limit: int = 10) -> list[GroupRecord]:
+        """As ``JobQueue.groups``."""
+        return await asyncio.to_thread(self.sync.groups, limit)
 
     async def metrics(self) -> Metrics:
         """As ``JobQueue.metrics``."""

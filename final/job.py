@@ -212,6 +212,19 @@ class AttemptRecord:
     traceback: str
 
 
+@dataclass(frozen=True, slots=True)
+class GroupRecord:
+    """How many jobs of a group wait, and how many run.
+
+    oldest_queued: seconds that the one which waits longest has been ready to run; 0.0 if none.
+    """
+
+    name: str
+    queued: int
+    running: int
+    oldest_queued: float
+
+
 @dataclass(slots=True, eq=False)
 class Task:
     """A job inside the engine. The ledger makes and changes it; a worker reads it while it runs.

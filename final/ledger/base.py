@@ -22,7 +22,7 @@ from final.beyond.control import Pause
 from final.beyond.filters import Filter
 from final.beyond.periodic import Entry
 from final.beyond.progress import Progress
-from final.job import AttemptRecord, JobRecord, Outcome, Priority, Status, Task
+from final.job import AttemptRecord, GroupRecord, JobRecord, Outcome, Priority, Status, Task
 
 # How many jobs a step of an exchange moves at most, where they are many: others get in between.
 AT_ONCE = 500
@@ -306,6 +306,12 @@ class LookUps(Protocol):
 
     def periodic(self) -> list[Entry]:
         """Those entries that are stored, by name."""
+
+    def groups(self, limit: int, wall: float) -> list[GroupRecord]:
+        """Those of which jobs wait or run; of which most wait, first. wall: now, in Unix seconds.
+
+        It looks at every job that is kept, or at those that wait or run.
+        """
 
 
 class Ledger(Protocol):

@@ -15,7 +15,7 @@ from typing import Any
 
 from final.beyond.filters import Filter
 from final.beyond.periodic import Entry
-from final.job import AttemptRecord, JobRecord, Priority, Status
+from final.job import AttemptRecord, GroupRecord, JobRecord, Priority, Status
 from final.ledger.matching import HOW_MANY, matching
 from final.ledger.rows import (
     ATTEMPT_COLUMNS,
@@ -35,6 +35,13 @@ COUNTS = (
 PERIODIC = (
     "SELECT name, schedule, timezone, missed, job, payload, paused, last_tick, next_tick"
     " FROM periodic ORDER BY name"
+)
+# No index has them: each claim and each end would have to write it, for who looks now and then.
+GROUPS = (
+    "SELECT grp, sum(status = 'queued') AS queued, sum(status = 'processing'),"
+    " coalesce(max(0.0, ? - min(iif(status = 'queued', coalesce(due_at, enqueued_at), NULL))), 0.0)"
+    " FROM job WHERE status IN ('queued', 'processing') AND grp IS NOT NULL"
+    f" AND {SOUND} GROUP BY grp ORDER BY queued DESC, grp LIMIT ?"
 )
 FIRST_AND_LAST = (
     "SELECT coalesce((SELECT min(seq) FROM job), 1), coalesce((SELECT max(seq) FROM job), 0)"
@@ -66,6 +73,9 @@ class Lookups(abc.ABC):
 
     def periodic(self) -> list[Entry]:
         return [Entry(*row) for row in self._read(PERIODIC, ())]
+
+    def groups(self, limit: int, wall: float) -> list[GroupRecord]:
+        return [GroupRecord(*row) for row in self._read(GROUPS, (wall, limit))]
 
     def get(self, job_id: str) -> JobRecord | None:
         records = self._records("id = ?", (job_id,))

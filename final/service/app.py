@@ -27,6 +27,7 @@ from final.service.demo import demo_routes
 from final.service.events import Broadcast, event_routes
 from final.service.exposition import metrics_routes
 from final.service.figures import Figures
+from final.service.groups import group_routes
 from final.service.guard import Guard
 from final.service.jobs import job_routes
 from final.service.many import many_routes
@@ -78,6 +79,7 @@ def create_app(
     app.include_router(job_routes(service))
     app.include_router(control_routes(service))
     app.include_router(periodic_routes(service))
+    app.include_router(group_routes(service))
     app.include_router(many_routes(service))
     app.include_router(stats_routes(service, figures, of_all))
     app.include_router(event_routes(broadcast))

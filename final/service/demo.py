@@ -88,7 +88,13 @@ def _fill(queue: JobQueue, priority: Priority, count: int, numbers: Iterator[int
 
 
 def _demo_job(priority: Priority, number: int) -> Job:
-    """Every 20th is tried three times, every 50th ends as a dead letter."""
+    """Every 20th is tried three times, every 50th ends as a dead letter.
+
+    All are of one tenant, but for every 10th of high: groups take turns, so these come first.
+    """
+    is_others = priority is Priority.HIGH and number % 10 == 5
     fails = 9 if number % 50 == 0 else 2 if number % 20 == 0 else 0
     kind = ("email", "webhook", "thumbnail")[number % 3]
-    return Job(payload={"number": number, "fails": fails}, priority=priority, kind=kind)
+    group = f"tenant-{2 + number % 3}" if is_others else "tenant-1"
+    payload = {"number": number, "fails": fails}
+    return Job(payload=payload, priority=priority, kind=kind, group=group)

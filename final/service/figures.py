@@ -11,6 +11,7 @@ But: nobody waits longer than ``PATIENCE``; then the answer is a problem.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable
 from typing import Generic, TypeVar
@@ -25,10 +26,15 @@ FRESH = 0.5  # seconds for which figures will do for a probe
 
 
 class Figures(Generic[T]):
-    """ask: for them, which may take its time. For the event loop's thread."""
+    """ask: for them, which may take its time. For the event loop's thread.
 
-    def __init__(self, ask: Callable[[], T]) -> None:
+    share: of the time that ``lately`` may spend on asking, however many want to know.
+    """
+
+    def __init__(self, ask: Callable[[], T], share: float = math.inf) -> None:
         self._ask = ask
+        self._share = share
+        self._took = 0.0
         self._question: asyncio.Future[T] | None = None
         self._latest: tuple[float, T] | None = None
 
@@ -40,7 +46,7 @@ class Figures(Generic[T]):
                 if earlier is not None:
                     await asyncio.wait([earlier])
                 if self._question is earlier:  # else it was put while we waited
-                    self._question = asyncio.ensure_future(asyncio.to_thread(self._ask))
+                    self._question = asyncio.ensure_future(asyncio.to_thread(self._timed))
                     self._question.add_done_callback(self._answered)
                 assert self._question is not None
                 return await asyncio.shield(self._question)
@@ -52,10 +58,18 @@ class Figures(Generic[T]):
             ) from None
 
     async def lately(self) -> T:
-        """Those of the last half second, for probes."""
-        if self._latest is not None and time.monotonic() - self._latest[0] < FRESH:
+        """Those of the last half second, or as long as their share of the time says."""
+        fresh = max(FRESH, self._took / self._share)
+        if self._latest is not None and time.monotonic() - self._latest[0] < fresh:
             return self._latest[1]
         return await self.now()
+
+    def _timed(self) -> T:
+        started = time.monotonic()
+        try:
+            return self._ask()
+        finally:
+            self._took = time.monotonic() - started
 
     def _answered(self, question: asyncio.Future[T]) -> None:
         failed = question.cancelled() or question.exception() is not None

@@ -26,6 +26,7 @@ from pydantic_core import to_json
 from final import (
     AttemptRecord,
     Every,
+    GroupRecord,
     Job,
     JobRecord,
     Pause,
@@ -380,6 +381,28 @@ class PeriodicView(BaseModel):
 
 class PeriodicList(BaseModel):
     periodic: list[PeriodicView]
+
+
+class GroupView(BaseModel):
+    """``oldest_queued``: seconds that the one which waits longest has been ready to run."""
+
+    group: str
+    queued: int
+    running: int
+    oldest_queued: float
+
+    @classmethod
+    def of(cls, record: GroupRecord) -> Self:
+        return cls(
+            group=record.name,
+            queued=record.queued,
+            running=record.running,
+            oldest_queued=record.oldest_queued,
+        )
+
+
+class GroupList(BaseModel):
+    groups: list[GroupView]
 
 
 class Created(BaseModel):

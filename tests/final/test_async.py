@@ -70,6 +70,7 @@ class TestAwaiting:
             assert (await queue.metrics()).completed == 1
             assert await queue.cancel(job_id) is False
             assert await queue.shared_figures() is None
+            assert await queue.groups() == []
 
         run(program, echo, path=path)
 

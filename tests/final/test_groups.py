@@ -10,12 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from final import Job, JobQueue, Priority, Status
+from final import GroupRecord, Job, JobQueue, Priority, Status
 from final.job import Task
 from final.ledger.caps import Caps
 from final.ledger.groups import GroupLanes
 from final.ledger.limits import Gate
 from final.ledger.picking import Picker
+from final.ledger.sqlite import SqliteFile
 from final.options import LeakyBucket
 from tests.final.helpers import HeldUp, OpenQueue, nothing
 from tests.helpers import DEADLINE, Journal
@@ -309,6 +310,83 @@ class TestQueue:
     def test_a_limit_is_a_whole_number(self, limit: object) -> None:
         with pytest.raises((ValueError, TypeError), match="group_limit must be"):
             JobQueue(nothing, group_limit=limit)  # type: ignore[arg-type]
+
+
+class TestLooking:
+    """``JobQueue.groups``: whose jobs wait and run."""
+
+    def test_who_has_most_waiting_comes_first(self, held_up: HeldUp) -> None:
+        queue, _ = held_up()
+        queue.enqueue_many([Job(group=group) for group in "bbaaccc"] + [Job()])
+        queue.enqueue(Job(group="later", run_at=3600))
+        found = [(group.name, group.queued, group.running) for group in queue.groups()]
+        assert found == [("c", 3, 0), ("a", 2, 0), ("b", 2, 0)]
+        assert [group.name for group in queue.groups(limit=2)] == ["c", "a"]
+
+    def test_who_runs_is_counted_and_who_has_ended_is_not(
+        self, open_queue: OpenQueue, gate: Door
+    ) -> None:
+        began = Journal()
+
+        def handler(job: Job) -> None:
+            began.write(job.id)
+            gate.wait()
+
+        queue = open_queue(handler, workers=1)
+        queue.enqueue_many([Job(group="a"), Job(group="a")])
+        began.wait_for_count(1)
+        [group] = queue.groups()
+        assert (group.name, group.queued, group.running) == ("a", 1, 1)
+        gate.open()
+        queue.join(DEADLINE)
+        assert queue.groups() == []
+
+    def test_the_oldest_is_the_age_of_the_one_that_waits_longest(
+        self, held_up: HeldUp, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        queue, _ = held_up()
+        for job_id in ("first", "second"):
+            queue.enqueue(Job(job_id, group="a"))
+        first = queue.get("first").enqueued_at
+        monkeypatch.setattr(queue, "_now", lambda: first + 60)
+        assert queue.groups()[0].oldest_queued == pytest.approx(60, abs=1e-3)
+        monkeypatch.setattr(queue, "_now", lambda: first - 60)  # somebody has set the clock
+        assert queue.groups()[0].oldest_queued == 0
+
+    def test_where_none_waits_none_is_old(self, open_queue: OpenQueue, gate: Door) -> None:
+        began = Journal()
+
+        def handler(job: Job) -> None:
+            began.write(job.id)
+            gate.wait()
+
+        queue = open_queue(handler, workers=1)
+        queue.enqueue(Job("runs", group="a"))
+        began.wait_for("runs")
+        assert queue.groups() == [GroupRecord("a", 0, 1, 0.0)]
+
+    def test_after_a_restart_they_wait_as_before(self, open_queue: OpenQueue, path: str) -> None:
+        with open_queue(nothing, path=path) as queue:
+            queue.pause()
+            queue.enqueue_many([Job(group=group) for group in "abb"])
+            queue.close(drain=False)
+            assert [group.name for group in queue.groups()] == ["b", "a"]  # also after the end
+        with open_queue(nothing, path=path) as queue:
+            assert [(group.name, group.queued) for group in queue.groups()] == [("b", 2), ("a", 1)]
+
+    def test_a_row_that_makes_no_sense_is_of_no_group(self, held_up: HeldUp) -> None:
+        queue, _ = held_up()
+        queue.enqueue_many([Job("odd", group="a"), Job(group="b")])
+        file = queue._ledger.look_ups
+        assert isinstance(file, SqliteFile)
+        file.execute("UPDATE job SET grp = x'ff' WHERE id = 'odd'")
+        assert [group.name for group in queue.groups()] == ["b"]
+
+    @pytest.mark.parametrize("limit", [0, 1.5, "2"])
+    def test_a_limit_is_a_whole_number(self, open_queue: OpenQueue, limit: Any) -> None:
+        queue = open_queue(nothing)
+        with pytest.raises((ValueError, TypeError), match="limit must be"):
+            queue.groups(limit)
 
 
 class TestWaitingForAFullGroup:

@@ -7,6 +7,7 @@ import threading
 from collections import Counter
 
 from final import Job
+from final.ledger.postgres.statements import GROUPS
 from tests.final.helpers import eventually
 from tests.helpers import DEADLINE, Background, Gate, Journal
 from tests.postgres.conftest import OpenQueue
@@ -94,6 +95,40 @@ def test_nobody_is_left_behind(open_queue: OpenQueue) -> None:
         return metrics.completed + metrics.cancelled == 300
 
     eventually(has_all_ended, "all jobs to end")
+
+
+def test_whose_jobs_wait_is_seen_by_all(open_queue: OpenQueue, address: str) -> None:
+    gate, began = Gate(), Journal()
+
+    def handler(job: Job) -> None:
+        began.write(job.id)
+        gate.wait()
+
+    queue, other = open_queue(handler, workers=1, group_limit=1), open_queue(None, workers=0)
+    queue.enqueue(Job("runs", group="a"))
+    began.wait_for("runs")
+    other.enqueue_many([Job(group=group) for group in "bbaaccc"] + [Job()])
+    other.enqueue(Job(group="later", run_at=3600))
+    found = [(group.name, group.queued, group.running) for group in other.groups()]
+    assert found == [("c", 3, 0), ("a", 2, 1), ("b", 2, 0)]
+    assert [group.name for group in other.groups(limit=2)] == ["c", "a"]
+    sql(address, "UPDATE jobqueue.job SET ready_at = ready_at - interval '1 hour' WHERE grp = 'b'")
+    ages = {group.name: group.oldest_queued for group in queue.groups()}
+    assert 3600 <= ages["b"] < 3600 + DEADLINE
+    assert 0 < ages["c"] < DEADLINE
+    gate.open()
+    queue.join(DEADLINE)
+    assert queue.groups() == []
+
+
+def test_to_look_at_groups_reads_two_indexes(open_queue: OpenQueue, address: str) -> None:
+    open_queue(None, workers=0)
+    query = GROUPS.replace("%s", "10")
+    plan = sql(address, f"SET enable_seqscan = off; EXPLAIN {query}")
+    text = " ".join(line for (line,) in plan)
+    assert "job_of_group" in text
+    assert "job_behind" in text
+    assert "Seq Scan" not in text
 
 
 def test_in_the_callers_transaction_too(open_queue: OpenQueue, address: str) -> None:

@@ -305,6 +305,7 @@ class TestPages:
             "/periodic/{name}",
             "/periodic/{name}/pause",
             "/periodic/{name}/resume",
+            "/groups",
             "/stats",
             "/events",
             "/metrics",

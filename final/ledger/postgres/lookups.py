@@ -18,7 +18,7 @@ import psycopg
 from final.beyond.control import Pause, pause_from
 from final.beyond.filters import Filter
 from final.beyond.periodic import Entry
-from final.job import AttemptRecord, JobRecord, Priority, Status
+from final.job import AttemptRecord, GroupRecord, JobRecord, Priority, Status
 from final.ledger.base import ProcessRecord
 from final.ledger.postgres import statements as sql
 from final.ledger.postgres.address import Address
@@ -102,6 +102,9 @@ class Lookups:
 
     def periodic(self) -> list[Entry]:
         return [entry_of(row) for row in self._read(ENTRIES)]
+
+    def groups(self, limit: int, wall: float) -> list[GroupRecord]:
+        return [GroupRecord(*row) for row in self._read(sql.GROUPS, [limit])]
 
     def processes(self, ours: int) -> list[ProcessRecord]:
         return [

@@ -479,6 +479,13 @@ AGES = "SELECT " + ", ".join(
         WHERE lane = {n} AND {WAITING} ORDER BY place LIMIT 1)"""
     for n in range(LANES)
 )
+# From two indexes: of who stands in a lane or runs, and of who waits behind.
+GROUPS = f"""SELECT grp, count(*) FILTER (WHERE status = 'queued') AS queued,
+        count(*) FILTER (WHERE status = 'processing'), greatest(0, coalesce(extract(epoch FROM
+        {NOW} - min(ready_at) FILTER (WHERE status = 'queued')), 0))::float8
+    FROM (SELECT grp, status, ready_at FROM jobqueue.job WHERE {LIVE} AND grp IS NOT NULL
+        UNION ALL SELECT grp, status, ready_at FROM jobqueue.job WHERE {BEHIND}) AS job
+    GROUP BY grp ORDER BY queued DESC, grp LIMIT %s"""
 _DUE = "CASE WHEN status = 'waiting' THEN run_at ELSE due_at END"
 _TIMES = ", ".join(
     f"extract(epoch FROM {time})::float8"

@@ -76,11 +76,12 @@ export class Creation {
     });
   }
 
-  async #create({ type, priority, delay, payload }) {
+  async #create({ type, priority, group, delay, payload }) {
     const refusal = find("#refusal");
     refusal.textContent = "";
     payload.ariaInvalid = null;
     const job = { type: type.value, priority: priority.value };
+    if (group.value) job.group = group.value;
     if (delay.value) job.run_at = delay.valueAsNumber;
     const typed = payload.value.trim();
     try {

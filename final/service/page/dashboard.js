@@ -15,7 +15,7 @@ import { Gantt } from "./gantt.js";
 import { Lanes } from "./lanes.js";
 import { Operation } from "./operate.js";
 import { Periodic } from "./periodic.js";
-import { Retries, loadDeadLetters, showLatency, showProcesses, showRunning } from "./tables.js";
+import { Retries, loadDeadLetters, loadGroups, showLatency, showProcesses, showRunning } from "./tables.js";
 
 const FRAME = 33; // milliseconds from one drawing to the next
 const CALM_FRAME = 1_000; // for those who asked for less motion
@@ -97,6 +97,7 @@ async function loadLists() {
       if (retriesToo) await retries.load(totals.retrying);
       if (dead) await loadDeadLetters(totals.failed);
       await periodic.load(Date.now() + clock);
+      await loadGroups();
     } catch {
       stale = { retries: true, dead: true }; // with the next figures
     }

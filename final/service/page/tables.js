@@ -1,6 +1,6 @@
 /**
- * The tables: what runs, who shares the database, what waits for a retry, what failed for good, how
- * long it takes.
+ * The tables: what runs, who shares the database, whose jobs wait, what waits for a retry, what failed
+ * for good, how long it takes.
  */
 
 import { ask, jobPath } from "./connection.js";
@@ -71,6 +71,30 @@ export function showProcesses({ processes }) {
       write(row.cells[2], String(workers));
       const jobs = Object.entries(running).map(([type, number]) => `${type} ${count(number)}`);
       write(row.cells[3], jobs.join(", ") || "–");
+    },
+  );
+}
+
+// ---- groups -----------------------------------------------------------------------------------
+
+/** Once there was one, the table stays: what is below it would jump. */
+export async function loadGroups() {
+  const { groups } = await ask("GET", "groups");
+  if (groups.length > 0) find("#groups-card").hidden = false;
+  fillRows(
+    find("#groups"),
+    groups.map((group) => ({ ...group, id: group.group })),
+    ({ group }) =>
+      element(
+        "tr",
+        {},
+        element("th", { scope: "row" }, group),
+        ...Array.from({ length: 3 }, () => element("td", { class: "number" })),
+      ),
+    (row, { queued, running, oldest_queued }) => {
+      write(row.cells[1], count(queued));
+      write(row.cells[2], count(running));
+      write(row.cells[3], queued ? duration(oldest_queued) : "–");
     },
   );
 }
