@@ -6,7 +6,10 @@ import random
 import threading
 from collections import Counter
 
+import psycopg
+
 from final import Job
+from final.ledger.postgres.address import parse
 from final.ledger.postgres.statements import GROUPS
 from tests.final.helpers import eventually
 from tests.helpers import DEADLINE, Background, Gate, Journal
@@ -123,17 +126,17 @@ def test_whose_jobs_wait_is_seen_by_all(open_queue: OpenQueue, address: str) -> 
 
 def test_to_look_at_groups_reads_two_indexes(open_queue: OpenQueue, address: str) -> None:
     open_queue(None, workers=0)
-    query = GROUPS.replace("%s", "10")
-    plan = sql(address, f"SET enable_seqscan = off; EXPLAIN {query}")
-    text = " ".join(line for (line,) in plan)
-    assert "job_of_group" in text
-    assert "job_behind" in text
-    assert "Seq Scan" not in text
+    place = parse(address)
+    query = f"EXPLAIN {GROUPS}".replace("jobqueue.", f"{place.schema}.")
+    with psycopg.connect(place.dsn) as connection:
+        connection.execute("SET enable_seqscan = off")  # the table is empty
+        plan = "\n".join(row[0] for row in connection.execute(query.encode(), [10]))
+    assert "job_of_group" in plan
+    assert "job_behind" in plan
+    assert "Seq Scan" not in plan
 
 
 def test_in_the_callers_transaction_too(open_queue: OpenQueue, address: str) -> None:
-    import psycopg
-
     from tests import postgres_server
 
     ran = Journal()

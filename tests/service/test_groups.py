@@ -117,9 +117,5 @@ class TestPage:
         page.get_by_label("Group", exact=True).fill("mine")
         page.get_by_role("button", name="Create", exact=True).click()
         expect(table.get_by_role("row", name="mine")).to_be_visible()
-        counts = {group.name: group.queued + group.running for group in live.queue.groups()}
-        assert (
-            counts
-            == {"tenant-1": 560, "tenant-2": 13, "tenant-3": 13, "tenant-4": 14} | {"mine": 1}
-            or counts["tenant-1"] == 560
-        )
+        [flooder] = live.queue.groups(limit=1)
+        assert (flooder.name, flooder.queued + flooder.running) == ("tenant-1", 560)
