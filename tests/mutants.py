@@ -85,7 +85,7 @@ TESTS = {
     "ledger/recovery": ("recovery", "turns"),
     "ledger/schema": ("bad_files", "store"),
     "ledger/trouble": ("bad_files", "full_disk"),
-    "ledger/lookups": ("looking", "results", "bad_files", "store", "growth"),
+    "ledger/lookups": ("looking", "results", "bad_files", "store", "growth", "groups"),
     "ledger/rows": ("looking", "results", "bad_files", "store"),
     "ledger/sqlite": (
         *("turns", "bad_files", "dead_letters", "history", "looking", "overflow"),
