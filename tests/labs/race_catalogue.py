@@ -20,7 +20,7 @@ import naive
 import naive.job_queue
 from final import job
 from final.engine import dispatcher, events, flight, messages
-from final.ledger import local, sqlite
+from final.ledger import database, local
 from final.workers import attempts, coroutines, current, event_loop, handlers, pool, processes
 from tests.labs import race_bugs as bugs
 from tests.labs import race_scenarios as scenarios
@@ -126,7 +126,7 @@ FINAL = Subject(
         job,
         local,
         messages,
-        sqlite,
+        database,
         attempts,
         coroutines,
         current,
