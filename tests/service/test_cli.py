@@ -127,7 +127,7 @@ def test_how_far_a_job_is(run: Run, open_service: OpenService, gate: Gate) -> No
     eventually(lambda: live.queue.get("talks").progress is not None, "the progress")
     for arguments in (["show", "talks"], ["stats"]):
         lines = run(*arguments, "--url", _url(live)).out.splitlines()
-        [line] = [line for line in lines if "40%" in line]
+        [line] = [line for line in lines if "░ 40%" in line]  # (the workers may be 40% busy)
         assert "████░░░░░░ 40%" in line
     shown = run("show", "talks", "--url", _url(live)).out
     assert "page \N{REPLACEMENT CHARACTER}[31m4" in shown
@@ -378,11 +378,13 @@ class TestEitherPlace:
         assert anywhere("delete", "dead").code == 1
         assert anywhere("purge").document == {"jobs": 0, "dry_run": False}
 
-    def test_a_parent_whose_result_is_read_stays(self, anywhere: Run) -> None:
+    def test_a_parent_whose_result_is_read_stays(
+        self, anywhere: Run, request: pytest.FixtureRequest
+    ) -> None:
         anywhere("enqueue", "work", "--id", "first", "--run-at", "99")
         anywhere("enqueue", "work", "--id", "second", "--after", "first", "--if-failed", "run")
         anywhere("cancel-all", "--status", "scheduled")
-        if anywhere("show", "second").document["status"] == "waiting":  # a file: nobody runs it
+        if request.node.callspec.params["anywhere"] == "file":  # where nobody runs the second
             assert "stays: jobs after it have not ended" in anywhere("delete", "first").error
             assert anywhere("purge", "--status", "cancelled").document["jobs"] == 0
 
