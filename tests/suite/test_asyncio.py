@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
+from tests.expectations import POSTGRES
 from tests.helpers import DEADLINE, Evidence, Gate, Journal
-from tests.stages import POSTGRES, Stage
+from tests.stages import Stage
 
 pytestmark = pytest.mark.capability("asyncio")
 
