@@ -54,7 +54,7 @@ scoreboard: $(READY)  ## What each stage can do, measured (plain make does this)
 # Three processes share the tests, so that two cores are busy while one of them waits for a child
 # or a clock; mypy runs beside them. `python -m pytest tests` runs one test after the other. A test
 # that hangs ends its process and is named: run that one by itself to see the stacks.
-test: lint  ## All checks and all tests: some nine minutes on two cores
+test: lint  ## All checks and all tests: some six minutes on two cores
 	@$(MAKE) --no-print-directory -j2 typecheck tests
 
 tests: $(READY)  ## Only the tests, of make test
