@@ -35,7 +35,8 @@ from tests.helpers import DEADLINE, Gate, Journal
 
 
 def say(line: object) -> None:
-    print(line, flush=True)
+    sys.stdout.write(f"{line}\n")  # one write: print() makes two, and workers get in between
+    sys.stdout.flush()
 
 
 def wait_for_parent() -> None:

@@ -41,18 +41,21 @@ def in_a_row(ids: list[str]) -> list[str]:
 
 
 def test_of_processes_at_once_one_makes_the_job_of_a_tick(
-    open_queue: OpenQueue, journal: Journal
+    open_queue: OpenQueue, address: str, journal: Journal
 ) -> None:
+    # On a busy machine a short lease runs out, and what its owner had begun runs once more.
+    patient = address.replace("lease=1", "lease=60")
+
     def handler(job: Job) -> None:
         journal.write(job.id)
 
-    queues = [open_queue(handler, periodic=[OFTEN]) for _ in range(4)]
+    queues = [open_queue(handler, path=patient, periodic=[OFTEN]) for _ in range(4)]
     journal.wait_for_count(30)
     queues[2].pause_periodic("often")
     queues[0].join(DEADLINE)
     ids = ticks_of(queues[0])
     assert ids == in_a_row(ids)
-    assert set(journal.entries) == set(ids)  # twice where a busy machine cost somebody its lease
+    assert sorted(journal.entries) == ids
 
 
 def test_processes_that_are_killed_cost_no_tick_and_double_none(
