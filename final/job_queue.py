@@ -822,7 +822,8 @@ class JobQueue:
         """The job as the engine carries it; raises where it cannot be stored or run."""
         if not isinstance(job, Job):
             raise TypeError(f"enqueue takes a Job, not {type(job).__name__}.")
-        job = before_enqueue(self._handlers.middleware, job)
+        if self._handlers.middleware:
+            job = before_enqueue(self._handlers.middleware, job)
         self._require_handler(job)
         payload = encode("Job.payload", job.payload, self._options.max_payload)
         timeout = None if job.timeout is None else float(job.timeout)

@@ -169,12 +169,13 @@ def _warnings(moves: list[Move], wall: float) -> Iterator[Line]:
     for tasks, _, target, _, outcomes in moves:
         if target is Status.DROPPED:
             dropped += len(tasks)
+        has_failed = target in (Status.FAILED, Status.RETRYING)
         for outcome in outcomes:
             task = outcome.task
             if outcome.note is not None:
                 told = (task.id, outcome.note)
                 yield Line(logging.WARNING, "job %s: %s", told, None, _about(task, target))
-            if target in (Status.FAILED, Status.RETRYING):
+            if has_failed:
                 fate = "for good" if outcome.permanent else "no attempts left"
                 if target is Status.RETRYING:
                     fate = f"again in {(task.due_at or wall) - wall:.1f} s"

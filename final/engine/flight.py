@@ -292,7 +292,8 @@ class Flight:
         return self._timeout(task.kind, task.timeout)
 
     def _shortest(self, tasks: Sequence[Task]) -> float:
-        return min([self._timeout_of(task) for task in tasks], default=math.inf)
+        alike = {(task.kind, task.timeout) for task in tasks}
+        return min([self._timeout(*each) for each in alike], default=math.inf)
 
 
 def _counts(task: Task, token: int) -> bool:

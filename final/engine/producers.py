@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Collection, Iterator, Mapping
+from itertools import islice
 
 from final.engine.messages import Enqueue
 from final.job import Priority, Task
@@ -63,8 +64,7 @@ class Producers:
                 request, _ = line.popitem(last=False)
                 self._inside.pop(request, None)
                 tasks: list[Task] = []
-                for number in range(request.durable, len(request.tasks)):
-                    task = request.tasks[number]
+                for task in islice(request.tasks, request.durable, None):
                     lane = _lane(task)
                     others_were_first = lane is not own and self._lines[lane]
                     if left[lane] <= 0 or len(tasks) == budget or others_were_first:

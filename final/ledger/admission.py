@@ -11,6 +11,8 @@ from typing import NamedTuple
 from final.job import Priority, Status, Task
 from final.ledger.features.keys import Holder, Keys, become
 
+QUEUED, SCHEDULED, *_, DROPPED, WAITING = Status
+
 
 class Admission(NamedTuple):
     """coming: those that come in, and as what. The others: as in ``Given``."""
@@ -60,15 +62,15 @@ def admit(
                     accepted += 1
                     continue
             target = _target(task)
-            if target is Status.QUEUED:
+            if target is QUEUED:
                 if room[task.priority] > 0 or overflow == "drop-oldest":
                     room[task.priority] -= 1
                 elif overflow == "drop-newest":
-                    target = Status.DROPPED
+                    target = DROPPED
                 else:
                     break
             taken.add(task.id)
-            if task.unique is not None and target is not Status.DROPPED:
+            if task.unique is not None and target is not DROPPED:
                 keys.take(task, target)
             admission.coming.append((task, target))
             accepted += 1
@@ -78,8 +80,8 @@ def admit(
 
 def _target(task: Task) -> Status:
     if task.after:
-        return Status.WAITING
-    return Status.QUEUED if task.due_at is None else Status.SCHEDULED
+        return WAITING
+    return QUEUED if task.due_at is None else SCHEDULED
 
 
 def _replace(
@@ -95,8 +97,8 @@ def _replace(
         keys.replaced.append((holder, task))
         return
     place, before = next((n, s) for n, (other, s) in enumerate(coming) if other is first)
-    room[first.priority] += before is Status.QUEUED
+    room[first.priority] += before is QUEUED
     become(first, task)
     first.due_at, first.by_clock = task.due_at, task.by_clock
     coming[place] = (first, _target(first))
-    room[first.priority] -= _target(first) is Status.QUEUED
+    room[first.priority] -= _target(first) is QUEUED

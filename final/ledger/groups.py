@@ -19,7 +19,7 @@ from itertools import islice
 from operator import attrgetter
 
 from final.job import Priority, Task
-from final.ledger.lanes import Lanes, Suits
+from final.ledger.lanes import Lanes
 from final.ledger.ordered import Ordered
 
 
@@ -115,13 +115,12 @@ class GroupLanes(Lanes):
         self._come_forward(line, task)
         self._start_anew_if_empty(task.priority)
 
-    def pick(self, suits: Suits | None = None) -> Task | None:
-        task = super().pick(suits)
-        if task is not None and task.group:
+    def _picked(self, task: Task) -> None:
+        super()._picked(task)
+        if task.group:
             line = self._lines[task.group][self._name(task)]
             line.head = None
             self._come_forward(line, task)
-        return task
 
     def hold_group(self, group: str) -> None:
         """No job of this group may start."""

@@ -52,11 +52,7 @@ class Lane:
         self._open = Heads(lambda kind: None if kind in held else self._rank(kind))
         self._oldest = Heads(self._rank)
 
-    def add(self, task: Task, key: float | None, is_limited: bool) -> None:
-        self.size += 1
-        if not is_limited:
-            self.free.add(task, key)
-            return
+    def add_limited(self, task: Task, key: float | None) -> None:
         part = self.limited.setdefault(task.kind, Ordered())
         part.add(task, key)
         if part.head() is task:
@@ -161,17 +157,22 @@ class Lanes:
         self._start_anew_if_empty(task.priority)
 
     def _put_in(self, task: Task, key: float) -> None:
-        is_limited = task.kind in self._limited_kinds
-        if is_limited:
+        lane = self._by_priority[task.priority]
+        lane.size += 1
+        if task.kind in self._limited_kinds:
             self._count(task, 1)
-        self._by_priority[task.priority].add(task, key, is_limited)
+            lane.add_limited(task, key)
+        else:
+            lane.free.add(task, key)
 
     def _take_out(self, task: Task, key: float) -> None:
         lane = self._by_priority[task.priority]
-        part = lane.limited[task.kind] if task.kind in self._limited_kinds else lane.free
-        part.remove(task, key)
         lane.size -= 1
-        self._left(task)
+        if task.kind in self._limited_kinds:
+            self._count(task, -1)
+            lane.limited[task.kind].remove(task, key)
+        else:
+            lane.free.remove(task, key)
 
     def _start_anew_if_empty(self, priority: Priority) -> None:
         """Nobody waits there any more: who comes next was not passed over yet."""
@@ -201,46 +202,44 @@ class Lanes:
 
     def serve(self, priorities: Collection[Priority]) -> None:
         """Only jobs of these lanes may start."""
-        served = [lane for priority, lane in self._by_priority.items() if priority in priorities]
-        self._served = served
+        self._served = [lane for p, lane in self._by_priority.items() if p in priorities]
 
     def pick(self, suits: Suits | None = None) -> Task | None:
         """Take the next job by the token rule; None when there is none that may start.
 
         suits: whether to take the job. Where not, it stays next.
         """
-        waiting = []
-        for lane in self._served:
-            part = lane.first() if lane.limited else lane.free
-            if part and part.size:
-                waiting.append((lane, part))
+        waiting = [lane for lane in self._served if lane.size > lane.held_jobs]
         if not waiting:
             return None
         chosen = 0 if len(waiting) == 1 else self._first_due(waiting)
-        lane, part = waiting[chosen]
+        lane = waiting[chosen]
+        part = lane.first() if lane.limited else lane.free
+        assert part is not None, "what is not held may start"
         if suits is not None and not suits(part.head()):
             return None
         # Only a more urgent pick passes a lane over: a due LOW job served before a
         # waiting MEDIUM one does not count against it, or the rhythm would drift.
-        for passed, _ in waiting[chosen + 1 :]:
+        for passed in waiting[chosen + 1 :]:
             passed.passed_over += 1
         lane.passed_over = 0
         task = part.pop()
         lane.size -= 1
-        if lane.limited:
-            self._left(task)
+        if lane.limited or task.group:
+            self._picked(task)
         return task
 
-    def _first_due(self, waiting: list[tuple[Lane, Ordered]]) -> int:
+    def _picked(self, task: Task) -> None:
+        """It has left its place in front."""
+        if task.kind in self._limited_kinds:
+            self._count(task, -1)
+
+    def _first_due(self, waiting: list[Lane]) -> int:
         """The lane that is overdue for longest; where none is, the most urgent one."""
-        passed_over = [lane.passed_over for lane, _ in waiting]
+        passed_over = [lane.passed_over for lane in waiting]
         longest = max(passed_over)
         fairness = math.inf if self.fairness is None else self.fairness
         return passed_over.index(longest) if longest >= fairness else 0
-
-    def _left(self, task: Task) -> None:
-        if task.kind in self._limited_kinds:
-            self._count(task, -1)
 
     def _count(self, task: Task, change: int) -> None:
         """So many more jobs of its kind stand in its lane."""

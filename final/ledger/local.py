@@ -354,7 +354,8 @@ class LocalLedger:
         for holder, task in keys.replaced:
             self._keys.replace_waiting(holder, task, index)
         for task, _ in admission.coming:
-            task.seq = task.key = index.next_number()
+            index.number += 1
+            task.seq = task.key = index.number
             task.queued_at = self._now
             if task.due_at is not None:
                 index.set_timer(task)

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from final.beyond.filters import Filter
 from final.beyond.meta import Meta
 from final.ledger.rows import PLAIN
+from final.ledger.schema import COMMON, IS_UNCOMMON
 
 # Beyond so many it makes no difference which pair is the rarest.
 MANY = 1_000
@@ -63,10 +64,11 @@ def _conditions(wanted: Filter) -> tuple[list[str], list[object]]:
     }
     given = {condition: value for condition, value in columns.items() if value is not None}
     conditions, values = list(given), list[object](given.values())
-    if wanted.statuses:  # part of the text, so that SQLite knows which index has it
-        names = [f"'{PLAIN[status]}'" for status in wanted.statuses]
-        several = f"status IN ({', '.join(names)})"
-        conditions.append(f"status = {names[0]}" if len(names) == 1 else several)
+    if wanted.statuses:
+        names = [PLAIN[status] for status in wanted.statuses]
+        conditions.append(f"status IN ({', '.join(map(repr, names))})")
+        if not {*names} & {*COMMON}:
+            conditions.append(IS_UNCOMMON)  # so that SQLite knows that the index has them all
     return conditions, values
 
 

@@ -11,7 +11,7 @@ from final.ledger.owner import WAL_LIMIT
 from final.ledger.trouble import DAMAGED
 
 APPLICATION_ID = 0x4A4F4251  # "JOBQ": tells our files from other SQLite databases
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 
 # How many ended jobs are not in the file any more, so that counts stay what they were.
 FORGOTTEN = """
@@ -23,12 +23,13 @@ CREATE TABLE forgotten (
 ) WITHOUT ROWID
 """
 
-# Jobs of these statuses are looked for among many others; who runs once and completes is in none of
-# them, and pays nothing. (SQLite uses a partial index where a query has one of its terms as it is.)
-UNCOMMON = """
-CREATE INDEX uncommon ON job (status, seq) WHERE status = 'scheduled' OR status = 'retrying'
-    OR status = 'failed' OR status = 'cancelled' OR status = 'dropped' OR status = 'waiting'
-"""
+# Jobs of the other statuses are looked for among many; who runs once and completes is in none of
+# them, and pays nothing. A query says that it means such, in these words, or SQLite would not use
+# the index. (Each comparison is made for each row that is written: the one that ends most comes
+# first. Six of them with OR took 0.4 us more of each job.)
+COMMON = ("completed", "processing", "queued")
+IS_UNCOMMON = " AND ".join([f"status <> '{status}'" for status in COMMON])
+UNCOMMON = f"CREATE INDEX uncommon ON job (status, seq) WHERE {IS_UNCOMMON}"
 
 # Which job had a key last (keys.py says whether it still holds it). It may outlive the job.
 HOLDER = """
@@ -219,6 +220,7 @@ MIGRATIONS = {
         *CONTROLS,
         PERIODIC,
     ),
+    6: ("DROP INDEX uncommon", UNCOMMON),
 }
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from final import Job, Status, StorageError, Unique, UnknownJob
+from final import Job, Pause, Status, StorageError, Unique, UnknownJob
 from final.ledger.schema import SCHEMA_VERSION
 from tests.final.helpers import (
     POSIX,
@@ -235,16 +235,25 @@ class TestOldFiles:
         queue.close(drain=False)
         assert completes(open_queue(handlers, path=path))  # it is not brought up to date again
 
+    @pytest.mark.parametrize("schema", [5, 6])
     def test_keys_groups_and_parents_are_what_they_were(
-        self, open_queue: OpenQueue, path: str
+        self, open_queue: OpenQueue, path: str, schema: int
     ) -> None:
-        make_old_file(path, 5)
+        make_old_file(path, schema)
         queue = open_queue(dict.fromkeys(("default", "fails", "hangs"), nothing), path=path)
         assert queue.enqueue(Job("other", unique=Unique("report"))) == "later"
         assert queue.get("queued").group == "tenant-7"
         child = queue.wait("child", DEADLINE)
         assert (child.status, child.after) == (Status.COMPLETED, ("parent", "processing"))
         assert (child.snoozes, queue.get("later").snoozes) == (0, 0)
+
+    def test_what_jobs_are_about_and_what_is_paused_is_what_it_was(
+        self, open_queue: OpenQueue, path: str
+    ) -> None:
+        make_old_file(path, 6)
+        queue = open_queue(nothing, path=path)
+        assert [record.id for record in queue.jobs(meta={"user": "7"})] == ["later"]
+        assert queue.paused() == [Pause(group="tenant-8")]
 
 
 class TestDamage:

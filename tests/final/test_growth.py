@@ -281,6 +281,10 @@ def test_jobs_are_found_by_their_meta_in_its_index(meta: Any, more: Any) -> None
     assert not [step for step in plan if "SCAN" in step or "B-TREE" in step]
 
 
+def where(*statuses: Status) -> str:
+    return matching(Filter(statuses), lambda *_: 0).where
+
+
 @pytest.mark.parametrize(
     "query",
     [
@@ -288,8 +292,9 @@ def test_jobs_are_found_by_their_meta_in_its_index(meta: Any, more: Any) -> None
         "SELECT * FROM job WHERE id = 'x'",
         "SELECT * FROM job WHERE id IN (SELECT value FROM json_each('[]'))",
         "SELECT * FROM job WHERE seq IN (SELECT value FROM json_each('[]'))",
-        "SELECT * FROM job WHERE status = 'failed' AND seq > 5 ORDER BY seq LIMIT 500",
-        "SELECT * FROM job WHERE status = 'cancelled' ORDER BY seq DESC LIMIT 100",
+        f"SELECT * FROM job WHERE {where(Status.FAILED)} AND seq > 5 ORDER BY seq LIMIT 500",
+        f"SELECT * FROM job WHERE {where(Status.CANCELLED)} ORDER BY seq DESC LIMIT 100",
+        f"SELECT * FROM job WHERE {where(Status.RETRYING, Status.WAITING)} ORDER BY seq LIMIT 9",
         "SELECT * FROM failure JOIN job USING (seq) WHERE job.id = 'x'",
     ],
 )

@@ -134,7 +134,7 @@ class OncePerElevenPicks(Lanes):
     """Off by one: a lane is due after one pass more."""
 
     def _first_due(self, waiting: Any) -> int:
-        for n, (lane, _) in enumerate(waiting):
+        for n, lane in enumerate(waiting):
             if self.fairness is not None and lane.passed_over > self.fairness:
                 return n
         return 0
@@ -153,7 +153,7 @@ class LowBeforeMedium(Lanes):
         return len(waiting) - 1 - due if due or self._is_due(waiting[-1]) else 0
 
     def _is_due(self, last: Any) -> bool:
-        return self.fairness is not None and last[0].passed_over >= self.fairness
+        return self.fairness is not None and last.passed_over >= self.fairness
 
 
 class ForgetsPassesWhenUndoing(Lanes):
