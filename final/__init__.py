@@ -3,7 +3,7 @@
 from final.engine import loading  # noqa: F401  (before the rest, which takes a while)
 
 # isort: split
-from final.async_job_queue import AsyncJobQueue
+from final.beyond.async_queue import AsyncJobQueue
 from final.beyond.control import Pause
 from final.beyond.kinds import Kind
 from final.beyond.periodic import Every, PeriodicRecord

@@ -7,7 +7,7 @@ Ctrl-C (or SIGTERM) ends it early and in order: what runs is finished; exit code
 waits stays in demo.db for the next run, also after ``kill -9``: try it.
 
 The same scenario runs in every stage: compare ``python -m naive``, ``python -m improved``.
-With arguments this is the command line instead (final/cli/): ``python -m final --help``.
+With arguments this is the command line instead (final/service/cli/): ``python -m final --help``.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ def summarise(queue: JobQueue) -> None:
 
 def command_line() -> None:
     try:
-        from final.cli.app import main
+        from final.service.cli.app import main
     except ModuleNotFoundError as error:
         print(f"Commands need {error.name}: pip install '.[service]'", file=sys.stderr)
         sys.exit(2)

@@ -37,7 +37,7 @@ TESTS = {
         *("results", "schedule", "cancel", "fairness", "events", "coroutines"),
         *("timeouts", "store", "ctrl_c", "bad_questions", "waiting_inside", "scarcity"),
     ),
-    "async_job_queue": ("async",),
+    "beyond/async_queue": ("async",),
     "testing": ("testing",),
     "errors": ("bad_jobs", "bad_files", "results", "dead_letters"),
     "job": ("bad_jobs", "schedule", "results", "looking"),

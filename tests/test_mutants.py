@@ -5,7 +5,7 @@ from __future__ import annotations
 from tests import mutants
 
 FINAL = mutants.ROOT / "final"
-ON_TOP = ("service", "cli", "examples")  # what uses the queue
+ON_TOP = ("service", "examples")  # what uses the queue
 
 
 def test_every_file_of_the_queue_is_in_it() -> None:

@@ -2,7 +2,7 @@
 
 import sys
 
-from final.cli.app import main
+from final.service.cli.app import main
 
 if __name__ == "__main__":
     main(["serve", *sys.argv[1:]])

@@ -11,10 +11,10 @@ import final
 
 ROOT = Path(final.__file__).parent
 FLOORS = (
-    # Traces: beside what the queue knows of, it uses the queue.
-    {"service", "cli", "examples", "__main__", "beyond.traces"},
+    # Of what goes beyond the basics, traces and the queue for asyncio use the queue.
+    {"service", "examples", "__main__", "beyond.traces"},
     {"__init__"},
-    {"async_job_queue", "testing"},
+    {"beyond.async_queue", "testing"},
     {"job_queue"},
     {"engine"},
     {"ledger", "workers"},  # which do not know each other
@@ -48,6 +48,11 @@ def test_imports_lead_downwards() -> None:
     assert [arrow for arrow in arrows if floor(arrow[1]) < floor(arrow[0])] == []
     rooms = {(module.partition(".")[0], other.partition(".")[0]) for module, other in arrows}
     assert rooms.isdisjoint({("ledger", "workers"), ("workers", "ledger")})
+
+
+def test_the_door_shows_at_most_a_dozen_things() -> None:
+    shown = [entry.name for entry in ROOT.iterdir() if not entry.name.startswith("__")]
+    assert len(set(shown) - {"py.typed"}) <= 12
 
 
 def test_imports_lead_nowhere_in_a_circle() -> None:

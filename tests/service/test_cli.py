@@ -24,8 +24,8 @@ import typer.main
 
 from final import Job, JobQueue, Pause, Snooze, Status, current_job
 from final.beyond.filters import Filter
-from final.cli import remote
-from final.cli.app import main
+from final.service.cli import remote
+from final.service.cli.app import main
 from tests.final.helpers import eventually, nothing, reaches
 from tests.helpers import DEADLINE, Background, Gate
 from tests.processes import ROOT, Program, needs_signals
@@ -676,7 +676,7 @@ class TestProcess:
         assert ended == (2, "", "Commands need typer: pip install '.[service]'\n")
 
     def test_the_core_neither_loads_it_nor_has_a_say_in_ctrl_c(self, tmp_path: Path) -> None:
-        extra = "typer|rich|httpx|pydantic|fastapi|uvicorn|final.cli|final.service"
+        extra = "typer|rich|httpx|pydantic|fastapi|uvicorn|final.service.cli|final.service"
         code = f"import sys, final; print([m for m in sys.modules if m in '{extra}'.split('|')])"
         code += "; from signal import *; print(getsignal(SIGINT) is default_int_handler)"
         assert process(tmp_path, "-c", code).out == "[]\nTrue\n"
@@ -965,8 +965,8 @@ def test_watching_goes_on_over_a_restart(tmp_path: Path) -> None:
 def test_a_closed_file_can_be_looked_at_where_nothing_may_be_written() -> None:
     """By somebody without rights: all is loaded first, since our code may be out of reach too."""
     look = (
-        "import os, sys; from final.cli.app import main;"
-        " import final.cli.local, encodings.idna, rich.table, sqlite3;"
+        "import os, sys; from final.service.cli.app import main;"
+        " import final.service.cli.local, encodings.idna, rich.table, sqlite3;"
         " os.getuid() or os.setuid(65534); main(sys.argv[1:])"
     )
     with tempfile.TemporaryDirectory() as name:

@@ -13,7 +13,8 @@ import httpx
 from pydantic import BaseModel
 
 from final.beyond.filters import Filter
-from final.cli.places import (
+from final.engine.many import Progress
+from final.service.cli.places import (
     Act,
     Document,
     Misuse,
@@ -24,7 +25,6 @@ from final.cli.places import (
     new_job,
     new_periodic,
 )
-from final.engine.many import Progress
 from final.service.models import (
     SERVICE,
     Dealt,

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from final.cli.local import File
-from final.cli.places import Misuse, Place, Unreachable
-from final.cli.remote import Remote, answers
 from final.ledger.postgres.address import is_address
+from final.service.cli.local import File
+from final.service.cli.places import Misuse, Place, Unreachable
+from final.service.cli.remote import Remote, answers
 
 DB = "jobs.db"
 
@@ -22,7 +22,7 @@ def find(url: str | None, db: str | None, token: str | None, create: bool = Fals
     if url is not None and db is not None:
         raise Misuse("--url names a service and --db a file: give one of them.")
     if db is not None and is_address(db):
-        from final.cli.database import Database  # here, because it needs psycopg
+        from final.service.cli.database import Database  # here, because it needs psycopg
 
         return Database(db)
     if db == ":memory:":

@@ -12,16 +12,6 @@ from typing import Self
 from pydantic import ValidationError
 
 from final.beyond.filters import Filter
-from final.cli.local import lane_stats
-from final.cli.places import (
-    Act,
-    Document,
-    Misuse,
-    Refused,
-    Unreachable,
-    checked,
-    new_periodic,
-)
 from final.engine.many import Progress
 from final.errors import (
     DuplicateJob,
@@ -33,6 +23,16 @@ from final.errors import (
 )
 from final.job import Status
 from final.job_queue import JobQueue
+from final.service.cli.local import lane_stats
+from final.service.cli.places import (
+    Act,
+    Document,
+    Misuse,
+    Refused,
+    Unreachable,
+    checked,
+    new_periodic,
+)
 from final.service.models import (
     JobDetails,
     JobSummary,

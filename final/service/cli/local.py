@@ -21,17 +21,6 @@ from final.beyond.control import Pause, in_order, pause_from, pause_of
 from final.beyond.filters import Filter
 from final.beyond.meta import frozen
 from final.beyond.periodic import Entry
-from final.cli.places import (
-    LARGEST_PAYLOAD,
-    Act,
-    Document,
-    Misuse,
-    Refused,
-    Unreachable,
-    checked,
-    new_job,
-    new_periodic,
-)
 from final.engine.many import Progress, in_turns
 from final.errors import PeriodicExists, UnknownJob, UnknownPeriodic
 from final.job import JobRecord, Priority, Status, Task
@@ -48,6 +37,17 @@ from final.ledger.schema import APPLICATION_ID
 from final.ledger.sqlite import SqliteFile
 from final.options import require_workers
 from final.payload import encode
+from final.service.cli.places import (
+    LARGEST_PAYLOAD,
+    Act,
+    Document,
+    Misuse,
+    Refused,
+    Unreachable,
+    checked,
+    new_job,
+    new_periodic,
+)
 from final.service.models import (
     JobDetails,
     JobSummary,

@@ -21,12 +21,12 @@ from typing import Annotated, Any
 import typer
 
 from final.beyond.filters import Filter, filter_of
-from final.cli import showing
-from final.cli.finding import DB, find
-from final.cli.places import Act, Misuse, Place, Refused, Trouble, Unreachable
 from final.engine import loading
 from final.errors import StorageError
 from final.job import Priority, Status
+from final.service.cli import showing
+from final.service.cli.finding import DB, find
+from final.service.cli.places import Act, Misuse, Place, Refused, Trouble, Unreachable
 from final.service.models import read_time
 from final.service.strict import parse
 
@@ -190,9 +190,9 @@ def serve(
     ] = 0.2,
 ) -> None:
     """Serve a file over HTTP, with a dashboard, until Ctrl-C, SIGTERM or SIGHUP."""
-    from final.cli.running import keep_log, limits
     from final.options import Backoff
     from final.service import server  # here, because it takes longer than all other commands
+    from final.service.cli.running import keep_log, limits
 
     keep_log()
     try:
@@ -671,7 +671,7 @@ def bench(
     as_json: Json = False,
 ) -> None:
     """How fast this disk takes durable jobs: a few seconds, on a scratch file in this folder."""
-    from final.cli import bench
+    from final.service.cli import bench
 
     showing.measurements(bench.measure(seconds), as_json)
 

@@ -23,8 +23,8 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
-from final.cli.bench import Measurement
-from final.cli.places import Act, Document, Unreachable
+from final.service.cli.bench import Measurement
+from final.service.cli.places import Act, Document, Unreachable
 
 COLOURS = {"processing": "cyan", "completed": "green", "failed": "red", "retrying": "yellow"}
 MOST_RUNNING = 10

@@ -8,8 +8,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 
-from final.cli.places import Misuse
 from final.options import LeakyBucket, Limit, TokenBucket
+from final.service.cli.places import Misuse
 
 
 def limits(texts: Sequence[str]) -> Limit | Mapping[str, Limit] | None:
