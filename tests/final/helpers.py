@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import inspect
 import os
 import sqlite3
@@ -129,7 +130,11 @@ def run_child(scenario: str, *arguments: object) -> tuple[int, list[str], str]:
 
 def options(**chosen: Any) -> Options:
     """The options of a JobQueue: what is chosen, and the defaults."""
+    return Options(**{**_defaults(), **chosen})
+
+
+@functools.cache
+def _defaults() -> dict[str, Any]:
     signature = inspect.signature(JobQueue.__init__)
     known = {field.name for field in dataclasses.fields(Options)}
-    defaults = {n: p.default for n, p in signature.parameters.items() if n in known}
-    return Options(**{**defaults, **chosen})
+    return {n: p.default for n, p in signature.parameters.items() if n in known}
