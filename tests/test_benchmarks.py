@@ -160,7 +160,7 @@ def test_an_empty_series_is_no_result() -> None:
 def test_every_door_of_the_profile_is_passed() -> None:
     """A door that nobody passes has been renamed, or the workload goes another way."""
     console = report.terminal(io.StringIO(), width=200)
-    watch = profile.profile("full", 3_000, console)
+    watch = profile.profile("full", 3_000, console).watch
     expected = {(thread, place) for _, _, thread, place in profile.DOORS}
     expected |= {("dispatcher", place) for place in profile.STATEMENTS.values()}
     assert expected <= set(watch.cpu)

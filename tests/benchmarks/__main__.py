@@ -28,6 +28,7 @@ from tests.benchmarks.report import Findings
 # large anyway, and would not show what it gains.
 MEASURES = {
     "bulk": Measures.bulk,
+    "profile": Measures.profile,
     "single": Measures.single,
     "persistence": Measures.persistence,
     "batches": Measures.batches,

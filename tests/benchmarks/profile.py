@@ -25,7 +25,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from rich import box
 from rich.console import Console
@@ -145,7 +145,7 @@ def doors_watched(watch: Stopwatch) -> Iterator[None]:
             setattr(owner, name, method)
 
 
-def profile(place: str, jobs: int, console: Console) -> Stopwatch:
+def profile(place: str, jobs: int, console: Console) -> Profile:
     """Run the workload without stopwatches, then with them, and show what they say."""
 
     def run() -> float:
@@ -154,43 +154,75 @@ def profile(place: str, jobs: int, console: Console) -> Stopwatch:
 
     run()  # to warm up
     plain = run()
-    watch = Stopwatch()
-    with doors_watched(watch):
-        watched = run()
+    found = watched(jobs, run)
     console.print(
         f"{jobs:,} no-op jobs in batches of {BATCH}, {place}: {plain:,.0f} jobs/s, and "
-        f"{watched:,.0f} with stopwatches. Microseconds per job, without the rooms inside:"
+        f"{found.rate:,.0f} with stopwatches. Microseconds per job, without the rooms inside:"
     )
-    console.print(_table(watch, jobs))
-    total = sum(watch.cpu.values())
-    sqlite = sum(seconds for (_, what), seconds in watch.cpu.items() if what.startswith("SQLite"))
+    console.print(_table(found))
     console.print(
-        f"  A job takes {1e6 / watched:.1f} us from the first to the last. All threads computed "
-        f"{total / jobs * 1e6:.1f} us for it, {sqlite / jobs * 1e6:.1f} us of that inside SQLite, "
-        f"where other threads may run; {(total - sqlite) / jobs * 1e6:.1f} us need the GIL."
+        f"  A job takes {1e6 / found.rate:.1f} us from the first to the last. All threads computed "
+        f"{found.cpu * 1e6:.1f} us for it, {found.in_sqlite * 1e6:.1f} us of that inside SQLite, "
+        f"where other threads may run; {(found.cpu - found.in_sqlite) * 1e6:.1f} us need the GIL."
     )
-    return watch
+    return found
 
 
-def _table(watch: Stopwatch, jobs: int) -> Table:
+def watched(jobs: int, run: Callable[[], float]) -> Profile:
+    """run: the workload, which returns its jobs a second."""
+    watch = Stopwatch()
+    with doors_watched(watch):
+        rate = run()
+    return Profile(watch, jobs, rate)
+
+
+class Profile(NamedTuple):
+    """What the stopwatches say of so many ``jobs``, done at this ``rate`` a second."""
+
+    watch: Stopwatch
+    jobs: int
+    rate: float
+
+    @property
+    def cpu(self) -> float:
+        """Seconds a job, of all threads."""
+        return sum(self.watch.cpu.values()) / self.jobs
+
+    @property
+    def in_sqlite(self) -> float:
+        """Seconds a job that need no GIL."""
+        inside = [s for (_, what), s in self.watch.cpu.items() if what.startswith("SQLite")]
+        return sum(inside) / self.jobs
+
+    def rows(self, thread: str) -> list[list[str]]:
+        """By place: its share of the CPU, microseconds a job of CPU and of wall, where."""
+        cpu = self.watch.cpu
+        places = [(seconds, place) for (who, place), seconds in cpu.items() if who == thread]
+        return [
+            [
+                f"{seconds / self.jobs / self.cpu:.0%}",
+                f"{seconds / self.jobs * 1e6:.2f}",
+                f"{self.watch.wall[thread, place] / self.jobs * 1e6:.2f}",
+                thread,
+                place,
+            ]
+            for seconds, place in sorted(places, reverse=True)
+        ]
+
+
+COLUMNS = ["of all", "CPU", "wall", "thread", "where"]
+THREADS = ("producer", "dispatcher", "workers")
+
+
+def _table(found: Profile) -> Table:
     table = Table(box=box.SIMPLE_HEAD)
-    for column in ("CPU", "of all", "wall"):
-        table.add_column(column, justify="right")
-    table.add_column("thread")
-    table.add_column("where")
-    total = sum(watch.cpu.values())
-    for thread in ("producer", "dispatcher", "workers"):
-        places = [(seconds, place) for (who, place), seconds in watch.cpu.items() if who == thread]
-        for seconds, place in sorted(places, reverse=True):
-            wall = watch.wall[thread, place]
-            row = [_us(seconds, jobs), f"{seconds / total:.0%}", _us(wall, jobs), thread, place]
+    for number, column in enumerate(COLUMNS):
+        table.add_column(column, justify="right" if number < 3 else "left")
+    for thread in THREADS:
+        for row in found.rows(thread):
             table.add_row(*row)
         table.add_section()
     return table
-
-
-def _us(seconds: float, jobs: int) -> str:
-    return f"{seconds / jobs * 1e6:.2f}"
 
 
 def main() -> None:
