@@ -243,7 +243,7 @@ class Dispatcher:
             Offer(
                 now,
                 wall,
-                flight.outcomes,
+                [*flight.outcomes.items()],
                 flight.unstarted,
                 flight.aside,
                 [order.order for order in orders],

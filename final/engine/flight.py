@@ -94,7 +94,7 @@ class Flight:
 
     def written(self) -> None:
         """What has come back is in the ledger."""
-        self.outcomes: list[tuple[int, Sequence[Outcome]]] = []
+        self.outcomes: dict[int, list[Outcome]] = {}
         self.unstarted: list[tuple[int, Sequence[Task]]] = []
         self.aside: list[tuple[int, Sequence[Task]]] = []
 
@@ -154,7 +154,7 @@ class Flight:
 
         Nor does it run again here, where it could only end so again.
         """
-        for number, (token, outcomes) in enumerate(self.outcomes):
+        for token, outcomes in self.outcomes.items():
             turned_away = [
                 o.task
                 for o in outcomes
@@ -162,7 +162,7 @@ class Flight:
             ]
             if turned_away:
                 self.aside.append((token, turned_away))
-                self.outcomes[number] = (token, [o for o in outcomes if o.task not in turned_away])
+                self.outcomes[token] = [o for o in outcomes if o.task not in turned_away]
 
     def abandon(self) -> None:
         """Nobody waits any more for what is out: tell it to stop, or not to begin."""
@@ -227,7 +227,7 @@ class Flight:
         batch.claimed = [other for other in batch.claimed if other is not task]
         late = Outcome(task, now - started, waited=started - task.queued_at)
         self._fail(late)
-        self.outcomes.append((batch.token, [late]))
+        self.outcomes.setdefault(batch.token, []).append(late)
         if not obeys:
             self._take_unstarted(batch)
             self.hand_in(batch)
@@ -255,7 +255,8 @@ class Flight:
         if batch.check_at < math.inf:
             for outcome in outcomes:
                 self._fail_if_late(outcome)
-        self.outcomes.append((batch.token, outcomes))
+        # By token: what was claimed in one exchange and comes back together is written together.
+        self.outcomes.setdefault(batch.token, []).extend(outcomes)
         if batch in self.batches:  # it is still out
             ended = {outcome.task for outcome in outcomes}
             batch.claimed = [task for task in batch.claimed if task not in ended]
