@@ -80,21 +80,22 @@ def demo_routes(service: Service) -> APIRouter:
 
 
 def _fill(queue: JobQueue, priority: Priority, count: int, numbers: Iterator[int]) -> int:
-    jobs = [_demo_job(priority, next(numbers)) for _ in range(count)]
+    jobs = [_demo_job(priority, next(numbers), place / 20) for place in range(count)]
     try:
         return len(queue.enqueue_many(jobs, timeout=0))
     except QueueFull as error:
         return len(error.accepted)
 
 
-def _demo_job(priority: Priority, number: int) -> Job:
+def _demo_job(priority: Priority, number: int, later: float) -> Job:
     """Every 20th is tried three times, every 50th ends as a dead letter.
 
-    All are of one tenant, but for every 10th of high: groups take turns, so these come first.
+    All are of one tenant, but for every 10th of high. Those come by and by, so many seconds
+    ``later``, and wait for a turn or two while the flood waits for itself: groups take turns.
     """
     is_others = priority is Priority.HIGH and number % 10 == 5
     fails = 9 if number % 50 == 0 else 2 if number % 20 == 0 else 0
     kind = ("email", "webhook", "thumbnail")[number % 3]
     group = f"tenant-{2 + number % 3}" if is_others else "tenant-1"
-    payload = {"number": number, "fails": fails}
-    return Job(payload=payload, priority=priority, kind=kind, group=group)
+    payload, due = {"number": number, "fails": fails}, later if is_others else None
+    return Job(payload=payload, priority=priority, kind=kind, group=group, run_at=due)
