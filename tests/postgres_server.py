@@ -125,8 +125,7 @@ class Server:
         import psycopg
 
         assert self._programs is not None
-        settings = dict(self._settings)
-        settings["listen_addresses"] = "127.0.0.1" if WINDOWS else ""
+        settings = {"listen_addresses": "127.0.0.1" if WINDOWS else "", **self._settings}
         settings["unix_socket_directories"] = "" if WINDOWS else str(self.folder)
         settings["port"] = str(self._port)
         options = [part for name in settings for part in ("-c", f"{name}={settings[name]}")]
@@ -148,6 +147,14 @@ class Server:
                 if self._process.poll() is not None or time.monotonic() > deadline:
                     raise RuntimeError((self.folder / "log").read_text()[-2000:]) from None
                 time.sleep(0.02)
+
+    def listen(self, address: str, network: str) -> None:
+        """Over TCP, too: at this address, for whoever is in this network. It starts anew."""
+        self.stop()
+        with open(self.data / "pg_hba.conf", "a", encoding="ascii") as rules:
+            rules.write(f"host all all {network} trust\n")
+        self._settings["listen_addresses"] = address
+        self.start()
 
     def stop(self, number: int = signal.SIGINT) -> None:
         """By the signal; SIGINT is "fast", SIGQUIT "immediate". SIGKILL takes all of it."""

@@ -1,11 +1,13 @@
-"""The lab with a database that fails over, for a few seconds. (With FAULT=async it loses jobs.)"""
+"""The lab for a few seconds: a database that fails over (with FAULT=async it loses jobs), a host
+whose cable is pulled out.
+"""
 
 from __future__ import annotations
 
 import pytest
 
 from tests import postgres_server
-from tests.labs import hosts
+from tests.labs import hosts, network
 
 pytestmark = [
     pytest.mark.timeout(150),
@@ -19,3 +21,10 @@ pytestmark = [
 def test_what_was_acknowledged_survives_a_failover() -> None:
     verdict = hosts.attack("failover", seconds=4)
     assert verdict.holds, verdict
+
+
+@pytest.mark.skipif(not network.is_possible(), reason=network.MISSING)
+def test_a_host_that_nobody_reaches_for_a_while_costs_nothing() -> None:
+    verdict = hosts.attack("partition", seconds=6)
+    assert verdict.holds, verdict
+    assert verdict.attacks > 0
