@@ -25,8 +25,8 @@ from final.engine import loading
 
 PRIORITIES = {"payment": "high", "report": "low", "photo": "low", "email": "medium"}
 ENDINGS = {
-    "completed": "completed",
-    "failed": "failed for good",
+    "completed": "completed in this run",
+    "failed": "dead letters: no attempt is left",
     "retrying": "waiting for a retry: the next run takes over",
     "queued": "still queued: the next run takes over",
 }
@@ -39,6 +39,7 @@ go = threading.Event()
 stop = threading.Event()
 ready = threading.Event()
 latest: dict[str, str] = {}  # job id -> the latest event in this process
+before: list[str] = []  # of these twelve, what an earlier process completed
 
 
 def main() -> None:
@@ -80,13 +81,16 @@ def plan(queue: JobQueue) -> list[Job]:
     """Say what comes back from the last run; which jobs are still to be produced?"""
     earlier = {record.id: record.status for record in reversed(queue.jobs(limit=1_000_000))}
     left = [job_id for job_id, status in earlier.items() if not status.ended]
-    latest.update(dict.fromkeys(left, "recovered"))
-    if left:
-        print(f"{len(left)} jobs of the last run come back: {' '.join(left)}\n")
-    ready.set()
     # A round of twelve that was cut short is made complete; after a complete one comes the next.
     first = (len(earlier) - bool(left)) // 12 * 12 + 1
     jobs = [make_job(number) for number in range(first, first + 12)]
+    before.extend(job.id for job in jobs if earlier.get(job.id) == "completed")
+    latest.update(dict.fromkeys(before, "completed"))
+    latest.update(dict.fromkeys(left, "recovered"))
+    if left:
+        print(f"{len(before)} done in earlier runs; {len(left)} come back:")
+        print(textwrap.indent(textwrap.fill(" ".join(left), 68), " " * 11), end="\n\n")
+    ready.set()
     return [job for job in jobs if job.id not in earlier]
 
 
@@ -108,11 +112,11 @@ def make_job(number: int) -> Job:
 def work(job: Job) -> None:
     """The handler."""
     ready.wait()
-    again = current_job().attempt > 1
-    show("retrying" if again else "processing", job.id)
+    attempt = current_job().attempt
+    show("processing", job.id, f"attempt {attempt}" if attempt > 1 else "")
     time.sleep(JOB_SECONDS)
-    if job.payload == "fails once" and not again:
-        show("failed", job.id, "connection reset")
+    if job.payload == "fails once" and attempt == 1:
+        show("retrying", job.id, f"failed; due again in {JOB_SECONDS:g} s")
         raise ConnectionError("connection reset")
     show("completed", job.id)
 
@@ -120,7 +124,7 @@ def work(job: Job) -> None:
 def show(event: str, job_id: str, note: str = "") -> None:
     latest[job_id] = event
     seconds, priority = time.monotonic() - start, PRIORITIES[job_id.split("-")[0]]
-    thread = threading.current_thread().name
+    thread = threading.current_thread().name.removeprefix("final-")
     say(f"{seconds:6.2f} s  {event:<10}  {job_id:<10}  {priority:<6}  {thread}  {note}", event)
 
 
@@ -133,12 +137,16 @@ def say(line: str, event: str) -> None:
 
 def summarise(queue: JobQueue) -> None:
     status = {job_id: queue.status(job_id) for job_id in latest}  # the file knows
+    list_them("completed", before, "completed in earlier runs")
     for event, ending in ENDINGS.items():
-        ids = [job_id for job_id, last in status.items() if last == event]
-        if ids:
-            colour = "failed" if ending.startswith("lost") else event
-            say(f"{len(ids):4} of {len(status)} {ending}", colour)
-            print(textwrap.indent(textwrap.fill(" ".join(ids), 68), " " * 11))
+        now = [job_id for job_id, last in status.items() if last == event and job_id not in before]
+        list_them(event, now, ending)
+
+
+def list_them(event: str, ids: list[str], ending: str) -> None:
+    if ids:
+        say(f"{len(ids):4} of {len(latest)} {ending}", event)
+        print(textwrap.indent(textwrap.fill(" ".join(ids), 68), " " * 11))
 
 
 def command_line() -> None:

@@ -21,8 +21,7 @@ import time
 from improved import Backoff, Job, JobQueue, Priority
 
 PRIORITIES = {"payment": "high", "report": "low", "photo": "low", "email": "medium"}
-ENDINGS = {"completed": "completed", "failed": "failed for good"}
-COLOURS = {"processing": 36, "completed": 32, "failed": 31, "retrying": 33}
+COLOURS = {"processing": 36, "completed": 32, "retrying": 33}
 COLOURED = sys.stdout.isatty() and "NO_COLOR" not in os.environ
 JOB_SECONDS = float(os.environ.get("JOB_SECONDS") or 4)
 
@@ -80,11 +79,11 @@ def make_job(number: int) -> Job:
 
 def work(job: Job) -> None:
     """The handler."""
-    again = latest.get(job.id) == "failed"
-    show("retrying" if again else "processing", job.id)
+    again = latest.get(job.id) == "retrying"
+    show("processing", job.id, "attempt 2" if again else "")
     time.sleep(JOB_SECONDS)
     if job.payload == "fails once" and not again:
-        show("failed", job.id, "connection reset")
+        show("retrying", job.id, f"failed; due again in {JOB_SECONDS:g} s")
         raise ConnectionError("connection reset")
     show("completed", job.id)
 
@@ -92,7 +91,7 @@ def work(job: Job) -> None:
 def show(event: str, job_id: str, note: str = "") -> None:
     latest[job_id] = event
     seconds, priority = time.monotonic() - start, PRIORITIES[job_id.split("-")[0]]
-    thread = threading.current_thread().name
+    thread = threading.current_thread().name.removeprefix("improved-")
     say(f"{seconds:6.2f} s  {event:<10}  {job_id:<10}  {priority:<6}  {thread}  {note}", event)
 
 
@@ -104,12 +103,9 @@ def say(line: str, event: str) -> None:
 
 
 def summarise() -> None:
-    for event, ending in ENDINGS.items():
-        ids = [job_id for job_id, last in latest.items() if last == event]
-        if ids:
-            colour = "failed" if ending.startswith("lost") else event
-            say(f"{len(ids):4} of {len(latest)} {ending}", colour)
-            print(textwrap.indent(textwrap.fill(" ".join(ids), 68), " " * 11))
+    ids = [job_id for job_id, last in latest.items() if last == "completed"]
+    say(f"{len(ids):4} of {len(latest)} completed", "completed")
+    print(textwrap.indent(textwrap.fill(" ".join(ids), 68), " " * 11))
 
 
 if __name__ == "__main__":

@@ -21,11 +21,11 @@ from naive import Job, JobQueue
 PRIORITIES = {"payment": "high", "report": "low", "photo": "low", "email": "medium"}
 ENDINGS = {
     "completed": "completed",
-    "failed": "lost: it failed once, and took its worker along",
+    "lost": "lost: it failed once, and took its worker along",
     "processing": "lost: in flight when the process ended",
     "queued": "lost: dropped by close() without a word",
 }
-COLOURS = {"processing": 36, "completed": 32, "failed": 31}
+COLOURS = {"processing": 36, "completed": 32, "lost": 31}
 COLOURED = sys.stdout.isatty() and "NO_COLOR" not in os.environ
 JOB_SECONDS = float(os.environ.get("JOB_SECONDS") or 4)
 
@@ -38,7 +38,7 @@ latest: dict[str, str] = {}  # job id -> the latest event: this queue can't tell
 def main() -> None:
     say_how_to_kill_it()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # an exception, as for Ctrl-C
-    threading.excepthook = lambda args: say(f"{'and its worker dies':>29}", "failed")
+    threading.excepthook = lambda args: say(f"{'and its worker dies':>29}", "lost")
     queue = JobQueue(work, workers=3)
     producer = threading.Thread(target=produce, args=(queue,), name="producer")
     producer.start()
@@ -75,11 +75,10 @@ def make_job(number: int) -> Job:
 
 def work(job: Job) -> None:
     """The handler."""
-    again = latest.get(job.id) == "failed"
-    show("retrying" if again else "processing", job.id)
+    show("processing", job.id)
     time.sleep(JOB_SECONDS)
-    if job.payload == "fails once" and not again:
-        show("failed", job.id, "connection reset")
+    if job.payload == "fails once":
+        show("lost", job.id, "failed; nobody tries again")
         raise ConnectionError("connection reset")
     show("completed", job.id)
 
@@ -87,7 +86,7 @@ def work(job: Job) -> None:
 def show(event: str, job_id: str, note: str = "") -> None:
     latest[job_id] = event
     seconds, priority = time.monotonic() - start, PRIORITIES[job_id.split("-")[0]]
-    thread = threading.current_thread().name
+    thread = threading.current_thread().name.removeprefix("naive-")
     say(f"{seconds:6.2f} s  {event:<10}  {job_id:<10}  {priority:<6}  {thread}  {note}", event)
 
 
@@ -102,8 +101,7 @@ def summarise() -> None:
     for event, ending in ENDINGS.items():
         ids = [job_id for job_id, last in latest.items() if last == event]
         if ids:
-            colour = "failed" if ending.startswith("lost") else event
-            say(f"{len(ids):4} of {len(latest)} {ending}", colour)
+            say(f"{len(ids):4} of {len(latest)} {ending}", ending.split(":")[0])
             print(textwrap.indent(textwrap.fill(" ".join(ids), 68), " " * 11))
 
 

@@ -52,9 +52,8 @@ def test_it_says_how_to_kill_it(name: str, finished: dict[str, Demo]) -> None:
 def test_naive_loses_jobs_and_a_worker_and_says_which(finished: dict[str, Demo]) -> None:
     naive = finished["naive"]
     assert len(naive.ids("queued")) == 12
-    assert naive.ids("failed") == ["photo-2"]
-    assert not naive.ids("retrying")
-    assert "and its worker dies" in naive.output
+    assert naive.ids("lost") == ["photo-2"]
+    assert "failed; nobody tries again\n          and its worker dies\n" in naive.output
     counted = re.findall(r"^ +(\d+) of 12 (\w+)", naive.output, re.M)
     assert sum(int(count) for count, _ in counted) == 12
     assert {"completed", "lost"} == {ending for _, ending in counted}
@@ -66,7 +65,10 @@ def test_improved_and_final_complete_every_job(name: str, finished: dict[str, De
     assert len(set(demo.ids("queued"))) == 12
     assert set(demo.ids("processing")) == set(demo.ids("queued"))
     assert sorted(demo.ids("completed")) == sorted(demo.ids("queued"))
-    assert demo.ids("failed") == demo.ids("retrying") == ["photo-2"]
+    assert demo.ids("retrying") == ["photo-2"]
+    assert "failed; due again in 0.4 s" in demo.output
+    assert demo.ids("processing").count("photo-2") == 2
+    assert re.search(r"processing  photo-2 .* attempt 2$", demo.output, re.M)
     assert "all workers stopped" in demo.output
     assert "12 of 12 completed" in demo.output
 
@@ -104,7 +106,7 @@ def test_a_signal_ends_improved_and_final_in_order(
     assert "all workers stopped" in output
     assert "Traceback" not in output
     started = set(demo.ids("processing"))
-    ended = set(demo.ids("completed")) | set(demo.ids("failed"))
+    ended = set(demo.ids("completed")) | set(demo.ids("retrying"))
     assert started == ended, "a job that had started was not finished"
     if name == "improved":
         assert sorted(demo.ids("completed")) == sorted(demo.ids("queued"))
@@ -125,14 +127,21 @@ def test_final_continues_after_kill_9(tmp_path: Path) -> None:
     with Demo("final", tmp_path) as first:
         first.read_until("completed")
         first.kill()
-    left = [job_id for job_id, status in stored(tmp_path).items() if status != "completed"]
+    status = stored(tmp_path)
+    left = [job_id for job_id in status if status[job_id] != "completed"]
+    done = len(status) - len(left)
     assert left
+    assert done
 
     with Demo("final", tmp_path) as second:
         second.read_until("come back")
-        assert f"\n{len(left)} jobs of the last run come back: " in second.output
+        assert f"\n{done} done in earlier runs; {len(left)} come back:\n" in second.output
+        second.read_until(left[-1])
         assert set(re.findall(r"[a-z]+-\d+", second.output)) == set(left)
         second.finish()
+    ends = second.output.partition("all workers stopped:")[2]
+    assert f"{done:4} of 12 completed in earlier runs\n" in ends
+    assert f"{12 - done:4} of 12 completed in this run\n" in ends
     assert set(second.ids("completed")) >= set(left)
     assert len(stored(tmp_path)) == 12, "the round was not made complete"
     assert set(stored(tmp_path).values()) == {"completed"}
