@@ -138,7 +138,7 @@ CAPABILITIES = {
         Capability("fifo",                  "Running jobs",   "first in, first out within a lane",          PASSES, PASSES, PASSES),
         Capability("concurrency",           "Running jobs",   "N workers run N jobs at once",               PASSES, PASSES, PASSES),
         Capability("stress",                "Running jobs",   "100,000 jobs from 64 producers, once each",  PASSES, PASSES, PASSES),
-        Capability("worker-survival",       "Running jobs",   "a raising handler does not kill its worker", "N6",   PASSES, PASSES),
+        Capability("worker-survival",       "Running jobs",   "a raising handler kills no worker",          "N6",   PASSES, PASSES),
         Capability("backpressure",          "Overload",       "a full lane blocks its producer",            "N1",   PASSES, PASSES),
         Capability("backpressure-timeout",  "Overload",       "a blocked producer can give up",             "N1",   PASSES, PASSES),
         Capability("bounded-memory",        "Overload",       "a fast producer does not fill the memory",   "N1",   PASSES, PASSES),

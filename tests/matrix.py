@@ -15,9 +15,10 @@ from rich.text import Text
 from tests.expectations import CAPABILITIES, COLUMNS, Capability
 from tests.results import Outcome, Results, Surprise
 
-TITLES = max(len(row.title) for row in CAPABILITIES.values()) + 3  # columns for the titles
-STAGE = 10  # columns for each stage: "22 of 27" and a gap
-MARGIN = 4
+# All columns together fit a terminal of 80.
+TITLES = max(len(row.title) for row in CAPABILITIES.values()) + 1  # columns for the titles
+STAGE = 9  # columns for each stage: "22 of 27" and a gap
+MARGIN = 2
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ What must be seen: a rule of the suite that is broken turns the run red and says
 
 from __future__ import annotations
 
+import itertools
 import re
 import shutil
 import signal
@@ -13,9 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from tests import pages
-from tests.expectations import CAPABILITIES, FLAWS
+from tests import matrix, pages
+from tests.expectations import CAPABILITIES, COLUMNS, FLAWS
 from tests.ledger import ROOT, where
+from tests.results import Case, Outcome, Results
 from tests.runs import Runs
 from tests.scoreboard import ON_PURPOSE
 
@@ -97,7 +99,7 @@ def test_a_known_flaw_that_shows_is_no_failure(suite: Suite) -> None:
     suite.add("priority", "assert stage.name != 'naive', 'last in line'")
     code, output = suite.run("--scoreboard")
     assert code == 0
-    assert "urgent jobs run first                        ✗ N2      ✓         ✓" in output
+    assert "urgent jobs run first                     ✗ N2     ✓        ✓" in output
     assert "N2  ✗ naive" in output
     assert "last in line" in output
     assert "naive: 0 pass, 1 known flaws shown, 0 surprises" in output
@@ -125,9 +127,9 @@ def test_a_feature_that_was_never_promised_is_no_failure_and_no_flaw(suite: Suit
     suite.add("fifo", "pass")
     code, output = suite.run("--scoreboard", "--stage", "naive,improved,final")
     assert code == 0
-    assert "a job that waits can be called off           —         —         ✓" in output
-    assert "a job can wait for its time                  —         —         ✓" in output
-    assert "in total                                     1 of 1    1 of 1    3 of 3" in output
+    assert "a job that waits can be called off        —        —        ✓" in output
+    assert "a job can wait for its time               —        —        ✓" in output
+    assert "in total                                  1 of 1   1 of 1   3 of 3" in output
     assert "— not in this stage; docs/scoreboard.md says what to do instead" in output
     assert "naive: 1 pass, 0 known flaws shown, 0 surprises; 2 not in this stage" in output
     assert "final: 3 pass, 0 known flaws shown, 0 surprises " in output
@@ -180,7 +182,7 @@ def test_a_capability_that_fails_is_a_surprise(suite: Suite) -> None:
     suite.add("fifo", "assert ['b', 'a'] == ['a', 'b']")
     code, output = suite.run("--stage", "final", "--scoreboard")
     assert code == FAILED
-    assert "first in, first out within a lane            !" in output
+    assert "first in, first out within a lane         !" in output
     assert "final should pass here (first in, first out within a lane) and does not." in output
     assert "E       AssertionError: assert ['b', 'a'] == ['a', 'b']" in output
     assert "final: 0 pass, 0 known flaws shown, 1 surprise" in output
@@ -236,15 +238,24 @@ def test_hard_shows_the_flaws_in_their_order(suite: Suite) -> None:
 # --scoreboard
 
 
+def test_the_columns_fit_a_terminal_of_80() -> None:
+    results = Results(list(COLUMNS))
+    for row, stage in itertools.product(CAPABILITIES.values(), COLUMNS):
+        results.record(Case(row, stage), Outcome.FLAW if row.flaw(stage) else Outcome.PASS, [])
+    board = matrix.matrix(results, matrix.UNICODE).plain.splitlines()
+    assert board[-1].endswith(f" {len(CAPABILITIES)} of {len(CAPABILITIES)}")
+    assert max(map(len, board)) < 80  # some terminals wrap after 79
+
+
 def test_one_stage_is_one_column_and_what_did_not_run_is_blank(suite: Suite) -> None:
     suite.add("fifo", "pass")
     suite.add("retry", "assert False")
     code, output = suite.run("--stage", "naive", "--scoreboard", "-k", "retry")
     assert code == 0
     assert "improved" not in output.splitlines()[3]
-    assert "first in, first out within a lane            ·\n" in output
-    assert "a failed job is tried again                  ✗ N5\n" in output
-    assert "in total                                     0 of 1\n" in output
+    assert "first in, first out within a lane         ·\n" in output
+    assert "a failed job is tried again               ✗ N5\n" in output
+    assert "in total                                  0 of 1\n" in output
 
 
 def test_a_terminal_that_cannot_show_the_signs_gets_letters(suite: Suite) -> None:
@@ -252,8 +263,8 @@ def test_a_terminal_that_cannot_show_the_signs_gets_letters(suite: Suite) -> Non
     suite.add("schedule", "stage.job(run_at=1)")
     code, output = suite.run("--scoreboard", PYTHONUTF8="0", PYTHONIOENCODING="ascii")
     assert code == 0
-    assert "a job can wait for its time                  -         -         ok" in output
-    assert "urgent jobs run first                        x N2      ok        ok" in output
+    assert "a job can wait for its time               -        -        ok" in output
+    assert "urgent jobs run first                     x N2     ok       ok" in output
     assert output.isascii()
 
 

@@ -196,7 +196,7 @@ def test_steps_begin_with_the_idea_and_end_with_the_imports(
 def test_the_card_has_four_columns(home: Path) -> None:
     verdict = grade(Candidate(NAIVE), ["enqueue", "worker-survival"], to_the_end=True)
     text = card.markdown(Candidate(NAIVE), verdict)
-    assert "| a raising handler does not kill its worker | ✗ N6 | ✓ | ✓ | ✗ |" in text
+    assert "| a raising handler kills no worker | ✗ N6 | ✓ | ✓ | ✗ |" in text
     picture = card.svg(verdict)
     assert picture.count(">✓<") == text.count("✓")
 
