@@ -296,7 +296,7 @@ def test_a_full_run_writes_the_pages_and_only_once(suite: Suite) -> None:
     assert "Updated README.md, docs/scoreboard.md, docs/flaws.md." in output
     assert readme.read_text(encoding="utf-8").startswith("Above.\n")
     assert readme.read_text(encoding="utf-8").endswith("Below.\n")
-    assert "| [Priority](docs/scoreboard.md#priority) | 1 of 2 | 1 of 2 | 2 of 2 |" in (
+    assert "| [Priority](docs/scoreboard.md#priority) | 1 of 2 | 1 of 2 | 2 of 2 | 2 of 2 |" in (
         readme.read_text(encoding="utf-8")
     )
     measured = suite.folder / pages.SCOREBOARD
