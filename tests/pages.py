@@ -64,7 +64,7 @@ def readme(page: str) -> str:
 
 def overview() -> str:
     """How many rows of each group a stage passes."""
-    header = (*STAGES, "final on PostgreSQL")
+    header = (*STAGES, "final [on PostgreSQL](docs/many-hosts.md)")
     lines = [_row("", *header), _row(*["---"] * (len(header) + 1))]
     for group, rows in _groups():
         anchor = group.lower().replace(" ", "-")
