@@ -55,6 +55,10 @@ class Disk:
                 elif ghost is not None:
                     self._ghosts[file] = ghost
 
+    def forget(self, file: str) -> None:
+        """A sync has failed: what it should have settled counts as clean, and stays unwritten."""
+        self._unsynced.pop(file, None)
+
     @property
     def is_settled(self) -> bool:
         """Whether nothing is left to chance."""
