@@ -44,6 +44,16 @@ def test_jobs_come_in_and_are_looked_at(
     assert (code, json.loads(output)["totals"]["completed"]) == (0, 1)
 
 
+def test_whose_jobs_wait(
+    address: str, open_queue: OpenQueue, capsys: pytest.CaptureFixture[str]
+) -> None:
+    open_queue(workers=0).enqueue_many([Job(group=group) for group in "abb"])
+    code, output = run(capsys, "groups", "--db", address, "--json")
+    assert code == 0
+    first, second = map(json.loads, output.splitlines())
+    assert (first["group"], first["queued"], second["group"]) == ("b", 2, "a")
+
+
 def test_a_bad_address_is_the_users_mistake(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(capsys, "migrate", "--db", "jobs.db")[0] == 2
     assert run(capsys, "jobs", "--db", "postgresql:///postgres?queue=A")[0] == 2

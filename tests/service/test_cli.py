@@ -388,6 +388,18 @@ class TestEitherPlace:
             assert "stays: jobs after it have not ended" in anywhere("delete", "first").error
             assert anywhere("purge", "--status", "cancelled").document["jobs"] == 0
 
+    def test_whose_jobs_wait(self, anywhere: Run) -> None:
+        anywhere("pause")
+        for group in ("a", "b", "b"):
+            anywhere("enqueue", "work", "--group", group)
+        anywhere("enqueue", "work")
+        first, second = anywhere("groups").documents
+        assert 0 < first.pop("oldest_queued") < DEADLINE
+        assert first == {"group": "b", "queued": 2, "running": 0}
+        assert (second["group"], second["queued"]) == ("a", 1)
+        assert anywhere("groups", "--limit", "1").document["group"] == "b"
+        assert anywhere("groups", "--limit", "101").code == 2
+
     def test_figures_have_the_same_keys(self, anywhere: Run, live: Live) -> None:
         figures, other = anywhere("stats").document, live.http.get("/stats").json()
         assert figures.keys() == other.keys()
@@ -615,13 +627,37 @@ class TestForPeople:
             assert _url(live) in shown
             assert job_id in shown or command == ["stats"]
 
+    def test_groups_are_told_in_a_table(
+        self, run: Run, gate: Gate, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("COLUMNS", "80")
+        with JobQueue(
+            lambda job: gate.wait(), path="groups.db", workers=1, capacity=2_000
+        ) as queue:
+            assert "No job of a group waits or runs, in groups.db" in (
+                run("groups", "--db", "groups.db").out
+            )
+            reaches(queue, queue.enqueue(Job(group="tenant-8")), Status.PROCESSING)
+            queue.enqueue_many([Job(group="tenant-7") for _ in range(1_000)])
+            queue.enqueue(Job(group="long-" * 40))
+            shown = run("groups", "--db", "groups.db").out
+            gate.open()
+        assert re.search(r"^ tenant-7 +1,000 +0 +0\.\d s$", shown, re.M)
+        assert re.search(r"^ tenant-8 +0 +1 *$", shown, re.M)
+        assert "3 groups, those with most waiting first, in groups.db" in shown
+        assert max(map(len, shown.splitlines())) <= 80
+
     def test_what_jobs_bring_along_does_not_steer_the_terminal(
         self, run: Run, tmp_path: Path
     ) -> None:
         with JobQueue(_fails, path="hostile.db", max_retries=0) as queue:
             queue.enqueue(Job("\033[2J", "\033]0;", kind="\x9b31m"))
             queue.join(DEADLINE)
-        for command in (["jobs"], ["dead-letters"], ["show", "\033[2J"], ["retry", "\033[2J\x07"]):
+            queue.pause()
+            queue.enqueue(Job(group="\033[31m"))
+        assert "[31m" in run("groups", "--db", "hostile.db").out
+        commands = [["jobs"], ["dead-letters"], ["show", "\033[2J"], ["retry", "\033[2J\x07"]]
+        for command in (*commands, ["groups"]):
             ended = run(*command, "--db", "hostile.db")
             assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", ended.out + ended.error)
 

@@ -661,6 +661,19 @@ def stats(
 
 
 @app.command()
+def groups(
+    limit: Annotated[int, typer.Option(min=1, max=100, help="So many at most.")] = 10,
+    url: Url = None,
+    db: Db = None,
+    token: Token = None,
+    as_json: Json = False,
+) -> None:
+    """Whose jobs wait: the groups with most of them, and for how long."""
+    with find(url, db, token) as place:
+        showing.groups(place.groups(limit), place.name, as_json)
+
+
+@app.command()
 def bench(
     seconds: Annotated[
         float,

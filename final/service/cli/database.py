@@ -34,6 +34,7 @@ from final.service.cli.places import (
     new_periodic,
 )
 from final.service.models import (
+    GroupView,
     JobDetails,
     JobSummary,
     JobView,
@@ -179,6 +180,10 @@ class Database:
         }
         with _explained():
             return deals[act](**which, dry_run=dry_run, progress=progress)
+
+    def groups(self, limit: int) -> list[Document]:
+        with _explained():
+            return [GroupView.of(r).model_dump(mode="json") for r in self._queue.groups(limit)]
 
     def stats(self) -> Document:
         with _explained():

@@ -49,6 +49,7 @@ from final.service.cli.places import (
     new_periodic,
 )
 from final.service.models import (
+    GroupView,
     JobDetails,
     JobSummary,
     JobView,
@@ -89,6 +90,10 @@ class File:
     def periodic(self) -> list[Document]:
         entries = [Entry(*row) for row in self._rows(PERIODIC)]
         return [PeriodicView.of(entry.record()).model_dump(mode="json") for entry in entries]
+
+    def groups(self, limit: int) -> list[Document]:
+        records = self._look_ups.groups(limit, time.time())
+        return [GroupView.of(record).model_dump(mode="json") for record in records]
 
     def stats(self) -> Document:
         counted = self._rows("SELECT priority, status, count(*) FROM job GROUP BY 1, 2")

@@ -96,6 +96,9 @@ class Place(Protocol):
     def deal(self, act: Act, wanted: Filter, dry_run: bool, progress: Progress) -> int:
         """With all that is meant; how many jobs it was. A dry run only counts them."""
 
+    def groups(self, limit: int) -> list[Document]:
+        """Whose jobs wait or run, as ``GET /groups`` has them."""
+
     def stats(self) -> Document:
         """As ``GET /stats`` has it; null where only a running service could know."""
 

@@ -28,6 +28,7 @@ from final.service.cli.places import (
 from final.service.models import (
     SERVICE,
     Dealt,
+    GroupList,
     JobDetails,
     JobPage,
     JobView,
@@ -143,6 +144,11 @@ class Remote:
         given = {name: value for name, value in meant.items() if value is not None}
         answer = self._ask("POST", f"/{act}", Dealt, json=given, timeout=None)
         return int(answer["jobs"])
+
+    def groups(self, limit: int) -> list[Document]:
+        query = {"limit": str(limit)}
+        groups: list[Document] = self._ask("GET", "/groups", GroupList, params=query)["groups"]
+        return groups
 
     def stats(self) -> Document:
         return self._ask("GET", "/stats", Stats)

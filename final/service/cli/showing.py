@@ -231,6 +231,25 @@ def stats(figures: Document, place: str, as_json: bool) -> None:
         _console().print(_figures(figures, place))
 
 
+def groups(found: list[Document], place: str, as_json: bool) -> None:
+    if as_json:
+        for group in found:
+            _print_json(group)
+        return
+    table = _table("group", "queued", "running", "oldest", numbers_from=1)
+    table.columns[0].no_wrap, table.columns[0].overflow = False, "fold"
+    for group in found:
+        counts = (f"{group['queued']:,}", f"{group['running']:,}")
+        oldest = _span(group["oldest_queued"]) if group["queued"] else ""
+        table.add_row(plain(group["group"]), *counts, oldest)
+    console = _console()
+    said = "No job of a group waits or runs"
+    if found:
+        console.print(table)
+        said = f"{_count(len(found), 'group')}, those with most waiting first"
+    console.print(Text(f" {said}, in {place}", "dim"))
+
+
 def watch(look: Callable[[], Document], place: str, as_json: bool, interval: float) -> None:
     """Until Ctrl-C: one table that changes, or lines where there is no terminal.
 
