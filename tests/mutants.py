@@ -103,7 +103,7 @@ TESTS = {
     "ledger/postgres/memory": ("postgres/processes", "postgres/doubt"),
     "ledger/postgres/notices": ("postgres/processes", "postgres/doubt"),
     "ledger/postgres/orders": ("postgres/processes", "postgres/doubt"),
-    "ledger/postgres/returned": ("postgres/processes", "postgres/doubt"),
+    "ledger/postgres/returned": ("postgres/returned", "postgres/processes", "postgres/doubt"),
     "ledger/postgres/periodic": ("postgres/periodic",),
     "ledger/postgres/room": ("postgres/processes", "postgres/doubt"),
     "ledger/postgres/ticks": ("postgres/periodic",),

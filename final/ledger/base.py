@@ -31,8 +31,9 @@ AT_ONCE = 500
 class Move(NamedTuple):
     """Jobs that went the same way, in order. source None: they are new; target None: deleted.
 
-    token: of the claim that has ended, where source is PROCESSING: the fence. outcomes: of these
-    jobs, if they have run. What else is new about a job stands in its Task.
+    token: of the claim that has ended, where source is PROCESSING: the fence; 0 where several have,
+    and it has done its work. outcomes: of these jobs, if they have run. What else is new about a
+    job stands in its Task.
     """
 
     tasks: Sequence[Task]

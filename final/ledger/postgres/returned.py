@@ -6,14 +6,15 @@ Each is asked and, when the trip is over, taken: only what the database says has
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
 
 from final.job import Outcome, Status, Task
-from final.ledger.base import Move, Offer
+from final.ledger.base import AT_ONCE, Move, Offer
 from final.ledger.postgres import statements as sql
 from final.ledger.postgres.memory import Memory
 from final.ledger.postgres.rows import (
+    columns,
     failed_columns,
     kept_columns,
     progress_columns,
@@ -21,86 +22,83 @@ from final.ledger.postgres.rows import (
 )
 from final.ledger.postgres.session import Session
 
+T = TypeVar("T")
+MESSAGE_BYTES = 64 << 20  # of results in one statement, about; a message has a gigabyte at most
+Columns = Callable[[Sequence[tuple[int, Outcome]]], list[list[Any]]]
+Fates = dict[tuple[int, int], Status]  # by number and token
+
 
 class Returned:
-    """Of one offer."""
+    """Of one offer. Each outcome and each job goes with the token of its claim."""
 
     def __init__(self, session: Session, memory: Memory, offer: Offer) -> None:
         self._session = session
         self._memory = memory
         self._offer = offer
+        self._outcomes = [(token, each) for token, some in offer.outcomes for each in some]
+        unstarted = (*offer.unstarted, *offer.aside)
+        self._unstarted = [(token, task) for token, tasks in unstarted for task in tasks]
+        # What was asked, each with its answer: which of them have counted, and as what.
+        self._ended: list[tuple[Sequence[tuple[int, Outcome]], Any]] = []
+        self._back: list[tuple[Sequence[tuple[int, Task]], Any]] = []
 
     def ask(self) -> None:
+        """A statement for all that ended alike, whatever their tokens are."""
         ask = self._session.ask
         if said := self._offer.said:
             ask(sql.PROGRESS, progress_columns(said, self._memory.wall))
-        self._ended = [
-            (token, some, cursor)
-            for token, outcomes in self._offer.outcomes
-            for some, cursor in self._ask_ended(token, outcomes)
-        ]
-        self._back: list[tuple[int, Sequence[Task], Any]] = [
-            (token, tasks, ask(sql.GIVEN_BACK, _pairs(token, tasks)))
-            for token, tasks in (*self._offer.unstarted, *self._offer.aside)
-        ]
+        for statement, columns_of, outcomes in self._by_end():
+            for some in _batched(outcomes, _size_of):
+                self._ended.append((some, ask(statement, columns_of(some))))
+        for tasks in _batched(self._unstarted):
+            self._back.append((tasks, ask(sql.GIVEN_BACK, _pairs(tasks))))
 
     def __bool__(self) -> bool:
-        return bool(self._offer.outcomes or self._offer.unstarted or self._offer.aside)
+        return bool(self._outcomes or self._unstarted)
 
-    def pairs(self) -> tuple[list[int], list[int]]:
+    def pairs(self) -> list[list[int]]:
         """Number and token of all of them."""
-        offer = self._offer
-        ended = [(token, _tasks(outcomes)) for token, outcomes in offer.outcomes]
-        lots = [_pairs(token, tasks) for token, tasks in (*ended, *offer.unstarted, *offer.aside)]
-        return [seq for seqs, _ in lots for seq in seqs], [t for _, tokens in lots for t in tokens]
+        return _pairs([*_tasks(self._outcomes), *self._unstarted])
 
     def look_again(self) -> None:
         """It is durable, and the answers were lost: what came of it stands in the database."""
         fates = self._session.ask(sql.FATES, self.pairs()).fetchall()
-        self._ended = [(token, outcomes, fates) for token, outcomes, _ in self._ended]
-        self._back = [(token, tasks, fates) for token, tasks, _ in self._back]
+        self._ended = [(self._outcomes, fates)]
+        self._back = [(self._unstarted, fates)]
 
     def take(self, moves: list[Move]) -> None:
-        for token, outcomes, cursor in self._ended:
-            self._take_ended(token, outcomes, cursor, moves)
-        for token, tasks, cursor in self._back:
-            self._take_back(token, tasks, cursor, moves)
+        for outcomes, answer in self._ended:
+            self._take_ended(outcomes, _fates(answer), moves)
+        for tasks, answer in self._back:
+            self._take_back(tasks, _fates(answer), moves)
         self._memory.aside.update(task.seq for _, tasks in self._offer.aside for task in tasks)
 
-    def _ask_ended(
-        self, token: int, outcomes: Sequence[Outcome]
-    ) -> Iterable[tuple[list[Outcome], Any]]:
-        """By how they ended."""
+    def _by_end(self) -> Iterable[tuple[str, Columns, list[tuple[int, Outcome]]]]:
+        """How they ended, as a statement, and the columns that it takes."""
         plain, kept, failed, snoozed = [], [], [], []
-        for outcome in outcomes:
+        for token, outcome in self._outcomes:
             if outcome.error is not None:
-                failed.append(outcome)
+                failed.append((token, outcome))
             elif outcome.again is not None:
-                snoozed.append(outcome)
+                snoozed.append((token, outcome))
             elif outcome.result is None and outcome.note is None:
-                plain.append(outcome)
+                plain.append((token, outcome))
             else:
-                kept.append(outcome)
-        ask = self._session.ask
-        if plain:
-            yield plain, ask(sql.COMPLETED, _pairs(token, _tasks(plain)))
-        if kept:
-            yield kept, ask(sql.KEPT, kept_columns(token, kept))
-        if failed:
-            yield failed, ask(sql.FAILED, failed_columns(token, failed, self._memory.wall))
-        if snoozed:
-            yield snoozed, ask(sql.SNOOZED, snoozed_columns(token, snoozed))
+                kept.append((token, outcome))
+        yield sql.COMPLETED, lambda some: _pairs(_tasks(some)), plain
+        yield sql.KEPT, kept_columns, kept
+        yield sql.FAILED, lambda some: failed_columns(some, self._memory.wall), failed
+        yield sql.SNOOZED, snoozed_columns, snoozed
 
     def _take_ended(
-        self, token: int, outcomes: Sequence[Outcome], cursor: Any, moves: list[Move]
+        self, outcomes: Sequence[tuple[int, Outcome]], fates: Fates, moves: list[Move]
     ) -> None:
         memory = self._memory
-        fates = {seq: Status(status) for seq, status in cursor}
         by_fate: dict[Status, list[Outcome]] = defaultdict(list)
-        for outcome in outcomes:
+        for token, outcome in outcomes:
             task = outcome.task
             self._lands(task)
-            if (fate := fates.get(task.seq)) is None:
+            if (fate := fates.get((task.seq, token))) is None:
                 memory.fenced += 1  # it was given up
                 continue
             if fate is Status.QUEUED:  # it was due in the meantime
@@ -113,7 +111,8 @@ class Returned:
                 task.attempts -= 1
                 self._waits_until(outcome.again.due_at(memory.wall), task)
         for fate, some in by_fate.items():
-            moves.append(Move(_tasks(some), Status.PROCESSING, fate, token, some))
+            tasks = [outcome.task for outcome in some]
+            moves.append(Move(tasks, Status.PROCESSING, fate, outcomes=some))
 
     def _waits_until(self, due_at: float, task: Task) -> None:
         """In Unix seconds."""
@@ -121,27 +120,51 @@ class Returned:
         task.due_at = due_at
         memory.due_at = min(memory.due_at, memory.now + max(0.0, due_at - memory.wall))
 
-    def _take_back(self, token: int, tasks: Sequence[Task], cursor: Any, moves: list[Move]) -> None:
-        fates = {seq: Status(status) for seq, status in cursor}
-        for task in tasks:
+    def _take_back(
+        self, tasks: Sequence[tuple[int, Task]], fates: Fates, moves: list[Move]
+    ) -> None:
+        for _, task in tasks:
             self._lands(task)
         for fate in (Status.QUEUED, Status.CANCELLED):
-            back = [task for task in tasks if fates.get(task.seq) is fate]
+            back = [task for token, task in tasks if fates.get((task.seq, token)) is fate]
             for task in back:
                 task.attempts -= 1
                 task.status = fate
                 self._memory.comes_back(task)
             if back:
-                moves.append(Move(back, Status.PROCESSING, fate, token))
+                moves.append(Move(back, Status.PROCESSING, fate))
 
     def _lands(self, task: Task) -> None:
         if self._memory.flying.get(task.seq) == task:
             del self._memory.flying[task.seq]
 
 
-def _tasks(outcomes: Sequence[Outcome]) -> list[Task]:
-    return [outcome.task for outcome in outcomes]
+def _fates(rows: Iterable[tuple[int, int, str]]) -> Fates:
+    return {(seq, token): Status(status) for seq, token, status in rows}
 
 
-def _pairs(token: int, tasks: Sequence[Task]) -> tuple[list[int], list[int]]:
-    return [task.seq for task in tasks], [token] * len(tasks)
+def _tasks(outcomes: Iterable[tuple[int, Outcome]]) -> Iterator[tuple[int, Task]]:
+    return ((token, outcome.task) for token, outcome in outcomes)
+
+
+def _pairs(tasks: Iterable[tuple[int, Task]]) -> list[list[int]]:
+    """Numbers, and tokens."""
+    return columns((task.seq, token) for token, task in tasks) or [[], []]
+
+
+def _batched(lot: Iterable[T], size_of: Callable[[T], int] = lambda _: 0) -> Iterator[list[T]]:
+    """So many at a time that the server takes them as one message, and soon."""
+    some: list[T] = []
+    size = 0
+    for each in lot:
+        size += size_of(each)
+        if len(some) == AT_ONCE or (some and size > MESSAGE_BYTES):
+            yield some
+            some, size = [], size_of(each)
+        some.append(each)
+    if some:
+        yield some
+
+
+def _size_of(ended: tuple[int, Outcome]) -> int:
+    return len(ended[1].result or "")

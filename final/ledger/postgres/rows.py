@@ -48,15 +48,22 @@ def new_columns(
     )
 
 
-def kept_columns(token: int, outcomes: Sequence[Outcome]) -> list[list[Any]]:
+# Of outcomes, each with the token of its claim.
+
+
+def kept_columns(outcomes: Iterable[tuple[int, Outcome]]) -> list[list[Any]]:
     return columns(
         (outcome.task.seq, token, *halves(outcome.result), storable(outcome.note))
-        for outcome in outcomes
+        for token, outcome in outcomes
     )
 
 
-def failed_columns(token: int, outcomes: Sequence[Outcome], wall: float) -> list[list[Any]]:
-    return columns(_failed(token, outcome, wall) for outcome in outcomes)
+def failed_columns(outcomes: Iterable[tuple[int, Outcome]], wall: float) -> list[list[Any]]:
+    return columns(_failed(token, outcome, wall) for token, outcome in outcomes)
+
+
+def snoozed_columns(outcomes: Iterable[tuple[int, Outcome]]) -> list[list[Any]]:
+    return columns(_snoozed(token, outcome) for token, outcome in outcomes)
 
 
 def progress_columns(said: Sequence[Said], wall: float) -> list[list[Any]]:
@@ -65,10 +72,6 @@ def progress_columns(said: Sequence[Said], wall: float) -> list[list[Any]]:
         for each in said
         for fraction, message, at in [each.progress]
     )
-
-
-def snoozed_columns(token: int, outcomes: Sequence[Outcome]) -> list[list[Any]]:
-    return columns(_snoozed(token, outcome) for outcome in outcomes)
 
 
 def _snoozed(token: int, outcome: Outcome) -> tuple[Any, ...]:

@@ -110,6 +110,7 @@ DUE = f"""UPDATE jobqueue.job SET status = 'queued', ready_at = job.due_at, due_
     WHERE job.seq = due.seq RETURNING {MOVED}, due.status, job.status, NULL"""
 NEXT_DUE = f"""SELECT extract(epoch FROM due_at - {NOW})::float8
     FROM jobqueue.job WHERE due_at < 'infinity' ORDER BY due_at LIMIT 1"""
+RETURNED = "RETURNING job.seq, job.token, job.status"
 # Before the end of an attempt, which takes the fence away.
 PROGRESS = f"""INSERT INTO jobqueue.progress
     SELECT o.seq, fraction, message, {NOW} - make_interval(secs => ago)
@@ -119,12 +120,12 @@ PROGRESS = f"""INSERT INTO jobqueue.progress
         at = excluded.at"""
 COMPLETED = f"""UPDATE jobqueue.job SET status = 'completed', ended_at = {NOW}, error = NULL
     FROM unnest(%s::bigint[], %s::bigint[]) AS o (seq, token) WHERE {FENCE}
-    RETURNING job.seq, job.status"""
+    {RETURNED}"""
 KEPT = f"""UPDATE jobqueue.job SET status = 'completed', ended_at = {NOW}, error = o.note,
         result = o.result, result_bytes = o.bytes
     FROM unnest(%s::bigint[], %s::bigint[], %s::text[], %s::bytea[], %s::text[])
         AS o (seq, token, result, bytes, note) WHERE {FENCE}
-    RETURNING job.seq, job.status"""
+    {RETURNED}"""
 FAILED = f"""WITH o AS (SELECT * FROM unnest(%s::bigint[], %s::bigint[], %s::float8[], %s::text[],
         %s::text[], %s::float8[], %s::float8[]) AS o (seq, token, delay, error, traceback, ago,
         seconds)),
@@ -139,7 +140,7 @@ FAILED = f"""WITH o AS (SELECT * FROM unnest(%s::bigint[], %s::bigint[], %s::flo
         {NOW} - make_interval(secs => ago + seconds), {NOW} - make_interval(secs => ago), error,
         traceback
         FROM ended JOIN o USING (seq, token) WHERE status <> 'cancelled')
-    SELECT seq, status FROM ended"""
+    SELECT seq, token, status FROM ended"""
 SNOOZED = f"""UPDATE jobqueue.job SET interrupted = 0, suspect = false,
         attempts = attempts - (NOT cancelled)::integer,
         snoozes = coalesce(snoozes, 0) + (NOT cancelled)::integer,
@@ -149,12 +150,12 @@ SNOOZED = f"""UPDATE jobqueue.job SET interrupted = 0, suspect = false,
             THEN coalesce({NOW} + make_interval(secs => o.delay), to_timestamp(o.due)) END
     FROM unnest(%s::bigint[], %s::bigint[], %s::float8[], %s::float8[])
         AS o (seq, token, delay, due) WHERE {FENCE}
-    RETURNING job.seq, job.status"""
+    {RETURNED}"""
 GIVEN_BACK = f"""UPDATE jobqueue.job SET owner = NULL, started_at = NULL, attempts = attempts - 1,
         status = CASE WHEN cancelled THEN 'cancelled' ELSE 'queued' END,
         ended_at = CASE WHEN cancelled THEN {NOW} END
     FROM unnest(%s::bigint[], %s::bigint[]) AS o (seq, token) WHERE {FENCE}
-    RETURNING job.seq, job.status"""
+    {RETURNED}"""
 
 # ---- orders
 
@@ -405,7 +406,7 @@ ADD_SLOTS = """INSERT INTO jobqueue.slot
 IS_CLAIMED = """SELECT EXISTS (SELECT FROM jobqueue.job
     WHERE seq = ANY (%s::bigint[]) AND token = %s)"""
 # What came of attempts whose end was written; of those that nobody has claimed since.
-FATES = """SELECT job.seq, job.status FROM jobqueue.job
+FATES = """SELECT job.seq, job.token, job.status FROM jobqueue.job
     JOIN unnest(%s::bigint[], %s::bigint[]) AS o (seq, token) USING (seq, token)
     WHERE job.status <> 'processing'"""
 IS_ENDED = f"SELECT EXISTS ({FATES})"

@@ -1,0 +1,119 @@
+"""What comes back to a ledger in one exchange: each by its own token, all in a few statements."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from final.beyond.kinds import Policies
+from final.beyond.snooze import Again
+from final.job import Outcome, Priority, Status, Task
+from final.ledger.base import Given, Offer
+from final.ledger.postgres import returned
+from final.ledger.postgres import statements as sql
+from final.ledger.postgres.address import parse
+from final.ledger.postgres.ledger import PostgresLedger
+from final.ledger.postgres.session import Session
+from tests.final.helpers import options
+
+ENDS: list[dict[str, Any]] = [
+    {},
+    {"result": "1"},
+    {"error": "E: no"},
+    {"error": "E: no", "delay": 60.0},
+    {"again": Again(60.0, by_clock=False)},
+]
+
+
+@pytest.fixture
+def ledger(address: str) -> Iterator[PostgresLedger]:
+    chosen = options()
+    ledger = PostgresLedger(parse(address), chosen, Policies(chosen), None, lambda kind: True)
+    ledger.open(time.monotonic(), time.time())
+    yield ledger
+    ledger.close()
+
+
+def exchange(ledger: PostgresLedger, **offered: Any) -> Given:
+    given = ledger.exchange(Offer(time.monotonic(), time.time(), **offered))
+    assert given.error is None, given.error
+    return given
+
+
+def claimed(ledger: PostgresLedger, count: int) -> list[Task]:
+    """So many new jobs, each by a claim of its own."""
+    tasks = []
+    for n in range(count):
+        new = [Task(f"job-{n}", "null", Priority.MEDIUM, "default", size=4)]
+        ((task,),) = exchange(ledger, new=[new], idle=1).claims
+        tasks.append(task)
+    assert len({task.token for task in tasks}) == count
+    return tasks
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The statements from now on."""
+    statements: list[str] = []
+    ask = Session.ask
+
+    def note(session: Session, statement: str, values: Any = ()) -> Any:
+        statements.append(statement)
+        return ask(session, statement, values)
+
+    monkeypatch.setattr(Session, "ask", note)
+    return statements
+
+
+def test_those_that_ended_alike_share_a_statement(ledger: PostgresLedger, asked: list[str]) -> None:
+    outcomes = [Outcome(task, 0.0, **ENDS[n % 5]) for n, task in enumerate(claimed(ledger, 10))]
+    asked.clear()
+    given = exchange(ledger, outcomes=[(each.task.token, [each]) for each in outcomes])
+    for statement in (sql.COMPLETED, sql.KEPT, sql.FAILED, sql.SNOOZED):
+        assert asked.count(statement) == 1
+    assert [(move.target, [task.id for task in move.tasks]) for move in given.moves] == [
+        (Status.COMPLETED, ["job-0", "job-5"]),
+        (Status.COMPLETED, ["job-1", "job-6"]),
+        (Status.FAILED, ["job-2", "job-7"]),
+        (Status.RETRYING, ["job-3", "job-8"]),
+        (Status.SCHEDULED, ["job-4", "job-9"]),
+    ]
+    for each in outcomes:
+        record = ledger.look_ups.get(each.task.id)
+        assert record is not None
+        assert record.status == each.task.status
+
+
+def test_jobs_that_did_not_start_share_one_too(ledger: PostgresLedger, asked: list[str]) -> None:
+    tasks = claimed(ledger, 4)
+    asked.clear()
+    given = exchange(ledger, unstarted=[(task.token, [task]) for task in tasks])
+    assert asked.count(sql.GIVEN_BACK) == 1
+    assert [(move.target, len(move.tasks)) for move in given.moves] == [(Status.QUEUED, 4)]
+
+
+def test_of_two_attempts_of_a_job_in_one_exchange_the_latest_counts(ledger: PostgresLedger) -> None:
+    (task,) = claimed(ledger, 1)
+    old = copy.copy(task)
+    exchange(ledger, unstarted=[(task.token, [task])])
+    ((new,),) = exchange(ledger, idle=1).claims
+    late = Outcome(old, 0.0), Outcome(new, 0.0)
+    given = exchange(ledger, outcomes=[(each.task.token, [each]) for each in late])
+    ((move),) = given.moves
+    assert (move.target, move.outcomes) == (Status.COMPLETED, [late[1]])
+    assert ledger.shared_figures().fenced == 1
+
+
+def test_large_results_go_in_several(
+    ledger: PostgresLedger, asked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(returned, "MESSAGE_BYTES", 100)
+    outcomes = [Outcome(task, 0.0, result="7" * 60) for task in claimed(ledger, 3)]
+    asked.clear()
+    given = exchange(ledger, outcomes=[(each.task.token, [each]) for each in outcomes])
+    assert asked.count(sql.KEPT) == 3
+    assert [len(move.tasks) for move in given.moves] == [1, 1, 1]
