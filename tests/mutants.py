@@ -92,6 +92,7 @@ TESTS = {
         *("recovery", "results", "schedule", "cancel", "store", "exchange"),
     ),
     "ledger/postgres/address": ("postgres/address",),
+    "ledger/postgres/arrays": ("postgres/arrays",),
     "ledger/postgres/dependencies": ("postgres/dependencies",),
     "ledger/postgres/doubt": ("postgres/processes", "postgres/doubt", "labs/shared"),
     "ledger/postgres/holders": ("postgres/unique",),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -31,6 +32,16 @@ ENDS: list[dict[str, Any]] = [
 
 @pytest.fixture
 def ledger(address: str) -> Iterator[PostgresLedger]:
+    yield from opened(address)
+
+
+@pytest.fixture
+def elsewhere(address: str) -> Iterator[PostgresLedger]:
+    """That of another process. Neither is told anything."""
+    yield from opened(address)
+
+
+def opened(address: str) -> Iterator[PostgresLedger]:
     chosen = options()
     ledger = PostgresLedger(parse(address), chosen, Policies(chosen), None, lambda kind: True)
     ledger.open(time.monotonic(), time.time())
@@ -44,12 +55,15 @@ def exchange(ledger: PostgresLedger, **offered: Any) -> Given:
     return given
 
 
+def new(job_id: str) -> list[Task]:
+    return [Task(job_id, "null", Priority.MEDIUM, "default", size=4)]
+
+
 def claimed(ledger: PostgresLedger, count: int) -> list[Task]:
     """So many new jobs, each by a claim of its own."""
     tasks = []
     for n in range(count):
-        new = [Task(f"job-{n}", "null", Priority.MEDIUM, "default", size=4)]
-        ((task,),) = exchange(ledger, new=[new], idle=1).claims
+        ((task,),) = exchange(ledger, new=[new(f"job-{n}")], idle=1).claims
         tasks.append(task)
     assert len({task.token for task in tasks}) == count
     return tasks
@@ -100,8 +114,8 @@ def test_of_two_attempts_of_a_job_in_one_exchange_the_latest_counts(ledger: Post
     (task,) = claimed(ledger, 1)
     old = copy.copy(task)
     exchange(ledger, unstarted=[(task.token, [task])])
-    ((new,),) = exchange(ledger, idle=1).claims
-    late = Outcome(old, 0.0), Outcome(new, 0.0)
+    ((task,),) = exchange(ledger, idle=1).claims
+    late = Outcome(old, 0.0), Outcome(task, 0.0)
     given = exchange(ledger, outcomes=[(each.task.token, [each]) for each in late])
     ((move),) = given.moves
     assert (move.target, move.outcomes) == (Status.COMPLETED, [late[1]])
@@ -117,3 +131,23 @@ def test_large_results_go_in_several(
     given = exchange(ledger, outcomes=[(each.task.token, [each]) for each in outcomes])
     assert asked.count(sql.KEPT) == 3
     assert [len(move.tasks) for move in given.moves] == [1, 1, 1]
+
+
+def test_while_jobs_of_others_flow_it_looks_again_without_being_told(
+    ledger: PostgresLedger, elsewhere: PostgresLedger, asked: list[str]
+) -> None:
+    exchange(elsewhere, new=[new("first")])
+    ((task,),) = exchange(ledger, idle=2).claims
+    ledger._housekeeping.poll_at = math.inf  # nor does it find out by itself
+    for job_id in ("second", "third"):
+        exchange(elsewhere, new=[new(job_id)])
+        ((task,),) = exchange(ledger, outcomes=ended(task), idle=2).claims
+        assert task.id == job_id
+    asked.clear()
+    assert not exchange(ledger, outcomes=ended(task), idle=2).claims
+    assert asked.count(sql.LOOK) == 1
+    assert not ledger._memory.flows  # from now on it waits to be told
+
+
+def ended(task: Task) -> list[tuple[int, list[Outcome]]]:
+    return [(task.token, [Outcome(task, 0.0)])]

@@ -22,7 +22,8 @@ class Memory:
 
     now and wall: of the exchange under way, as in ``Offer``. ahead: the database's clock minus now.
     flying: our claims, by seq. aside: jobs, by seq, that are not to run here any more.
-    more: jobs may wait. suspects: and some of them under suspicion.
+    more: jobs may wait. suspects: and some of them under suspicion. flows: the latest look has
+    found what others may have brought; once that has run, it looks again and is not told first.
     low: of each lane the place before which nothing waits. beyond: and that before which nothing
     waits but what is paused. due_at: when a job is due (monotonic).
     tick_at: and when a periodic one. unreadable: the names of entries that make no sense here.
@@ -38,7 +39,7 @@ class Memory:
         self.flying: dict[int, Task] = {}
         self.aside: set[int] = set()
         self.more = True
-        self.suspects = False
+        self.suspects = self.flows = False
         self.low = [0, 0, 0]
         self.beyond = [0, 0, 0]
         self.due_at = self.tick_at = -math.inf

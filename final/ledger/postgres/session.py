@@ -20,6 +20,7 @@ from psycopg import errors
 
 from final.errors import StorageError
 from final.ledger.postgres.address import Address
+from final.ledger.postgres.arrays import with_arrays
 from final.ledger.postgres.migrate import in_schema
 
 CONNECT_SECONDS = 5
@@ -70,7 +71,7 @@ class Session:
             query = self._sql[statement] = in_schema(statement, self.address.schema)
         cursor = self._connection.cursor(binary=True)
         with self._watched():
-            return cursor.execute(query, values, prepare=not self.address.pooler)
+            return cursor.execute(query, with_arrays(values), prepare=not self.address.pooler)
 
     def one(
         self, statement: str, values: Sequence[Any] | Mapping[str, Any] = ()

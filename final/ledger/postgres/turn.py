@@ -115,6 +115,7 @@ class Turn:
         if any(task.after for tasks in offer.new for task in tasks):
             return True
         memory.more |= self._frees_a_group() or window.may_open(offer)
+        memory.more |= memory.flows and bool(offer.outcomes)
         may_claim = memory.more or memory.now >= min(window.start_at, memory.due_at)
         return self._room.is_unsure(offer.new) or bool(offer.idle and may_claim)
 
@@ -154,8 +155,10 @@ class Turn:
                 self._holders.replaced(),
             )
             memory = self._memory
-            memory.found_untold += memory.untold and any(task.seq for task in self._claimed())
+            found = any(task.seq for task in self._claimed())
+            memory.found_untold += memory.untold and found
             memory.untold = False
+            memory.flows = found and self._others > 0
         else:
             self._memory.more |= bool(self._admission.of(QUEUED))
         return answers.meters is not None
