@@ -269,7 +269,8 @@ class JobQueue:
         Raises TypeError or ValueError for a job that cannot be stored or has no handler,
         QueueFull when there was no room in time, DuplicateJob for an id that is taken, UnknownJob
         for a parent (``Job.after``) that is not there (any more), QueueClosed, and StorageError
-        when the disk is full or broken. In all of these cases the job is not in the queue.
+        when the disk is full or broken. In all of these cases the job is not in the queue. (But if
+        a sync has failed and the process dies before the next one, it may be in the file.)
 
         connection: on PostgreSQL, a psycopg connection to the same database. The job then is part
         of the transaction that is open there: it commits and rolls back with it, and a full lane
