@@ -17,7 +17,7 @@ from typing import Protocol
 
 from final.engine.metrics import Running
 from final.engine.sayings import Sayings
-from final.job import Outcome, Status, Task
+from final.job import Outcome, Task
 from final.workers.batch import Batch
 from final.workers.current import Timeout
 
@@ -155,11 +155,7 @@ class Flight:
         Nor does it run again here, where it could only end so again.
         """
         for token, outcomes in self.outcomes.items():
-            turned_away = [
-                o.task
-                for o in outcomes
-                if o.closed and not o.task.cancelled and _counts(o.task, token)
-            ]
+            turned_away = [o.task for o in outcomes if o.closed and not o.task.cancelled]
             if turned_away:
                 self.aside.append((token, turned_away))
                 self.outcomes[token] = [o for o in outcomes if o.task not in turned_away]
@@ -220,6 +216,11 @@ class Flight:
             batch.check_at = min(due, batch.check_at)
             return
         obeys = self._pool.obeys(batch, task)
+        if not obeys:
+            self._take_unstarted(batch)  # or the worker could turn to the next of them meanwhile
+            self._collect(batch)
+            if task not in batch.claimed:
+                return  # it has just ended
         self._pool.tell(batch, task)
         if not obeys and not self._pool.replace(batch):
             return  # until the report comes, or the next look at it
@@ -229,7 +230,6 @@ class Flight:
         self._fail(late)
         self.outcomes.setdefault(batch.token, []).append(late)
         if not obeys:
-            self._take_unstarted(batch)
             self.hand_in(batch)
 
     # ---- taking back -----------------------------------------------------------------------
@@ -247,24 +247,23 @@ class Flight:
         return len(taken)
 
     def _collect(self, batch: Batch) -> None:
-        """Take the outcomes that have come in."""
-        outcomes = [batch.outcomes.popleft() for _ in range(len(batch.outcomes))]
+        """Take the outcomes that have come in; not of an attempt whose time was up: it has one."""
+        arrived = [batch.outcomes.popleft() for _ in range(len(batch.outcomes))]
+        claimed = set(batch.claimed)
+        outcomes = [outcome for outcome in arrived if outcome.task in claimed]
         if not outcomes:
             return
         self._learn(outcomes)
         if batch.check_at < math.inf:
             for outcome in outcomes:
-                self._fail_if_late(outcome)
+                # It may come in just before ``look``; its time was up all the same.
+                if outcome.seconds >= self._timeout_of(outcome.task):
+                    self._fail(outcome)
         # By token: what was claimed in one exchange and comes back together is written together.
         self.outcomes.setdefault(batch.token, []).extend(outcomes)
         if batch in self.batches:  # it is still out
             ended = {outcome.task for outcome in outcomes}
             batch.claimed = [task for task in batch.claimed if task not in ended]
-
-    def _fail_if_late(self, outcome: Outcome) -> None:
-        """It may come in just before ``look``; its time was up all the same."""
-        if outcome.seconds >= self._timeout_of(outcome.task):
-            self._fail(outcome)
 
     def _fail(self, outcome: Outcome) -> None:
         timeout = self._timeout_of(outcome.task)
@@ -295,8 +294,3 @@ class Flight:
     def _shortest(self, tasks: Sequence[Task]) -> float:
         alike = {(task.kind, task.timeout) for task in tasks}
         return min([self._timeout(*each) for each in alike], default=math.inf)
-
-
-def _counts(task: Task, token: int) -> bool:
-    """Whether this attempt still counts; one whose time was up has had its end."""
-    return task.token == token and task.status is Status.PROCESSING

@@ -14,10 +14,10 @@ from final import DuplicateJob, Job, Priority, QueueClosed, QueueFull, StorageEr
 from final.beyond.filters import Filter
 from final.engine.dispatcher import STORAGE_RETRY_SECONDS
 from final.engine.messages import Close, Join, Measure, Order, Request, Wait, Withdraw
-from final.job import Outcome
+from final.job import Outcome, Task
 from final.ledger.base import Cancel, Offer, Retry
 from final.ledger.picking import BATCH_JOBS
-from final.workers.batch import Batch
+from final.workers.batch import Batch, Report
 from tests.final import inside
 from tests.final.engine import START, Engine, ask, jobs, report
 from tests.final.helpers import OpenQueue, eventually, learn_that_jobs_are_quick
@@ -1025,3 +1025,70 @@ class TestTheEnd:
         for enqueue in (has_room, has_not):
             with pytest.raises(QueueClosed, match=r"internal error: RuntimeError\('a bug'\)"):
                 enqueue.result()
+
+
+class TestOutOfTime:
+    """An attempt whose time is up has had its end, whatever its worker says of it later."""
+
+    class WithThreads(Engine):
+        """Its handlers do not listen, and its workers can be given up."""
+
+        can_stop = False
+
+        def obeys(self, batch: Batch, task: Task) -> bool:
+            return self.can_stop
+
+        def replace(self, batch: Batch) -> bool:
+            return batch.seize()
+
+    class WithProcesses(WithThreads):
+        """Their workers stay: to stop an attempt frees them."""
+
+        can_stop = True
+
+    def test_what_a_stopped_worker_reports_is_no_second_end(self) -> None:
+        engine = self.WithProcesses(timeout=1.0, max_retries=1)
+        engine.turn(jobs("slow"))
+        [batch] = engine.batches
+        [task] = batch.claimed
+        begin(batch, task, engine.now)
+        engine.file.failures = 1
+        engine.turn(later=1.5)  # its time is up, and that cannot be written
+        batch.outcomes.append(Outcome(task, 1.6, error="it was stopped"))
+        engine.turn(Report(batch), later=STORAGE_RETRY_SECONDS)
+        assert engine.status("slow") == ("retrying", 1)
+        assert [attempt.error for attempt in engine.file.attempts("slow")] == [
+            "TimeoutError: the attempt took longer than 1 s."
+        ]
+
+    def test_a_worker_that_has_just_turned_to_the_next_job_is_not_given_up(self) -> None:
+        engine = self.WithThreads(timeout=1.0)
+        engine.dispatcher._flight.cost["default"] = 1e-6
+        engine.turn(jobs("quick", "next"))
+        [batch] = engine.batches
+        quick, following = batch.claimed
+        begin(batch, quick, engine.now)
+        batch.tasks.popleft()  # the next one, while "quick" is still said to be running
+        batch.outcomes.append(Outcome(quick, 0.9))
+        engine.turn(later=1.5)
+        begin(batch, following, engine.now)
+        batch.outcomes.append(Outcome(following, 0.1))
+        engine.turn(Report(batch))
+        assert [engine.status(job_id)[0] for job_id in ("quick", "next")] == ["completed"] * 2
+
+    def test_one_that_hangs_is_given_up_and_what_waits_behind_it_goes_back(self) -> None:
+        engine = self.WithThreads(timeout=1.0)
+        engine.dispatcher._flight.cost["default"] = 1e-6
+        engine.turn(jobs("hangs", "behind"))
+        begin(engine.batches[0], engine.batches[0].claimed[0], engine.now)
+        engine.turn(later=1.5)
+        engine.turn()
+        assert engine.status("hangs")[0] == "retrying"
+        assert engine.handed_out == [["hangs", "behind"], ["behind"]]
+
+
+def begin(batch: Batch, task: Task, now: float) -> None:
+    """A worker turns to it."""
+    with contextlib.suppress(ValueError):
+        batch.tasks.remove(task)
+    batch.running, batch.started, batch.attempt = task, now, task.attempts
