@@ -236,14 +236,14 @@ class Dispatcher:
         counts = self._ledger.shared and bool(self._joins or self._closes)
         told, self._told = self._told, False
         was_paused = self._given.paused
-        said = flight.sayings.take(now, flight.outcomes)
+        said = flight.sayings.take(now, flight.outcomes.values())
         if not (come_back or orders or new or may_start or due <= now or counts or told or said):
             return
         given = self._given = self._ledger.exchange(
             Offer(
                 now,
                 wall,
-                [*flight.outcomes.items()],
+                [(token, ended) for (token, _), ended in flight.outcomes.items()],
                 flight.unstarted,
                 flight.aside,
                 [order.order for order in orders],

@@ -17,7 +17,7 @@ from typing import Protocol
 
 from final.engine.metrics import Running
 from final.engine.sayings import Sayings
-from final.job import Outcome, Task
+from final.job import Outcome, Status, Task
 from final.workers.batch import Batch
 from final.workers.current import Timeout
 
@@ -94,7 +94,9 @@ class Flight:
 
     def written(self) -> None:
         """What has come back is in the ledger."""
-        self.outcomes: dict[int, list[Outcome]] = {}
+        # What was claimed in one exchange and comes back together is written together. Ends that
+        # are made here stand apart: the worker may report the same attempt, and that is another.
+        self.outcomes: dict[tuple[int, bool], list[Outcome]] = {}
         self.unstarted: list[tuple[int, Sequence[Task]]] = []
         self.aside: list[tuple[int, Sequence[Task]]] = []
 
@@ -154,11 +156,10 @@ class Flight:
 
         Nor does it run again here, where it could only end so again.
         """
-        for token, outcomes in self.outcomes.items():
-            turned_away = [o.task for o in outcomes if o.closed and not o.task.cancelled]
-            if turned_away:
+        for (token, late), ends in self.outcomes.items():
+            if turned_away := [o.task for o in ends if o.closed and _goes_on(o.task, token)]:
                 self.aside.append((token, turned_away))
-                self.outcomes[token] = [o for o in outcomes if o.task not in turned_away]
+                self.outcomes[token, late] = [o for o in ends if o.task not in turned_away]
 
     def abandon(self) -> None:
         """Nobody waits any more for what is out: tell it to stop, or not to begin."""
@@ -228,7 +229,7 @@ class Flight:
         batch.claimed = [other for other in batch.claimed if other is not task]
         late = Outcome(task, now - started, waited=started - task.queued_at)
         self._fail(late)
-        self.outcomes.setdefault(batch.token, []).append(late)
+        self.outcomes.setdefault((batch.token, True), []).append(late)
         if not obeys:
             self.hand_in(batch)
 
@@ -247,10 +248,8 @@ class Flight:
         return len(taken)
 
     def _collect(self, batch: Batch) -> None:
-        """Take the outcomes that have come in; not of an attempt whose time was up: it has one."""
-        arrived = [batch.outcomes.popleft() for _ in range(len(batch.outcomes))]
-        claimed = set(batch.claimed)
-        outcomes = [outcome for outcome in arrived if outcome.task in claimed]
+        """Take the outcomes that have come in."""
+        outcomes = [batch.outcomes.popleft() for _ in range(len(batch.outcomes))]
         if not outcomes:
             return
         self._learn(outcomes)
@@ -259,8 +258,7 @@ class Flight:
                 # It may come in just before ``look``; its time was up all the same.
                 if outcome.seconds >= self._timeout_of(outcome.task):
                     self._fail(outcome)
-        # By token: what was claimed in one exchange and comes back together is written together.
-        self.outcomes.setdefault(batch.token, []).extend(outcomes)
+        self.outcomes.setdefault((batch.token, False), []).extend(outcomes)
         if batch in self.batches:  # it is still out
             ended = {outcome.task for outcome in outcomes}
             batch.claimed = [task for task in batch.claimed if task not in ended]
@@ -294,3 +292,8 @@ class Flight:
     def _shortest(self, tasks: Sequence[Task]) -> float:
         alike = {(task.kind, task.timeout) for task in tasks}
         return min([self._timeout(*each) for each in alike], default=math.inf)
+
+
+def _goes_on(task: Task, token: int) -> bool:
+    """Whether it may run again. (An attempt whose time was up has had its end, and that says.)"""
+    return task.token == token and task.status is Status.PROCESSING and not task.cancelled

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from final.beyond.progress import Progress
 from final.job import Outcome, Task
@@ -46,11 +46,11 @@ class Sayings:
             self._is_expected = bool(self._latest)
             return self._write_at if self._latest else math.inf
 
-    def take(self, now: float, ended: Mapping[int, Sequence[Outcome]]) -> list[Said]:
+    def take(self, now: float, ended: Iterable[Sequence[Outcome]]) -> list[Said]:
         """What is to be written now: all, once a second, or of attempts that have ``ended``."""
         if not self._latest:
             return []
-        tasks = {outcome.task for outcomes in ended.values() for outcome in outcomes}
+        tasks = {outcome.task for outcomes in ended for outcome in outcomes}
         with self._mutex:
             if now < self._write_at:
                 return [self._latest[task] for task in tasks & self._latest.keys()]

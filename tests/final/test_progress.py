@@ -189,18 +189,18 @@ class TestHowOften:
         sayings.say(one, 1, Progress(0.2, "", 0))
         assert woken == ["woken"]
         assert sayings.due() <= 100
-        [first] = sayings.take(100, {})
+        [first] = sayings.take(100, ())
         assert (first.task, first.token, first.progress.fraction) == (one, 1, 0.2)
         sayings.say(one, 1, Progress(0.3, "", 0))  # while that is written
         sayings.written([first])
         assert sayings.due() == 100 + WRITE_SECONDS
         sayings.say(other, 2, Progress(0.9, "", 0))
         assert woken == ["woken"]
-        assert sayings.take(100.1, {}) == []
-        [ended] = sayings.take(100.2, {2: [Outcome(other, 0.1)]})
+        assert sayings.take(100.1, ()) == []
+        [ended] = sayings.take(100.2, [[Outcome(other, 0.1)]])
         assert ended.task is other
         sayings.written([ended])
-        [rest] = sayings.take(100 + WRITE_SECONDS, {})
+        [rest] = sayings.take(100 + WRITE_SECONDS, ())
         assert rest.progress.fraction == 0.3
         sayings.written([rest])
         assert sayings.due() == math.inf
