@@ -205,6 +205,7 @@ class TestRunning:
         assert queue.cancel("y") is True
         gate.open()
         assert queue.wait("y", DEADLINE).status is Status.CANCELLED
+        told.wait_for(True)
         assert told.entries == [True]
 
     def test_one_that_times_out_all_the_same_is_cancelled(self, held_up: HeldUp) -> None:
