@@ -67,9 +67,9 @@ class Dispatcher:
         self.unanswered: set[Request[Any]] = set()
         self.done = False  # no further turn is needed
         self.finished = False  # the thread is through
-        self.failed = False  # then: it ended by an internal error
+        self.failed = False  # once finished: by an internal error
         self.why_closed = "The queue is closed."
-        self.orderly = False  # then: no handler was left behind
+        self.orderly = False  # once finished: no handler was left behind
         self.last_figures: Snapshot | None = None  # for those who ask after the end
         self._ledger = ledger
         self._flight = flight
@@ -215,6 +215,7 @@ class Dispatcher:
         for request in withdrawn:
             if not request.answered:
                 self._withdraw(request, now, wall)
+        # A producer could come in, an idle worker start something, or there is more to give back.
         self._again = (
             (self._given.not_before <= now and self._producers.can_go(self._given.room))
             or (self._storage_error is None and self._idle() > 0 and self._given.ready > 0)

@@ -47,7 +47,7 @@ class Workers(Protocol):
         """Whether ``tell`` frees the worker in any case."""
 
     def replace(self, batch: Batch) -> bool:
-        """Seize the batch, and put a fresh worker in the place of the one that has it.
+        """Put a fresh worker in the place of the one that has this batch, and seize the batch.
 
         False: it cannot be had, or the worker is through with it; its report is on the way.
         """
@@ -138,7 +138,7 @@ class Flight:
                 self._pool.tell(batch, task)
 
     def recall(self, running: bool = False) -> int:
-        """Take back what has not started, and what is ``running`` if nobody waits for it.
+        """Take back what has not started. running: also what runs; nobody waits for it then.
 
         Returns how many jobs that are.
         """
@@ -201,8 +201,8 @@ class Flight:
     def _look_after(self, batch: Batch, now: float) -> None:
         """Nobody waits for a slow job: not who has ended before it, nor who stands behind it."""
         self._collect(batch)
-        due = now if batch.running is None else batch.started
-        batch.overdue_at = due + OVERDUE_SECONDS if batch.tasks else math.inf
+        since = now if batch.running is None else batch.started
+        batch.overdue_at = since + OVERDUE_SECONDS if batch.tasks else math.inf
         if batch.overdue_at <= now:
             self._take_unstarted(batch)
             batch.overdue_at = math.inf

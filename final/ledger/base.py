@@ -31,9 +31,9 @@ AT_ONCE = 500
 class Move(NamedTuple):
     """Jobs that went the same way, in order. source None: they are new; target None: deleted.
 
-    token: of the claim that has ended, where source is PROCESSING: the fence; 0 where several have,
-    and it has done its work. outcomes: of these jobs, if they have run. What else is new about a
-    job stands in its Task.
+    token: of the claim that has ended, where source is PROCESSING: the fence; 0 where it was
+    compared before. outcomes: of these jobs, if they have run. What else is new about a job stands
+    in its Task.
     """
 
     tasks: Sequence[Task]
@@ -221,7 +221,7 @@ class Offer:
 
 @dataclass(slots=True)
 class Given:
-    """What came of it. With an ``error`` nothing was written, and only what follows it counts.
+    """What came of it. With an ``error`` nothing was written; then only the fields after it count.
 
     accepted: of each list in ``new``, how many. taken: by the index in ``new``, the ids that exist
     already. unknown: by that index, a parent that is not there. (Fewer accepted than offered, and
@@ -272,7 +272,7 @@ class Given:
 
 
 class LookUps(Protocol):
-    """What any thread may ask at any time, also after ``close``; it never holds up an exchange."""
+    """What any thread may ask at any time, also after ``close``; no exchange waits for it."""
 
     def counts(self) -> dict[tuple[Priority, Status], int]:
         """How many jobs of each priority are in each status, ended ones too."""

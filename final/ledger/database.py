@@ -10,9 +10,11 @@ and after a power cut the latest commits may be gone, but the file is consistent
 Files that somebody removes or replaces while we have them are noticed before each transaction, and
 what can be saved is saved.
 
-But: what is in the tables is the business of ``sqlite.py``. And one process at a time
-(``owner.py``), and of its connections only one ever writes or checkpoints, which also keeps clear
-of the WAL-reset bug that SQLite has documented for releases before 3.51.3.
+One process has the file at a time (``owner.py``), and one of its connections alone writes and
+checkpoints. That also keeps clear of the WAL-reset bug that SQLite has documented for releases
+before 3.51.3.
+
+But: what is in the tables is the business of ``sqlite.py``.
 """
 
 from __future__ import annotations

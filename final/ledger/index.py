@@ -1,7 +1,7 @@
 """The index: which jobs wait and run here, in memory, and where each of them waits.
 
-A job that waits has one home: its lane, a timer, or among those who wait for a crash or a parent
-to be cleared up. A step of an exchange takes jobs out of theirs and *moves* them: they arrive where
+A job that waits has one home: its lane, a timer, the suspects of a crash, or those that wait for a
+parent. A step of an exchange takes jobs out of theirs and *moves* them: they arrive where
 their new status says, and the move is noted for the file.
 
 Payloads are kept as far as ``memory`` bytes go. Beyond that a job waits without its own.
@@ -116,7 +116,7 @@ class Index:
             self.live.pop(task.id, None)
 
     def take_out(self, task: Task) -> None:
-        """One whose move could not be written."""
+        """One whose move could not be written, or that is in the file alone from now on."""
         if task.status is not None:
             self.count[self.leave(task)] -= 1
         if task.status is PROCESSING:

@@ -3,7 +3,7 @@
 The file is the truth; the index (``index.py``) says where each job of it waits. Each step finds the
 jobs that it concerns and *moves* them: in the index at once, and noted for the file, which is
 written last. When it cannot be written, the jobs that were moved are read again from it, and stand
-where it says: that is the only undo, and the same that opening does.
+where it says: for jobs that is the only undo, and the same that opening does.
 
 But: what has tables of its own is a feature (``features/``), and acts in the steps that name it.
 Payloads beyond ``memory`` bytes stay in the file until they are claimed.
@@ -216,6 +216,7 @@ class LocalLedger:
                 if index.live.get(task.id) is task:
                     del index.live[task.id]
                 continue
+            # Where it was due in vain, ``_queue_due`` has put the moment into queued_at.
             due = task.queued_at if task.due_at is None else task.key
             for name in ("key", "status", "attempts", "token", "interrupted", "due_at"):
                 setattr(task, name, getattr(row, name))
@@ -308,9 +309,9 @@ class LocalLedger:
             move([task for task in back if not task.cancelled], PROCESSING, QUEUED, token)
             move([task for task in back if task.cancelled], PROCESSING, CANCELLED, token)
 
-    def _set_aside(self, unstarted: Sequence[tuple[int, Sequence[Task]]]) -> None:
+    def _set_aside(self, aside: Sequence[tuple[int, Sequence[Task]]]) -> None:
         """Queued again in the file alone, uncharged: they run at the next start."""
-        for token, tasks in unstarted:
+        for token, tasks in aside:
             back = [task for task in tasks if task.token == token and task.status is PROCESSING]
             if back:
                 self._given.moves.append(Move(back, PROCESSING, QUEUED, token))
@@ -375,7 +376,8 @@ class LocalLedger:
             arrived = [task for task in new if task.priority is priority]
             # (One that was replaced may have left the lane meanwhile.)
             too_many = min(-room[priority], -self._lanes.room(priority))
-            for number in range(-too_many, 0):  # the first of them found room
+            # For the last so many of them: the first found room. Round again, where there are more.
+            for number in range(-too_many, 0):
                 displaced = self._lanes.displaced_by(arrived[number % len(arrived)])
                 self._index.leave(displaced)
                 dropped.append(displaced)

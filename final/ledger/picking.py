@@ -31,7 +31,7 @@ class Picker:
     """Takes jobs out of ``lanes``, as fast as ``gate`` lets them start.
 
     caps: how many may run at a time. shares: whether jobs of a kind may share a batch. Not where
-        telling one to stop would reach whichever runs by then.
+        a stop reaches the whole batch.
     """
 
     def __init__(

@@ -2,11 +2,11 @@
 
 - A job is two rows: what is said once (``payload``), and what each claim and each end rewrites
   (``job``).
-- A move is one statement for all of its jobs. ``executemany`` would take and release the GIL
+- A move is a few statements for all of its jobs. ``executemany`` would take and release the GIL
   once for each.
-- Each statement carries the fence: an attempt ends where the token of its claim still stands,
-  and a job is claimed where none does. Whoever finds fewer rows than it moved is not the owner
-  any more.
+- Claims and ends carry the fence: an attempt ends where the token of its claim still stands, and
+  a job is claimed where none does. Whoever finds fewer rows than it moved is not the owner any
+  more.
 - Job ids are ordered in time, so the id index grows at its end instead of all over.
 
 But: it decides nothing. What a commit is worth, and whose the file is, is in ``database.py``.
@@ -165,7 +165,7 @@ class SqliteFile(Database, Lookups):
         start = 0
         while start < len(rows):
             left = len(rows) - start
-            size = left if left <= FEW_ROWS else min(ROWS, 1 << left.bit_length() - 1)
+            size = left if left <= FEW_ROWS else min(ROWS, 1 << (left.bit_length() - 1))
             some = rows[start : start + size]
             values = itertools.chain.from_iterable(some)
             cursor = self._writer.execute(
