@@ -222,5 +222,5 @@ class World:
         there = {job_id for (job_id,) in self._sql("SELECT id FROM jobqueue.job")}
         lost = set(self.acknowledged) - there
         require(not lost, f"{sorted(lost)} were acknowledged and are lost.")
-        twice = self._sql("SELECT seq FROM jobqueue.audit GROUP BY seq HAVING count(*) > 1")
+        twice = self._sql("SELECT id FROM jobqueue.audit GROUP BY id HAVING count(*) > 1")
         require(not twice, f"{len(twice)} jobs completed twice.")
