@@ -95,7 +95,7 @@ class Flight:
     def written(self) -> None:
         """What has come back is in the ledger."""
         # What was claimed in one exchange and comes back together is written together. Ends that
-        # are made here stand apart: the worker may report the same attempt, and that is another.
+        # are made here stand apart: the worker may report the same attempt, and one of them counts.
         self.outcomes: dict[tuple[int, bool], list[Outcome]] = {}
         self.unstarted: list[tuple[int, Sequence[Task]]] = []
         self.aside: list[tuple[int, Sequence[Task]]] = []

@@ -24,8 +24,10 @@ def is_possible() -> bool:
     probe = f"jobqueue-probe-{os.getpid()}"
     if subprocess.run(["ip", "netns", "add", probe], capture_output=True).returncode != 0:
         return False
+    cable = ["ip", "-n", probe, "link", "add", "eth0", "type", "veth", "peer", "name", "eth1"]
+    possible = subprocess.run(cable, capture_output=True).returncode == 0
     _ip("netns", "delete", probe)
-    return True
+    return possible
 
 
 class Network:

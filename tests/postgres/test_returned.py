@@ -151,3 +151,14 @@ def test_while_jobs_of_others_flow_it_looks_again_without_being_told(
 
 def ended(task: Task) -> list[tuple[int, list[Outcome]]]:
     return [(task.token, [Outcome(task, 0.0)])]
+
+
+def test_of_two_ends_of_an_attempt_the_first_counts(ledger: PostgresLedger) -> None:
+    """Its time was up, that could not be written, and then its worker reported."""
+    [task] = claimed(ledger, 1)
+    late = Outcome(task, 2.0, error="TimeoutError: late", delay=60.0)
+    stopped = Outcome(task, 2.1, error="E: it was stopped", delay=60.0)
+    given = exchange(ledger, outcomes=[(task.token, [late]), (task.token, [stopped])])
+    assert [(move.tasks, move.target) for move in given.moves] == [([task], Status.RETRYING)]
+    [attempt] = ledger.look_ups.attempts(task.id)
+    assert attempt.error == "TimeoutError: late"

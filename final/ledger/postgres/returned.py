@@ -35,7 +35,12 @@ class Returned:
         self._session = session
         self._memory = memory
         self._offer = offer
-        self._outcomes = [(token, each) for token, some in offer.outcomes for each in some]
+        # Of two ends of an attempt the first counts: its time was up before its worker reported.
+        first: dict[tuple[int, Task], Outcome] = {}
+        for token, some in offer.outcomes:
+            for outcome in some:
+                first.setdefault((token, outcome.task), outcome)
+        self._outcomes = [(token, outcome) for (token, _), outcome in first.items()]
         unstarted = (*offer.unstarted, *offer.aside)
         self._unstarted = [(token, task) for token, tasks in unstarted for task in tasks]
         # What was asked, each with its answer: which of them have counted, and as what.
