@@ -1,5 +1,7 @@
 """Stage 3: durable, fair, measured. Read ``final/job_queue.py`` first."""
 
+import sys
+
 from final.engine import loading  # noqa: F401  (before the rest, which takes a while)
 
 # isort: split
@@ -77,3 +79,7 @@ __all__ = [
     "UnknownPeriodic",
     "current_job",
 ]
+
+# Modules that have moved are found by their old names, too: final.cli, final.async_job_queue.
+__path__.append(f"{__path__[0]}/service")
+sys.modules["final.async_job_queue"] = sys.modules[AsyncJobQueue.__module__]

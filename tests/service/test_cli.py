@@ -1016,3 +1016,9 @@ def test_a_closed_file_can_be_looked_at_where_nothing_may_be_written() -> None:
         folder.chmod(0o755)
     assert (ended.code, ended.error) == (0, "")
     assert ended.document["id"] == "here"
+
+
+def test_modules_that_have_moved_are_found_by_their_old_names() -> None:
+    moved = "from final.cli.app import main; from final.async_job_queue import AsyncJobQueue"
+    same = "import final; assert AsyncJobQueue is final.AsyncJobQueue"
+    subprocess.run([sys.executable, "-c", f"{moved}; {same}"], check=True, timeout=60)
