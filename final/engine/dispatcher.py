@@ -234,27 +234,27 @@ class Dispatcher:
         due = min(self._given.next_due, self._try_again_at)
         may_start = idle and (self._given.ready or self._given.next_start <= now)
         come_back = flight.outcomes or flight.unstarted or flight.aside
-        counts = self._ledger.shared and bool(self._joins or self._closes)
+        count = self._ledger.shared and bool(self._joins or self._closes)
         told, self._told = self._told, False
         was_paused = self._given.paused
         said = flight.sayings.take(now, flight.outcomes.values())
-        if not (come_back or orders or new or may_start or due <= now or counts or told or said):
+        if not (come_back or orders or new or may_start or due <= now or count or told or said):
             return
         given = self._given = self._ledger.exchange(
             Offer(
                 now,
                 wall,
-                [(token, ended) for (token, _), ended in flight.outcomes.items()],
-                flight.unstarted,
-                flight.aside,
-                [order.order for order in orders],
-                new,
-                idle,
-                flight.cost,
-                self._ledger.shared and self._is_curious(),
-                counts,
-                said,
-                bool(self._closes),
+                outcomes=[(token, ended) for (token, _), ended in flight.outcomes.items()],
+                unstarted=flight.unstarted,
+                aside=flight.aside,
+                orders=[order.order for order in orders],
+                new=new,
+                idle=idle,
+                cost=flight.cost,
+                curious=self._ledger.shared and self._is_curious(),
+                count=count,
+                said=said,
+                closing=bool(self._closes),
             )
         )
         if given.error is not None:

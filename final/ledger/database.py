@@ -97,6 +97,7 @@ class Database:
         owner: then nothing can be written ever again.
         """
         self._require_files()
+        # A database in memory has no owner, and one connection, which look-ups use as well.
         with self._mutex if self._owner is None else contextlib.nullcontext():
             try:
                 with translated(f"Cannot write {self._path}", self._then):

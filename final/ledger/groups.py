@@ -140,14 +140,14 @@ class GroupLanes(Lanes):
         """Of a group, too, they are a line of their own from now on."""
         lines = [line for lines in self._lines.values() for line in lines.values()]
         mine = [task for line in lines for task in line if task.kind == kind]
-        tokens = self.tokens()
+        passed_over = self.passed_over()
         if kind not in self._limited_kinds:
             for task in mine:
                 self.remove(task)
             super().set_apart(kind)
             for task in mine:
                 self.add(task)
-        self.restore(tokens)
+        self.restore(passed_over)
 
     def _name(self, task: Task) -> Name:
         return task.priority, task.kind if task.kind in self._limited_kinds else ""

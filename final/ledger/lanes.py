@@ -253,9 +253,9 @@ class Lanes:
 
     # Which lane was passed over how often, to be restored when picks have come to nothing.
 
-    def tokens(self) -> list[int]:
+    def passed_over(self) -> list[int]:
         return [lane.passed_over for lane in self._lanes]
 
-    def restore(self, tokens: list[int]) -> None:
-        for lane, passed_over in zip(self._lanes, tokens, strict=True):
-            lane.passed_over = passed_over
+    def restore(self, passed_over: list[int]) -> None:
+        for lane, times in zip(self._lanes, passed_over, strict=True):
+            lane.passed_over = times

@@ -121,7 +121,7 @@ class LocalLedger:
 
     def exchange(self, offer: Offer) -> Given:
         self._begin(offer.now, offer.wall)
-        given, tokens = self._given, self._lanes.tokens()
+        given, passed_over = self._given, self._lanes.passed_over()
         try:
             self._read_again()
             with self._file.transaction():
@@ -140,7 +140,7 @@ class LocalLedger:
                 self._write()
         except StorageError as error:
             self._undo(error)
-            self._lanes.restore(tokens)
+            self._lanes.restore(passed_over)
             with contextlib.suppress(StorageError):  # then before the next exchange
                 self._read_again()
         else:
@@ -180,7 +180,7 @@ class LocalLedger:
         self._history.add(self._dependencies.written())
         for tasks, source, target, *_ in given.moves:
             if target in (CANCELLED, DROPPED) and source is not PROCESSING:
-                without_payload(tasks)  # an Ordered may refer to them for long
+                without_payload(tasks)  # where they waited, something may refer to them for long
         self._index.unload()
         if self._keys.replaced:
             given.moves[:0] = self._keys.recount(given.moves)
@@ -203,7 +203,7 @@ class LocalLedger:
             return
         index = self._index
         rows = {row.id: row for row in self._file.rows(self._unread)}
-        tokens = self._lanes.tokens()  # who comes back was passed over as often as before
+        passed_over = self._lanes.passed_over()  # who comes back was so as often as before
         for task, was_replaced in self._unread.items():
             index.take_out(task)
             row = rows.get(task.id)
@@ -222,7 +222,7 @@ class LocalLedger:
                 setattr(task, name, getattr(row, name))
             index.put_in(task, due)
         self._unread.clear()
-        self._lanes.restore(tokens)
+        self._lanes.restore(passed_over)
         index.unload()
 
     def _summary(self, closing: bool = False) -> Given:

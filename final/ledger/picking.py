@@ -145,7 +145,7 @@ class Picker:
                 self.judge([kind], now)
 
     def _fill(self, limit: int, cost: Mapping[str, float], now: float) -> list[Task]:
-        """The batch of one worker."""
+        """The batch of one worker: the next job, and those behind it that may share a batch."""
         batch: list[Task] = []
         seconds, size = 0.0, 0
         while len(batch) < limit and seconds < BATCH_SECONDS and size < BATCH_BYTES:

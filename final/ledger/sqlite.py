@@ -36,7 +36,7 @@ from final.ledger.rows import (
 from final.ledger.trouble import taken_over, translated
 from final.payload import Stored
 
-# Of many jobs; ``_among`` fills it in.
+# Of many jobs; ``_among`` fills it in. (PLAIN, below, has the text of each status and priority.)
 THESE = "seq IN ({})"
 
 # Moves whose jobs all get the same values, by where these go. The first is for what has not run.

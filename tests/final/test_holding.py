@@ -83,7 +83,7 @@ class TestPlaces:
         ):
             lanes.add(Task(str(n), "null", priority, kind, seq=n, key=n))
         assert [picks_one(lanes) for _ in range(3)] == ["0", "4", "1"]
-        assert lanes.tokens() == [0, 0, 0]
+        assert lanes.passed_over() == [0, 0, 0]
 
     def test_one_that_is_removed_is_not_picked(self) -> None:
         lanes = filled("mail", "mail", "free")
@@ -135,7 +135,7 @@ class TestAgainstLists:
             for priority in Priority:
                 lane = [task for task in model.waiting if task.priority is priority]
                 assert lanes.head(priority) is min(lane, key=lambda t: t.key, default=None)
-            assert lanes.tokens() == list(model.passed_over.values())
+            assert lanes.passed_over() == list(model.passed_over.values())
 
 
 class InLists:

@@ -52,7 +52,7 @@ def heads(lanes: Lanes) -> list[Task]:
 
 def state(lanes: Lanes) -> tuple[list[list[str]], list[int]]:
     """Everything that lanes remember."""
-    return [[task.id for task in lane.free] for lane in lanes._lanes], lanes.tokens()
+    return [[task.id for task in lane.free] for lane in lanes._lanes], lanes.passed_over()
 
 
 class TestRhythm:
@@ -140,7 +140,7 @@ class TestBound:
         lanes.add(rare)
         for _ in range(2 + 2):
             lanes.hold("rare")
-            while lanes.tokens()[1] < 2:
+            while lanes.passed_over()[1] < 2:
                 lanes.pick()
             lanes.release("rare")
             if lanes.pick() is rare:

@@ -107,7 +107,7 @@ class LanesMachine(RuleBasedStateMachine):
     @rule(arrivals=st.lists(st.sampled_from(LANES), max_size=5), picks=st.integers(0, 20))
     def undo_a_turn(self, arrivals: list[str], picks: int) -> None:
         """A turn whose exchange fails. The model never hears of it."""
-        tokens = self.lanes.tokens()
+        passed_over = self.lanes.passed_over()
         new = [self.new_task(lane) for lane in arrivals]
         for task in new:
             self.lanes.add(task)
@@ -118,7 +118,7 @@ class LanesMachine(RuleBasedStateMachine):
         for task in picked:
             if task not in new:
                 self.lanes.add(task)
-        self.lanes.restore(tokens)
+        self.lanes.restore(passed_over)
 
     @invariant()
     def the_heads_are_those_of_the_model(self) -> None:
@@ -157,7 +157,7 @@ class LowBeforeMedium(Lanes):
 
 
 class ForgetsPassesWhenUndoing(Lanes):
-    def restore(self, tokens: list[int]) -> None:
+    def restore(self, passed_over: list[int]) -> None:
         super().restore([0, 0, 0])
 
 

@@ -230,12 +230,12 @@ class Window:
         now. One that has waited before is counted as passed over all the same; else each of P
         processes would count only the picks between which it saw the head.
         """
-        tokens = lanes.tokens()
+        counts = lanes.passed_over()
         picked = [LANES.index(task.priority) for batch in batches for task in batch]
-        for lane, count in enumerate(tokens):
+        for lane, count in enumerate(counts):
             if count and not seen[lane]:
-                tokens[lane] += sum(other < lane for other in picked)
-        return tokens
+                counts[lane] += sum(other < lane for other in picked)
+        return counts
 
     def pick_new(self, offer: Offer, admission: Admission) -> list[list[Task]]:
         """Nothing else waits, as far as is known here: a new job is claimed as it comes in."""
