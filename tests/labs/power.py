@@ -291,13 +291,14 @@ def verdict(tallies: dict[str, Tally]) -> list[Check]:
 
 def show(console: Console, tallies: dict[str, Tally], jobs: int, fault: str) -> None:
     table = output.table(
-        "durability", "moments", "disks", "that lost jobs", "most at once", "corrupt"
+        "durability", "moments", "disks", "that lost some", "most at once", "corrupt"
     )
     for durability, tally in tallies.items():
         counts = (tally.moments, tally.disks, tally.losing, tally.most_lost, tally.corrupt)
         table.add_row(durability, *(f"{count:,}" for count in counts))
     console.print()
-    console.print(f"What power cuts leave of a run of {jobs:,} jobs", style="bold")
+    what = f"{2 * jobs:,} acknowledgements: {jobs:,} jobs accepted, and completed"
+    console.print(f"What power cuts leave of {what}", style="bold")
     if fault:
         console.print(f"With a planted fault at full: {fault}", style="yellow")
     console.print(table)

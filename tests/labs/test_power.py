@@ -28,7 +28,7 @@ def cut(durability: str, jobs: int, fault: str = "", by_copies: bool = False) ->
 def test_the_promises_hold(capsys: pytest.CaptureFixture[str]) -> None:
     assert power.run(6, "", console())
     report = capsys.readouterr().out
-    assert "What power cuts leave of a run of 6 jobs" in report
+    assert "What power cuts leave of 12 acknowledgements: 6 jobs accepted, and completed" in report
     assert "full loses nothing acknowledged" in report
 
 
