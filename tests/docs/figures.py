@@ -9,8 +9,9 @@ stage, on a file it is "lines", and on a folder a pattern whose files are counte
     [35 MB](../scoreboard.md#overload "a fast producer does not fill the memory: naive")
     [370](../../improved/job_queue.py "lines"), [27](../tests/bugs/zoo "*.md")
 
-A figure may be rounded: it is right if the source, rounded to as many digits, says the same. A
-source such as 0.82 x may be told as 82 %. ``python -m tests.docs`` writes what is so today.
+Of a source with several numbers it is the first with its unit. A figure may be rounded: it is
+right if the source, rounded to as many digits, says the same. A source such as 0.82 x may be told
+as 82 %. ``python -m tests.docs`` writes what is so today.
 
 But: it cannot see that a sentence says too much of a figure that is right.
 """
@@ -26,7 +27,7 @@ from typing import NamedTuple
 from tests.docs import pages
 
 _FIGURE = re.compile(r'\[([^\[\]]+)\]\(([^()\s]+) "([^"]+)"\)')
-_NUMBER = re.compile(r"(?<![\w.])(\d[\d,]*(?:\.\d+)?)(?: ?(%|[A-Za-z]+))?")
+_NUMBER = re.compile(r"(?<![\w.])(\d[\d,]*(?:\.\d+)?)(?: ?(%|[A-Za-zµ]+))?")
 # What a sentence says that tells of a measurement, and figures as measurements have them.
 _MEASURED = re.compile(r"\bmeasured\b|\bhere\b|\bon two cores\b")
 _MEASURE = re.compile(
@@ -71,14 +72,14 @@ def today(figure: Figure) -> str:
     found = [(_decimal(number), unit) for number, unit in _NUMBER.findall(source)]
     if told[2] == "%" and source.rstrip().endswith("x"):
         found = [(number * 100, "%") for number, _ in found]
-    same_unit = [number for number, unit in found if unit == told[2]]
-    numbers = same_unit or [number for number, _ in found]
-    rounded = [_rounded_like(told[1], number) for number in numbers]
-    if not rounded:
-        raise LookupError(f"there is no number in {source!r}.")
-    if told[1] in rounded:
-        return figure.text
-    return figure.text[: told.start(1)] + rounded[0] + figure.text[told.end(1) :]
+    wanted = told[2] or ""
+    numbers = [number for number, unit in found if unit == wanted]
+    if not numbers and len(found) == 1 and found[0][1] in ("", "x"):
+        numbers = [found[0][0]]  # a cell, whose column has the unit
+    if not numbers:
+        raise LookupError(f"there is no number in {source!r} with the unit {wanted!r}.")
+    rounded = _rounded_like(told[1], numbers[0])
+    return figure.text[: told.start(1)] + rounded + figure.text[told.end(1) :]
 
 
 def uncovered(page: Path) -> list[str]:

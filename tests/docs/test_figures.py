@@ -36,6 +36,7 @@ RESULTS = """\
 
 - ✗ naive (N1): 50,000 jobs took 35 MB
 - ✓ final: 100 jobs took 1 MB
+- ✓ postgres: its job ran elsewhere 1.3 s after the kill, with a lease of 1 s
 """
 
 
@@ -71,6 +72,9 @@ class TestFigures:
             ("82 %", "results.md#in-bulk", "theirs: ours is"),
             ("35 MB", "results.md#overload", "a lane: naive"),
             ("1 MB", "results.md#overload", "a lane: final"),
+            ("100 jobs", "results.md#overload", "a lane: final"),
+            ("1.3 s", "results.md#overload", "a lane: postgres"),
+            ("0.8 times", "results.md#in-bulk", "theirs: ours is"),
             ("three lines: 3", "code.py", "lines"),
             ("1 page", ".", "*.md"),
         ],
@@ -86,6 +90,8 @@ class TestFigures:
             ("about 90 % of it", "results.md#in-bulk", "theirs: ours is", "about 82 % of it"),
             ("40 MB", "results.md#overload", "a lane: naive", "35 MB"),
             ("370 lines", "code.py", "lines", "3 lines"),
+            # Also in the sentence, but of something else.
+            ("1.0 s", "results.md#overload", "a lane: postgres", "1.3 s"),
         ],
     )
     def test_wrong_ones_are_put_right(
@@ -108,6 +114,11 @@ class TestFigures:
         self, page: Path, target: str, title: str, says: str
     ) -> None:
         assert says in str(figures.trouble(Figure(page, "86,000", target, title)))
+
+    @pytest.mark.parametrize("text", ["100 MB", "50 ms", "100", "1 s"])
+    def test_a_number_of_something_else_is_no_source(self, page: Path, text: str) -> None:
+        figure = Figure(page, text, "results.md#overload", "a lane: final")
+        assert figures.trouble(figure) is not None
 
     def test_a_measurement_without_a_source_is_found(self, page: Path) -> None:
         page.write_text(
