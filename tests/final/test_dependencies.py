@@ -292,9 +292,11 @@ class TestWaiting:
         self, open_queue: OpenQueue, path: str
     ) -> None:
         with open_queue({"a": nothing, "b": nothing}, path=path) as queue:
-            queue.enqueue(Job("parent", kind="a", run_at=0.5))
+            queue.pause(kind="a")
+            queue.enqueue(Job("parent", kind="a"))
             queue.enqueue(Job("child", kind="b", after=["parent"]))
         with open_queue({"a": nothing}, path=path) as queue:
+            queue.resume(kind="a")
             queue.wait("parent", DEADLINE)
             reaches(queue, "child", Status.QUEUED)
         with open_queue({"b": nothing}, path=path) as queue:
