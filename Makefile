@@ -167,7 +167,7 @@ lab-disk: $(READY)  ## Let each write and each sync of the disk fail
 lab-hosts: $(READY)  ## Kill, stop, cut off processes on PostgreSQL (SECONDS=30)
 	@$(PYTHON) -m tests.labs.hosts
 
-lab-race: $(READY)  ## Every schedule of a few threads (SWITCHES=2, RACE=word)
+lab-race: $(READY)  ## Every schedule of a few threads (SWITCHES=2, EVERY=50)
 	@$(PYTHON) -m tests.labs.races $(RACE)
 
 lab-fairness: $(READY)-bench  ## LOW's wait while HIGH never empties (PICKS, FAULT)

@@ -24,7 +24,9 @@ from docs.interview.questions import (
     topics,
 )
 from docs.interview.quiz import Quiz
+from tests.docs.pages import slug
 
+FIRST_PAGE = (HERE / "README.md").read_text(encoding="utf-8")
 PAGES = sorted(HERE.glob("[0-9]*.md"))
 QUESTIONS = list(every_question(topics()))
 # Something here: a file of the repository, or a command that shows it.
@@ -79,13 +81,20 @@ class TestPages:
             assert all(follow_up.text.endswith((".", "?")) for follow_up in question.follow_ups)
             assert EVIDENCE.search(question.proof), f"nothing here proves: {question.text}"
 
-    def test_the_first_page_lists_them_all(self) -> None:
-        first_page = (HERE / "README.md").read_text(encoding="utf-8")
-        listed = re.findall(r"^\| (\d+) \| \[(.+)\]\((.+)\) \|", first_page, re.MULTILINE)
+    def test_the_first_page_lists_every_topic(self) -> None:
+        listed = re.findall(r"^\| (\d+) \| \[(.+)\]\((.+)\) \|", FIRST_PAGE, re.MULTILINE)
         titles = [one.title for one in topics()]
         assert [f"{number}. {title}" for number, title, _ in listed] == titles
         assert [file for _, _, file in listed] == [page.name for page in PAGES]
         assert len(listed) >= 17
+
+    def test_the_first_page_lists_every_question(self) -> None:
+        lines = re.findall(r"^\d+\. (\[.+)$", FIRST_PAGE, re.MULTILINE)
+        listed = [re.findall(r"\[([^]]+)\]\(([^)]+)\)", line) for line in lines]
+        assert listed == [
+            [(one.text, f"{page.name}#{slug(one.text)}") for one in topic(page).questions]
+            for page in PAGES
+        ]
 
     def test_no_question_is_asked_twice(self) -> None:
         assert len({question.text for question in QUESTIONS}) == len(QUESTIONS)

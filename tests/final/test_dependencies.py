@@ -11,7 +11,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
-from final import Job, JobQueue, PermanentFailure, Priority, Status, UnknownJob, current_job
+from final import (
+    Backoff,
+    Job,
+    JobQueue,
+    PermanentFailure,
+    Priority,
+    Status,
+    UnknownJob,
+    current_job,
+)
 from final.beyond.graph import parents_first
 from final.job import Task
 from final.ledger.features.dependencies import AT_ONCE
@@ -19,7 +28,7 @@ from final.workers.batch import Batch
 from tests.final import process_handlers
 from tests.final.engine import Engine, jobs, report
 from tests.final.helpers import HeldUp, OpenQueue, child, comes_true, nothing, reaches
-from tests.helpers import DEADLINE, Gate, Journal
+from tests.helpers import DEADLINE, Broken, Gate, Journal
 
 
 def echo(job: Job) -> object:
@@ -215,6 +224,30 @@ class TestWaiting:
         assert ran.entries == [str(n) for n in range(20)]
         assert queue.status("after tomorrow") is Status.WAITING
 
+    def test_a_key_keeps_its_order_though_its_first_job_is_retried(
+        self, open_queue: OpenQueue, path: str, gate: Gate
+    ) -> None:
+        """Each job comes after the one before it of its key; the other keys go on."""
+        started = Journal()
+
+        def handler(job: Job) -> None:
+            started.write(job.id)
+            if job.id == "ann-1" and current_job().attempt == 1:
+                gate.wait()
+                raise Broken
+
+        queue = open_queue(handler, path=path, workers=4, backoff=Backoff(base=0.05))
+        last: dict[str, list[str]] = {"ann": [], "bob": []}
+        for job_id in ("ann-1", "bob-1", "ann-2", "ann-3", "bob-2"):
+            key = job_id.partition("-")[0]
+            last[key] = [queue.enqueue(Job(job_id, after=last[key]))]
+        queue.wait("bob-2", DEADLINE)
+        assert queue.status("ann-2") is Status.WAITING
+        gate.open()
+        queue.join(DEADLINE)
+        of_ann = [job_id for job_id in started.entries if job_id.startswith("ann")]
+        assert of_ann == ["ann-1", "ann-1", "ann-2", "ann-3"]
+
     def test_closing_drains_what_comes_after(self, held_up: HeldUp, gate: Gate) -> None:
         queue, started = held_up()
         queue.enqueue(Job("child", after=["holder"]))
@@ -292,9 +325,11 @@ class TestWaiting:
         self, open_queue: OpenQueue, path: str
     ) -> None:
         with open_queue({"a": nothing, "b": nothing}, path=path) as queue:
-            queue.enqueue(Job("parent", kind="a", run_at=0.5))
+            queue.pause(kind="a")
+            queue.enqueue(Job("parent", kind="a"))
             queue.enqueue(Job("child", kind="b", after=["parent"]))
         with open_queue({"a": nothing}, path=path) as queue:
+            queue.resume(kind="a")
             queue.wait("parent", DEADLINE)
             reaches(queue, "child", Status.QUEUED)
         with open_queue({"b": nothing}, path=path) as queue:

@@ -90,7 +90,7 @@ def explore(
         in the scenario's own module) are stand-ins, and a switch can be forced before each line.
     where: for modules with too many lines, the code in which it can. It can then also be
         forced before each operation on a lock, an event or a queue.
-    every: of the schedules with forced switches only each second, or third, ...
+    every: of the schedules with the most forced switches only each second, or third, ...
     """
     function = getattr(scenario, "func", scenario)  # a functools.partial has one
     own = sys.modules[function.__module__]
@@ -124,9 +124,9 @@ class _Tree:
 
     def all(self, switches: int, every: int) -> Iterator[Schedule]:
         """Those with few forced switches first."""
-        yield ()
-        for forced in range(1, switches + 1):
-            yield from itertools.islice(self.level(forced), 0, None, every)
+        for forced in range(switches + 1):
+            step = every if forced == switches else 1
+            yield from itertools.islice(self.level(forced), 0, None, step)
 
     def level(self, forced: int) -> Iterator[Schedule]:
         """All with that many forced switches; each comes once.

@@ -6,8 +6,9 @@ switch to another before each line where it could matter: every schedule without
 switch, then every one with one, then with two (scheduler.py, exploration.py). Where something
 goes wrong, it prints the lines in the order in which they ran.
 
-    python -m tests.labs.races                     with one switch, half a minute
-    SWITCHES=2 python -m tests.labs.races          with two: a quarter of an hour
+    python -m tests.labs.races                     with one switch: a minute
+    SWITCHES=2 python -m tests.labs.races          with two: half a million schedules, hours
+    SWITCHES=2 EVERY=50 python -m tests.labs.races     each fiftieth of those with two
     python -m tests.labs.races TwoLocksTwoOrders   only those with this word in the name
     python -m tests.labs.races --list              their names
 
@@ -40,7 +41,6 @@ self._mutex`` and have no schedule notice? Copy the method into race_bugs.py and
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Iterator
 from concurrent.futures import as_completed
@@ -48,7 +48,7 @@ from concurrent.futures import as_completed
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from tests.labs import race_report
+from tests.labs import choices, race_report
 from tests.labs.cores import on_all_cores
 from tests.labs.exploration import Verdict, explore
 from tests.labs.race_catalogue import CATALOGUE, Entry
@@ -60,9 +60,9 @@ FOR_BUGS = 2
 AT_MOST = 3
 
 
-def run(entries: list[Entry], switches: int, console: Console) -> int:
+def run(entries: list[Entry], switches: int, every: int, console: Console) -> int:
     """Explore the entries, print what came of it; 0 if all is as the catalogue says."""
-    verdicts = dict(_explored(entries, switches, console))
+    verdicts = dict(_explored(entries, switches, every, console))
     results = [(entry, verdicts[entry.name]) for entry in entries]
     surprises = [entry for entry, verdict in results if verdict.holds is entry.breaks]
     console.print()
@@ -77,7 +77,7 @@ def run(entries: list[Entry], switches: int, console: Console) -> int:
 
 
 def _explored(
-    entries: list[Entry], switches: int, console: Console
+    entries: list[Entry], switches: int, every: int, console: Console
 ) -> Iterator[tuple[str, Verdict]]:
     """Each entry in a process of its own, as many at a time as there are cores."""
     bar = Progress(
@@ -91,8 +91,7 @@ def _explored(
     )
     with bar, on_all_cores() as processes:
         under_way = {
-            processes.submit(_explore, entry.name, max(switches, FOR_BUGS * entry.breaks)): entry
-            for entry in entries
+            processes.submit(_explore, entry.name, switches, every): entry for entry in entries
         }
         task = bar.add_task("", total=len(entries))
         for future in as_completed(under_way):
@@ -101,9 +100,11 @@ def _explored(
             yield entry.name, future.result()
 
 
-def _explore(name: str, switches: int) -> Verdict:
+def _explore(name: str, switches: int, every: int) -> Verdict:
     (entry,) = (entry for entry in CATALOGUE if entry.name == name)
-    return entry.explore(switches)
+    if entry.breaks:  # what is to be found must be among those that are tried
+        return entry.explore(max(switches, FOR_BUGS))
+    return entry.explore(switches, every)
 
 
 def main() -> None:
@@ -121,22 +122,17 @@ def main() -> None:
     if arguments.list:
         print("\n".join(entry.name for entry in entries))
         return
-    switches = _chosen_switches(parser)
+    switches = choices.whole_number("SWITCHES", 1, least=0)
+    every = choices.whole_number("EVERY", 1)
     try:
-        sys.exit(run(entries, switches, race_report.terminal()))
+        sys.exit(run(entries, switches, every, race_report.terminal()))
     except KeyboardInterrupt:
         sys.exit("\n  Stopped by Ctrl-C.")
 
 
-def _chosen_switches(parser: argparse.ArgumentParser) -> int:
-    text = os.environ.get("SWITCHES") or "1"
-    if not text.isdecimal():
-        parser.error(f"SWITCHES={text}: it is how many switches are forced, a number from 0")
-    return int(text)
-
-
 DESCRIPTION = (
-    "Try every schedule of a few threads. SWITCHES=2 forces two switches in each, not one."
+    "Try every schedule of a few threads. SWITCHES=2 forces two switches in each, not one; with "
+    "EVERY=50 only each fiftieth of these is tried."
 )
 
 __all__ = ["explore", "show"]

@@ -40,7 +40,7 @@ LABS = {
     "power": Lab("make lab-power", "tests.labs.power", {"JOBS": "100"}),
     "disk": Lab("make lab-disk", "tests.labs.bad_disk", {}),
     "hosts": Lab("make lab-hosts", "tests.labs.hosts", {"SECONDS": "30"}),
-    "race": Lab("make lab-race", "tests.labs.races", {}),
+    "race": Lab("make lab-race", "tests.labs.races", {"SWITCHES": "1", "EVERY": "1"}),
     "simulate": Lab("make simulate", "tests.labs.simulate", {"SEEDS": "10000"}),
     "fairness": Lab("make lab-fairness", "tests.labs.fairness", {}),
     "soak": Lab("make soak", "tests.labs.soak", {"MINUTES": "5"}),

@@ -197,7 +197,12 @@ class TestProgram:
         assert "no scenario has 'no-such-race' in its name; these there are: " in result.stderr
 
     def test_a_number_of_switches_that_is_none_is_refused(self) -> None:
-        assert "SWITCHES=many: it is how many" in lab("naive", SWITCHES="many").stderr
+        assert "SWITCHES is a whole number of at least 0" in lab("naive", SWITCHES="many").stderr
+
+    def test_of_those_with_the_most_switches_only_some_are_tried(self) -> None:
+        (entry,) = (entry for entry in CATALOGUE if entry.name == "two workers claiming on naive")
+        one, all_two = entry.explore(1).tried, entry.explore(2).tried
+        assert entry.explore(2, every=50).tried == [*one, -(-all_two[2] // 50)]
 
     def test_the_names_can_be_listed(self) -> None:
         assert lab("--list").stdout.splitlines() == [entry.name for entry in CATALOGUE]
