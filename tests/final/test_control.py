@@ -659,7 +659,10 @@ class TestWorkers:
 
     @pytest.mark.parametrize(
         ("number", "sentence"),
-        [(0, r"pause\(\)"), (-1, "at least 1"), (True, "whole number"), ("2", "whole number")],
+        [
+            *[(0, r"pause\(\)"), (-1, "at least 1"), (True, "whole number"), ("2", "whole number")],
+            *[(100_001, "at most 100,000"), (2**63, "at most 100,000, not one so large")],
+        ],
     )
     def test_bad_numbers_are_refused(
         self, open_queue: OpenQueue, number: object, sentence: str
