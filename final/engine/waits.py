@@ -32,7 +32,7 @@ class Waits:
         self._ledger = ledger
         self._batches = batches
         self._by_id: dict[str, list[Wait]] = {}  # of jobs that have not ended
-        self._inside: list[Wait] = []  # those of handlers, oldest first; answered ones, too
+        self._inside: dict[Wait, None] = {}  # those of handlers, oldest first; answered ones, too
 
     def look_up(self, wait: Wait) -> None:
         """Hand over the record of a job that has ended; else wait for its end."""
@@ -59,7 +59,7 @@ class Waits:
         """Wait for the end of a job that has not ended."""
         self._by_id.setdefault(wait.job_id, []).append(wait)
         if wait.sender is not None:
-            self._inside.append(wait)
+            self._inside[wait] = None
 
     def ended(self, tasks: Iterable[Task]) -> None:
         """Answer those who wait for these jobs.
@@ -104,8 +104,9 @@ class Waits:
 
     def _from_handlers(self) -> list[Wait]:
         """Those of handlers that hold a worker."""
-        self._inside = [w for w in self._inside if not w.answered and w.sender in self._batches]
-        return self._inside
+        still = [w for w in self._inside if not w.answered and w.sender in self._batches]
+        self._inside = dict.fromkeys(still)
+        return still
 
     def refuse_hopeless(self, caps: Mapping[str, int], group_limit: int | None) -> None:
         """Turn away a handler that waits for a job of a full kind or group, of which none will end.

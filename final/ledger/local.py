@@ -183,7 +183,7 @@ class LocalLedger:
                 without_payload(tasks)  # an Ordered may refer to them for long
         self._index.unload()
         if self._keys.replaced:
-            given.moves[:0] = self._keys.recount(given.moves)
+            given.recounted = self._keys.recount(given.moves)
 
     def _undo(self, error: StorageError) -> None:
         """Nothing of this exchange is in the file."""
