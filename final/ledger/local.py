@@ -300,14 +300,15 @@ class LocalLedger:
         return RETRYING
 
     def _take_back(self, unstarted: Sequence[tuple[int, Sequence[Task]]]) -> None:
-        """Not charged, and at the place they had."""
+        """Not charged, and at the place they had, where those that are cancelled end."""
+        index = self._index
         for token, tasks in unstarted:
             back = [task for task in tasks if task.token == token and task.status is PROCESSING]
             for task in back:
                 task.attempts -= 1
-            move = self._index.move
-            move([task for task in back if not task.cancelled], PROCESSING, QUEUED, token)
-            move([task for task in back if task.cancelled], PROCESSING, CANCELLED, token)
+            index.move(back, PROCESSING, QUEUED, token)
+            for task in [task for task in back if task.cancelled]:
+                index.move([task], index.leave(task), CANCELLED)
 
     def _set_aside(self, aside: Sequence[tuple[int, Sequence[Task]]]) -> None:
         """Queued again in the file alone, uncharged: they run at the next start."""
