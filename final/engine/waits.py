@@ -37,7 +37,7 @@ class Waits:
     def look_up(self, wait: Wait) -> None:
         """Hand over the record of a job that has ended; else wait for its end."""
         try:
-            record = self._ledger.look_ups.get(wait.job_id)
+            record = self._ledger.get(wait.job_id)
         except Exception as error:  # whatever it is: a job that cannot be read must not end us
             wait.refuse(error)
             return

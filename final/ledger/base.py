@@ -344,6 +344,9 @@ class Ledger(Protocol):
     def exchange(self, offer: Offer) -> Given:
         """One transaction, durable or nothing."""
 
+    def get(self, job_id: str) -> JobRecord | None:
+        """One job by its id, as ``LookUps.get``."""
+
     def listen(self, tell: Callable[[Told], object]) -> None:
         """Call ``tell``, in any thread, with what other processes say; from now until ``close``."""
 

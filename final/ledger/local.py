@@ -43,6 +43,7 @@ from final.ledger.features.progress import ProgressRows
 from final.ledger.history import History
 from final.ledger.index import Index, without_payload
 from final.ledger.limits import Gate
+from final.ledger.lookups import LookupsBy
 from final.ledger.orders import Orders
 from final.ledger.recovery import load, recover
 from final.ledger.sqlite import SqliteFile
@@ -80,6 +81,7 @@ class LocalLedger:
         self.caps: Mapping[str, int] = policies.caps
         self.group_limit = options.group_limit
         self.look_ups = file
+        self.get = LookupsBy(file.read_own).get
         self._file = file
         self._options = options
         self._policies = policies
