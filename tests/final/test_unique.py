@@ -217,7 +217,7 @@ class TestReplace:
 
     def test_a_handler_that_waits_for_it_waits_once(self, open_queue: OpenQueue) -> None:
         """Closing turns it away, as nobody resumes what is paused: a second time was the end."""
-        queue = open_queue(lambda job: queue.wait("page"), workers=2)
+        queue: JobQueue = open_queue(lambda job: queue.wait("page"), workers=2)
         queue.enqueue(Job("page", run_at=A_DAY, unique=Unique("page", then="replace")))
         queue.enqueue(Job("waits"))
         eventually(lambda: "page" in inside.watched(queue), "the handler to wait")
