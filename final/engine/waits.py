@@ -12,9 +12,12 @@ from collections.abc import Collection, Iterable, Mapping
 
 from final.engine.messages import Wait
 from final.errors import StorageError, UnknownJob
-from final.job import Task
+from final.job import Status, Task
 from final.ledger.base import Ledger
 from final.workers.batch import Batch
+
+# So many jobs are looked at, to find out whether one waits for itself.
+MOST = 1_000
 
 _FULL = (
     "the jobs that run of {} {!r} wait, too, and there may be no more ({}={}): raise it, or do not "
@@ -38,6 +41,7 @@ class Waits:
         """Hand over the record of a job that has ended; else wait for its end."""
         try:
             record = self._ledger.get(wait.job_id)
+            never_returns = record and not record.status.ended and self._is_for_itself(wait)
         except Exception as error:  # whatever it is: a job that cannot be read must not end us
             wait.refuse(error)
             return
@@ -45,7 +49,7 @@ class Waits:
             wait.refuse(UnknownJob(wait.job_id))
         elif record.status.ended:
             wait.answer(record)
-        elif self._is_for_itself(wait):
+        elif never_returns:
             wait.refuse(
                 RuntimeError(
                     f"wait({wait.job_id!r}) in the handler of job {wait.asker()!r} would never "
@@ -94,13 +98,24 @@ class Waits:
     # ---- handlers that wait ----------------------------------------------------------------
 
     def _is_for_itself(self, wait: Wait) -> bool:
-        """Whether its job is the one that asks, or waits for that, if by way of others."""
+        """Whether its job is the one that asks, or waits for that, if by way of others.
+
+        A job waits for those that its handler waits for, and for those that it comes after.
+        """
         if wait.sender is None:
             return False
         reached, inside = {wait.job_id}, self._from_handlers()
-        while more := {w.job_id for w in inside if w.asker() in reached} - reached:
-            reached |= more
+        more = reached
+        while more and len(reached) < MOST:
+            waited_for = {w.job_id for w in inside if w.asker() in more}
+            more = (waited_for | self._parents(more)) - reached
+            reached = reached | more
         return wait.asker() in reached
+
+    def _parents(self, job_ids: Collection[str]) -> set[str]:
+        """Those of these jobs that wait for their parents."""
+        records = [self._ledger.get(job_id) for job_id in job_ids]
+        return {p for r in records if r and r.status is Status.WAITING for p in r.after}
 
     def _from_handlers(self) -> list[Wait]:
         """Those of handlers that hold a worker."""
