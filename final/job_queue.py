@@ -625,9 +625,9 @@ class JobQueue:
         QueueClosed when the queue closes before the job has ended.
 
         A handler may wait for another job while there are workers to run it. RuntimeError where
-        that would never end: for its own job, for one that waits for it, when all workers wait,
-        or all of a kind or group of which no more may run. And in a coroutine, where it would
-        block the event loop of them all: there use ``await asyncio.to_thread(queue.wait, job_id)``.
+        that would never end: for its own job, for one that waits for it or comes after it, when all
+        workers wait, or all of a kind or group of which no more may run. And in a coroutine, where
+        it would block the event loop of them all: ``await asyncio.to_thread(queue.wait, job_id)``.
         """
         require_timeout(timeout)
         self._refuse_on_the_loop("asyncio.to_thread(queue.wait, job_id)")

@@ -95,6 +95,7 @@ QUEUE = ""  # where others have a kind: the limit of the whole queue
 
 # A row of SQLite takes 1,000,000,000 bytes: a payload, a result and the rest fit in.
 LARGEST_PAYLOAD = 256 * 1024 * 1024
+MOST_WORKERS = 100_000  # far more than there are threads, and coroutines have no use for as many
 LARGEST_BURST = 1_000_000_000  # as good as no limit; and some integers are too large for a float
 
 
@@ -153,7 +154,7 @@ def require_workers(workers: object, shared: bool) -> None:
             "workers must be at least 1, not 0: nobody else runs the jobs of a file. (To start "
             "none for a while: pause().)"
         )
-    require_int("workers", workers, 0 if shared else 1)
+    require_int("workers", workers, 0 if shared else 1, MOST_WORKERS)
 
 
 def require_backoff(name: str, value: object) -> None:
@@ -206,7 +207,8 @@ def require_number(
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be a number, not {value!r}.")
     if not least <= value <= most or (above is not None and value <= above):  # also for NaN
-        bounds = f"from {least} to {most:g}" if above is None else f"above {above}"
+        limit = f"up to {most:g}" if value > most else f"above {above}"
+        bounds = f"from {least} to {most:g}" if above is None else limit
         raise ValueError(f"{name} must be a number {bounds}, not {_short(value)}.")
 
 

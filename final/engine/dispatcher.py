@@ -325,7 +325,7 @@ class Dispatcher:
     def _announce(self, wall: float, now: float) -> None:
         """Everything that listens reads the moves: the figures, who waits, the log, subscribers."""
         moves = self._given.moves
-        self._recorder.moved(moves, now)
+        self._recorder.moved(moves, now, self._given.recounted)
         for move in moves:
             if move.target is None or move.target.ended:
                 self._waits.ended(move.tasks)

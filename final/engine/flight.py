@@ -266,7 +266,7 @@ class Flight:
     def _fail(self, outcome: Outcome) -> None:
         timeout = self._timeout_of(outcome.task)
         outcome.error = f"TimeoutError: the attempt took longer than {timeout:g} s."
-        outcome.result, outcome.permanent, outcome.again = None, False, None
+        outcome.result, outcome.note, outcome.permanent, outcome.again = None, None, False, None
         outcome.delay = self._delay(outcome.task.kind, outcome.task.attempts, False)
 
     def _learn(self, outcomes: list[Outcome]) -> None:

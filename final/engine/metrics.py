@@ -261,20 +261,16 @@ class Recorder:
         for (priority, status), count in there.items():
             self.found(priority, status, count)
 
-    def moved(self, moves: Iterable[Move], now: float) -> None:
-        """What an exchange has done. now: monotonic seconds."""
+    def moved(self, moves: Collection[Move], now: float, recounted: Iterable[Move] = ()) -> None:
+        """What an exchange has done. now: monotonic seconds. recounted: as in ``Given``."""
         self._advance(now)
-        new = 0
-        ended: list[Outcome] = []
-        for tasks, source, target, _, outcomes in moves:
+        for tasks, source, target, *_ in (*recounted, *moves):
             priorities = [task.priority for task in tasks]
             for priority in set(priorities):
                 count = priorities.count(priority)
                 self._count(self._lanes[priority], source, target, count)
-            if source is None:
-                new += len(tasks)
-            ended += outcomes
-        if ended:
+        new = sum([len(move.tasks) for move in moves if move.source is None])
+        if ended := [outcome for move in moves for outcome in move.outcomes]:
             self._sample(ended)
         if new:
             self._commits.add(new)

@@ -12,9 +12,12 @@ from collections.abc import Collection, Iterable, Mapping
 
 from final.engine.messages import Wait
 from final.errors import StorageError, UnknownJob
-from final.job import Task
+from final.job import Status, Task
 from final.ledger.base import Ledger
 from final.workers.batch import Batch
+
+# So many jobs are looked at, to find out whether one waits for itself.
+MOST = 1_000
 
 _FULL = (
     "the jobs that run of {} {!r} wait, too, and there may be no more ({}={}): raise it, or do not "
@@ -32,12 +35,13 @@ class Waits:
         self._ledger = ledger
         self._batches = batches
         self._by_id: dict[str, list[Wait]] = {}  # of jobs that have not ended
-        self._inside: list[Wait] = []  # those of handlers, oldest first; answered ones, too
+        self._inside: dict[Wait, None] = {}  # those of handlers, oldest first; answered ones, too
 
     def look_up(self, wait: Wait) -> None:
         """Hand over the record of a job that has ended; else wait for its end."""
         try:
-            record = self._ledger.look_ups.get(wait.job_id)
+            record = self._ledger.get(wait.job_id)
+            never_returns = record and not record.status.ended and self._is_for_itself(wait)
         except Exception as error:  # whatever it is: a job that cannot be read must not end us
             wait.refuse(error)
             return
@@ -45,7 +49,7 @@ class Waits:
             wait.refuse(UnknownJob(wait.job_id))
         elif record.status.ended:
             wait.answer(record)
-        elif self._is_for_itself(wait):
+        elif never_returns:
             wait.refuse(
                 RuntimeError(
                     f"wait({wait.job_id!r}) in the handler of job {wait.asker()!r} would never "
@@ -59,7 +63,7 @@ class Waits:
         """Wait for the end of a job that has not ended."""
         self._by_id.setdefault(wait.job_id, []).append(wait)
         if wait.sender is not None:
-            self._inside.append(wait)
+            self._inside[wait] = None
 
     def ended(self, tasks: Iterable[Task]) -> None:
         """Answer those who wait for these jobs.
@@ -94,18 +98,30 @@ class Waits:
     # ---- handlers that wait ----------------------------------------------------------------
 
     def _is_for_itself(self, wait: Wait) -> bool:
-        """Whether its job is the one that asks, or waits for that, if by way of others."""
+        """Whether its job is the one that asks, or waits for that, if by way of others.
+
+        A job waits for those that its handler waits for, and for those that it comes after.
+        """
         if wait.sender is None:
             return False
         reached, inside = {wait.job_id}, self._from_handlers()
-        while more := {w.job_id for w in inside if w.asker() in reached} - reached:
-            reached |= more
+        more = reached
+        while more and len(reached) < MOST:
+            waited_for = {w.job_id for w in inside if w.asker() in more}
+            more = (waited_for | self._parents(more)) - reached
+            reached = reached | more
         return wait.asker() in reached
+
+    def _parents(self, job_ids: Collection[str]) -> set[str]:
+        """Those of these jobs that wait for their parents."""
+        records = [self._ledger.get(job_id) for job_id in job_ids]
+        return {p for r in records if r and r.status is Status.WAITING for p in r.after}
 
     def _from_handlers(self) -> list[Wait]:
         """Those of handlers that hold a worker."""
-        self._inside = [w for w in self._inside if not w.answered and w.sender in self._batches]
-        return self._inside
+        still = [w for w in self._inside if not w.answered and w.sender in self._batches]
+        self._inside = dict.fromkeys(still)
+        return still
 
     def refuse_hopeless(self, caps: Mapping[str, int], group_limit: int | None) -> None:
         """Turn away a handler that waits for a job of a full kind or group, of which none will end.

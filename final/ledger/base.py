@@ -223,6 +223,7 @@ class Offer:
 class Given:
     """What came of it. With an ``error`` nothing was written; then only the fields after it count.
 
+    recounted: for the figures alone: who was replaced is counted in another lane.
     accepted: of each list in ``new``, how many. taken: by the index in ``new``, the ids that exist
     already. unknown: by that index, a parent that is not there. (Fewer accepted than offered, and
     neither of these: the lane is full.) instead: of those that were accepted, the ones that are not
@@ -244,6 +245,7 @@ class Given:
     """
 
     moves: list[Move] = field(default_factory=list)
+    recounted: list[Move] = field(default_factory=list)
     accepted: list[int] = field(default_factory=list)
     taken: dict[int, list[str]] = field(default_factory=dict)
     instead: dict[int, dict[int, str]] = field(default_factory=dict)
@@ -341,6 +343,9 @@ class Ledger(Protocol):
 
     def exchange(self, offer: Offer) -> Given:
         """One transaction, durable or nothing."""
+
+    def get(self, job_id: str) -> JobRecord | None:
+        """One job by its id, as ``LookUps.get``."""
 
     def listen(self, tell: Callable[[Told], object]) -> None:
         """Call ``tell``, in any thread, with what other processes say; from now until ``close``."""

@@ -177,6 +177,16 @@ class Database:
             with contextlib.closing(self._connect(read_only=True)) as reader:
                 return reader.execute(statement, values).fetchall()
 
+    def read_own(self, statement: str, values: Sequence[object]) -> list[tuple[Any, ...]]:
+        """All rows of a query, for who writes: no long look of others holds it up.
+
+        (In memory there is but one connection for all.)
+        """
+        if self._owner is None:
+            return self._read(statement, values)
+        with translated(f"Cannot read {self._path}"):
+            return self._writer.execute(statement, values).fetchall()
+
     def close(self) -> None:
         with self._mutex:
             self._closed = True

@@ -43,6 +43,7 @@ from final.ledger.features.progress import ProgressRows
 from final.ledger.history import History
 from final.ledger.index import Index, without_payload
 from final.ledger.limits import Gate
+from final.ledger.lookups import LookupsBy
 from final.ledger.orders import Orders
 from final.ledger.recovery import load, recover
 from final.ledger.sqlite import SqliteFile
@@ -80,6 +81,7 @@ class LocalLedger:
         self.caps: Mapping[str, int] = policies.caps
         self.group_limit = options.group_limit
         self.look_ups = file
+        self.get = LookupsBy(file.read_own).get
         self._file = file
         self._options = options
         self._policies = policies
@@ -183,7 +185,7 @@ class LocalLedger:
                 without_payload(tasks)  # where they waited, something may refer to them for long
         self._index.unload()
         if self._keys.replaced:
-            given.moves[:0] = self._keys.recount(given.moves)
+            given.recounted = self._keys.recount(given.moves)
 
     def _undo(self, error: StorageError) -> None:
         """Nothing of this exchange is in the file."""
@@ -300,14 +302,15 @@ class LocalLedger:
         return RETRYING
 
     def _take_back(self, unstarted: Sequence[tuple[int, Sequence[Task]]]) -> None:
-        """Not charged, and at the place they had."""
+        """Not charged, and at the place they had, where those that are cancelled end."""
+        index = self._index
         for token, tasks in unstarted:
             back = [task for task in tasks if task.token == token and task.status is PROCESSING]
             for task in back:
                 task.attempts -= 1
-            move = self._index.move
-            move([task for task in back if not task.cancelled], PROCESSING, QUEUED, token)
-            move([task for task in back if task.cancelled], PROCESSING, CANCELLED, token)
+            index.move(back, PROCESSING, QUEUED, token)
+            for task in [task for task in back if task.cancelled]:
+                index.move([task], index.leave(task), CANCELLED)
 
     def _set_aside(self, aside: Sequence[tuple[int, Sequence[Task]]]) -> None:
         """Queued again in the file alone, uncharged: they run at the next start."""

@@ -74,9 +74,10 @@ class Orders:
         task = self._file.find(job_id)
         if task is None or task.status is None:
             return UnknownJob(job_id)
-        if task.status.ended or job_id in self._moved():
+        status = self._moved().get(job_id, task.status)
+        if status is None or status.ended:
             return False
-        self._index.moves.append(Move([task], task.status, Status.CANCELLED))
+        self._index.moves.append(Move([task], status, Status.CANCELLED))
         return True
 
     def _retry(self, job_id: str) -> object:
@@ -117,5 +118,6 @@ class Orders:
         moved = self._moved() if some else ()
         return [task for task in some if task.id not in moved]
 
-    def _moved(self) -> set[str]:
-        return {task.id for move in self._index.moves for task in move.tasks}
+    def _moved(self) -> dict[str, Status | None]:
+        """By this exchange so far, and what they are by now."""
+        return {task.id: move.target for move in self._index.moves for task in move.tasks}

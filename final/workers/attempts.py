@@ -127,22 +127,26 @@ def job_of(task: Task) -> Job:
 
 def failure(error: BaseException) -> Ending:
     """What was raised; a Snooze, which is raised like a failure, is none."""
-    raised = _raised(error)
-    if all(isinstance(each, Snooze) for each in raised):
-        return Ending(again=_latest([each.again for each in raised if isinstance(each, Snooze)]))
+    permanent = closed = False
     try:
+        raised = _raised(error)
+        if all(isinstance(each, Snooze) for each in raised):
+            moments = [each.again for each in raised if isinstance(each, Snooze)]
+            return Ending(again=_latest(moments))
+        permanent = isinstance(error, PermanentFailure)
+        closed = all(isinstance(each, QueueClosed) for each in raised)
         # The first of these is the error itself, also one whose text cannot be had; after it
         # come its notes. (A SyntaxError has its message last.)
         lines = traceback.format_exception_only(error)
         line = lines[-1 if isinstance(error, SyntaxError) else 0]
         trace = "".join(traceback.format_exception(error))
-    except BaseException as trouble:  # code of the error's own, which ran to describe it
+    except BaseException as trouble:  # code of the error's own, or it is a group of great depth
         line, trace = f"{type(error).__name__}: {type(trouble).__name__} in describing it", ""
     return Ending(
         error=_line(line),
         traceback=_storable(_shortened(trace, LONGEST_TRACEBACK)),
-        permanent=isinstance(error, PermanentFailure),
-        closed=all(isinstance(each, QueueClosed) for each in raised),
+        permanent=permanent,
+        closed=closed,
     )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 from final import JobQueue
@@ -37,6 +38,12 @@ def nobody_waits(queue: JobQueue) -> bool:
 def producers_in_line(queue: JobQueue) -> int:
     """How many wait for room."""
     return len(list(queue._dispatcher._producers))
+
+
+def long_look(queue: JobQueue) -> AbstractContextManager[object]:
+    """As long as somebody looks at all jobs of a large file."""
+    assert isinstance(queue._ledger, LocalLedger)
+    return queue._ledger.look_ups._mutex
 
 
 def is_told_of_changes(queue: JobQueue) -> bool:

@@ -10,7 +10,7 @@ import logging
 import re
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -47,6 +47,19 @@ def with_note(error: Exception) -> Exception:
     return error
 
 
+def deep_group() -> Exception:
+    error: Exception = ValueError("x")
+    for _ in range(5_000):
+        error = ExceptionGroup("and so on", [error])
+    return error
+
+
+class Secretive(ExceptionGroup[Exception]):
+    @property
+    def exceptions(self) -> NoReturn:
+        raise RuntimeError("this concerns nobody")
+
+
 def circle() -> list[Any]:
     inside: list[Any] = []
     inside.append(inside)
@@ -69,9 +82,18 @@ RAISED: dict[str, tuple[BaseException, str]] = {
     "with a note": (with_note(ValueError("no such address")), "ValueError: no such address"),
 }
 
+RAISED_HERE: dict[str, tuple[BaseException, str]] = {
+    **RAISED,
+    "a group of great depth": (deep_group(), "ExceptionGroup: RecursionError in describing it"),
+    "a group that cannot be looked at": (
+        Secretive("both", [ValueError("x")]),
+        "Secretive: RuntimeError in describing it",
+    ),
+}
+
 
 class TestRaising:
-    @pytest.mark.parametrize(("error", "line"), RAISED.values(), ids=RAISED.keys())
+    @pytest.mark.parametrize(("error", "line"), RAISED_HERE.values(), ids=RAISED_HERE.keys())
     def test_any_exception_is_a_failed_attempt(
         self, open_queue: OpenQueue, error: BaseException, line: str
     ) -> None:

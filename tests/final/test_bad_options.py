@@ -161,6 +161,11 @@ class TestFinal:
         with pytest.raises(ValueError, match=r"history must be at least 0, not -1\."):
             final.JobQueue(nothing, history=-1)
 
+    def test_a_time_that_is_too_long_is_refused_as_such(self) -> None:
+        """Of infinity it is not true that it is not above 0."""
+        with pytest.raises(ValueError, match=r"^timeout must be a number up to 9\.2.*, not inf\."):
+            final.JobQueue(nothing, timeout=math.inf)
+
     @pytest.mark.parametrize("value", [*NOT_NUMBERS, *OUT_OF_RANGE, 0], ids=repr)
     def test_a_time_for_attempts_that_makes_no_sense_is_refused(self, value: Any) -> None:
         with pytest.raises((TypeError, ValueError), match=r"^timeout must be a number"):

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from final import Job, JobQueue, Kind, Pause, Priority, QueueClosed, Status, StorageError
 from final.engine.messages import Order
 from final.job import Task
-from final.ledger.base import SetPaused, SetWorkers
+from final.ledger.base import Cancel, SetPaused, SetWorkers
 from final.ledger.caps import Caps
 from final.ledger.groups import GroupLanes
 from final.ledger.limits import Gate as Limits
@@ -250,6 +250,20 @@ class TestTurns:
         engine.settle(report(batch))
         ask(engine, order(paused=False))
         assert engine.work_off(1) == ["b", "c"]
+
+    def test_nor_is_one_charged_that_was_cancelled_meanwhile(self) -> None:
+        engine = Engine(workers=1)
+        engine.dispatcher._flight.cost["default"] = 1e-6
+        engine.settle(jobs("a", "b", "c"))
+        [batch] = engine.batches
+        batch.running = batch.tasks.popleft()
+        engine.settle(Order[bool](Cancel("b")))
+        ask(engine, order())
+        engine.settle()
+        assert engine.status("b") == ("cancelled", 0)
+        assert engine.waiting() == ["c"]
+        counts = engine.metrics()
+        assert (counts.accepted, counts.queued, counts.processing, counts.cancelled) == (3, 1, 1, 1)
 
     def test_what_cannot_be_written_is_not_paused(self) -> None:
         engine = Engine()
@@ -659,7 +673,10 @@ class TestWorkers:
 
     @pytest.mark.parametrize(
         ("number", "sentence"),
-        [(0, r"pause\(\)"), (-1, "at least 1"), (True, "whole number"), ("2", "whole number")],
+        [
+            *[(0, r"pause\(\)"), (-1, "at least 1"), (True, "whole number"), ("2", "whole number")],
+            *[(100_001, "at most 100,000"), (2**63, "at most 100,000, not one so large")],
+        ],
     )
     def test_bad_numbers_are_refused(
         self, open_queue: OpenQueue, number: object, sentence: str

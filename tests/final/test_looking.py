@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from final import Job, JobQueue, JobQueueError, JobRecord, Priority, Status, UnknownJob
+from tests.final import inside
 from tests.final.helpers import (
     AT_ONCE,
     NOT_TODAY,
@@ -207,6 +208,18 @@ class TestLists:
         queue.join(DEADLINE)
         assert len(queue.dead_letters()) == 150
         assert len(queue.jobs()) == 100  # the default limit
+
+    def test_a_long_look_holds_up_nobody_but_those_who_look(
+        self, open_queue: OpenQueue, path: str, gate: Gate
+    ) -> None:
+        """For one who waits the queue looks, too: it has a connection of its own for that."""
+        queue = open_queue(lambda job: gate.wait(), path=path)
+        mapped = Background(list, queue.map([1, 2, 3]))
+        eventually(lambda: len(inside.watched(queue)) == 3, "three jobs to be waited for")
+        with inside.long_look(queue):
+            gate.open()
+            assert mapped.result() == [None, None, None]
+            assert Background(queue.enqueue, Job("next")).result() == "next"
 
     def test_looking_from_many_threads_disturbs_nobody(
         self, open_queue: OpenQueue, path: str

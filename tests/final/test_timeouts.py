@@ -73,6 +73,24 @@ class TestWhoListens:
         assert {queue.wait(job_id, DEADLINE).status for job_id in ids} == {Status.FAILED}
         assert {queue.get(job_id).result for job_id in ids} == {None}
 
+    def test_nor_is_it_told_that_such_a_job_has_completed(
+        self, open_queue: OpenQueue, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Of a result that cannot be kept the log says so, and of what completed alone."""
+
+        def handler(job: Job) -> set[str]:
+            deadline = current_job().deadline
+            assert deadline is not None
+            while time.monotonic() < deadline:
+                pass
+            return {"just"}
+
+        queue = open_queue(handler, timeout=0.002, max_retries=0, workers=2)
+        queue.enqueue_many([Job() for _ in range(40)])
+        queue.close()
+        assert "took longer than 0.002 s" in caplog.text
+        assert "completed" not in caplog.text
+
     def test_without_a_timeout_there_is_no_deadline(self, open_queue: OpenQueue) -> None:
         queue = open_queue(lambda job: current_job().deadline is None)
         assert queue.wait(queue.enqueue(Job()), DEADLINE).result is True

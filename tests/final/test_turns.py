@@ -518,6 +518,15 @@ class TestTokens:
         engine.turn(report(batch))
         assert engine.status("a") == ("completed", 1)
 
+    def test_what_is_set_aside_at_that_moment_can_be_cancelled(self, engine: Engine) -> None:
+        """It waits for the next start, and has not ended."""
+        engine.turn(jobs("a"))
+        [batch] = engine.batches
+        orders = [Cancel("a"), Cancel("a")]
+        offer = Offer(0.0, START, aside=[(batch.token, batch.claimed)], orders=orders)
+        assert engine.ledger.exchange(offer).answers == [True, False]
+        assert engine.status("a") == ("cancelled", 0)
+
     def test_each_claim_has_a_newer_token(self, engine: Engine) -> None:
         engine.turn(jobs("a", "b", "c"))
         engine.work_off()

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from final import DuplicateJob, Job, JobQueue, PermanentFailure, Priority, QueueFull, Status, Unique
+from tests.final import inside
 from tests.final.engine import Engine, jobs
 from tests.final.helpers import AT_ONCE, NOT_TODAY, HeldUp, OpenQueue, eventually, nothing, reaches
 from tests.helpers import DEADLINE, Background, Journal
@@ -213,6 +214,30 @@ class TestReplace:
         assert (record.status, record.attempts) == (Status.RETRYING, 1)
         assert record.due_at == before.due_at
         assert len(queue.attempts("first")) == 1
+
+    def test_a_handler_that_waits_for_it_waits_once(self, open_queue: OpenQueue) -> None:
+        """Closing turns it away, as nobody resumes what is paused: a second time was the end."""
+        queue: JobQueue = open_queue(lambda job: queue.wait("page"), workers=2)
+        queue.enqueue(Job("page", run_at=A_DAY, unique=Unique("page", then="replace")))
+        queue.enqueue(Job("waits"))
+        eventually(lambda: "page" in inside.watched(queue), "the handler to wait")
+        new = Job(priority="high", run_at=A_DAY, unique=Unique("page", then="replace"))
+        assert queue.enqueue(new) == "page"
+        queue.pause()
+        assert Background(queue.close, True, None).result() is False
+        assert queue.metrics().by_priority[Priority.HIGH].scheduled == 1
+
+    def test_from_lane_to_lane_it_is_told_of_as_within_one(self, open_queue: OpenQueue) -> None:
+        told = Journal()
+        queue = open_queue(nothing)
+        queue.subscribe(lambda transition: told.write((transition.job_id, transition.status)))
+        for job_id, priority in [("page", "low"), ("again", "low"), ("urgent", "high")]:
+            unique = Unique("page", then="replace")
+            queue.enqueue(Job(job_id, priority=priority, run_at=A_DAY, unique=unique))
+        queue.wait(queue.enqueue(Job("last")), DEADLINE)
+        told.wait_for(("last", Status.COMPLETED))
+        assert told.entries.count(("page", Status.SCHEDULED)) == 3
+        assert queue.metrics().commits.total == queue.metrics().accepted == 2
 
     def test_a_scheduled_one_that_is_needed_now_runs_now(self, open_queue: OpenQueue) -> None:
         queue = open_queue(lambda job: job.payload)

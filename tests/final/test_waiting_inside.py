@@ -50,6 +50,11 @@ def wait_for_itself(queue: JobQueue, job: Job) -> object:
     return queue.wait(job.id).status
 
 
+def wait_for_one_after_it(queue: JobQueue, job: Job) -> object:
+    queue.enqueue_many([Job("next", after=[job.id]), Job("last", after=["next"])])
+    return queue.wait("last").result
+
+
 def join(queue: JobQueue, job: Job) -> None:
     queue.join()
 
@@ -65,6 +70,8 @@ def map_children(queue: JobQueue, job: Job) -> object:
 NEVER = [
     (wait_for_itself, "thread", 4, "wait('x') in the handler of job 'x' would never return"),
     (wait_for_itself, "to_thread", 4, "wait('x') in the handler of job 'x' would never return"),
+    (wait_for_one_after_it, "thread", 4, "wait('last') in the handler of job 'x' would never"),
+    (wait_for_one_after_it, "to_thread", 4, "wait('last') in the handler of job 'x' would never"),
     (join, "thread", 4, "join() in a handler would wait for the job that calls it"),
     (join, "to_thread", 4, "join() in a handler would wait for the job that calls it"),
     (join, "loop", 4, "join() in a handler would wait for the job that calls it"),

@@ -165,8 +165,8 @@ class LimitsForgetToUndo(Gate):
 class CountsPurged(Recorder):
     """Dead letters that were purged are still counted."""
 
-    def moved(self, moves: Any, now: float) -> None:
-        super().moved([move for move in moves if move.target is not None], now)
+    def moved(self, moves: Any, now: float, recounted: Any = ()) -> None:
+        super().moved([move for move in moves if move.target is not None], now, recounted)
 
 
 def one_retry_more(policy: Policy, attempt: int, permanent: bool, say: Any) -> float | None:

@@ -117,7 +117,7 @@ class Holders(Feature):
             index.move([task], source, target)
 
     def recount(self, moves: Sequence[Move]) -> list[Move]:
-        """What is to be told before these moves: who was replaced is counted in the lane it is in.
+        """What counts before these moves: who was replaced is counted in the lane it is in.
 
         (One that goes from lane to lane several times is in the last one all the while.)
         """

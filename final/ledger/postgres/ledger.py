@@ -25,7 +25,7 @@ from psycopg import errors
 from final.beyond.control import WHOLE_QUEUE, Pause
 from final.beyond.kinds import Policies
 from final.errors import StorageError
-from final.job import Priority, Status, Task
+from final.job import JobRecord, Priority, Status, Task
 from final.ledger.base import Given, Offer, SharedFigures, Told
 from final.ledger.postgres import statements as sql
 from final.ledger.postgres.address import Address
@@ -106,6 +106,9 @@ class PostgresLedger:
         except psycopg.Error as error:
             raise explained(self._address, error) from error
         return self._summary(self._with_what_was_done(Given()))
+
+    def get(self, job_id: str) -> JobRecord | None:
+        return self.look_ups.get(job_id)
 
     def listen(self, tell: Callable[[Told], object]) -> None:
         def hear(told: Told) -> None:

@@ -31,7 +31,7 @@ from final.ledger.features.holders import Holders
 from final.ledger.features.keys import KEY_IS_TAKEN, Holder
 from final.ledger.features.metas import Metas
 from final.ledger.features.periodic import Periodic
-from final.ledger.lookups import PERIODIC, Lookups
+from final.ledger.lookups import PERIODIC, LookupsBy
 from final.ledger.owner import InUse
 from final.ledger.schema import APPLICATION_ID
 from final.ledger.sqlite import SqliteFile
@@ -67,7 +67,7 @@ class File:
 
     def __init__(self, path: str, create: bool = False) -> None:
         self.name = path
-        self._look_ups = _LookUps(self._rows)
+        self._look_ups = LookupsBy(self._rows)
         if not create and not Path(path).is_file():
             raise Unreachable(f"There is no file {path}: check --db, or enqueue a job to make it.")
 
@@ -301,17 +301,6 @@ def misused() -> Iterator[None]:
         yield
     except ValueError as error:
         raise Misuse(str(error)) from None
-
-
-class _LookUps(Lookups):
-    """Those of a ledger, for whoever can ``read``."""
-
-    def __init__(self, read: Callable[[str, Sequence[object]], list[tuple[Any, ...]]]) -> None:
-        super().__init__()
-        self._read_rows = read
-
-    def _read(self, statement: str, values: Sequence[object]) -> list[tuple[Any, ...]]:
-        return self._read_rows(statement, values)
 
 
 # ---- what is done with many, each as a turn of a ledger does ----------------------------------
