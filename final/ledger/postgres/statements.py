@@ -29,6 +29,7 @@ HOLDS = f"""CASE WHEN other.status IN ('cancelled', 'dropped') THEN false
 
 # ---- the beginning of a transaction
 
+BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
 # Held until its end: who takes over this owner's jobs waits for it, or finds who holds it.
 # The plans do not depend on statistics, which may have been taken while the table was empty. Before
 # PostgreSQL 18 a sequential scan of a small table then seems so dear that it would be compiled.
