@@ -77,14 +77,13 @@ def test_a_database_that_cannot_keep_all_text_is_refused(
             " LC_COLLATE 'C' LC_CTYPE 'C'".encode()
         )
         try:
-            with pytest.raises(StorageError, match="LATIN1.*createdb --encoding=UTF8"):
+            with pytest.raises(StorageError, match=r"LATIN1.*createdb --encoding=UTF8"):
                 open_queue(path=f"{address}&dbname={name}")
         finally:
             connection.execute(f"DROP DATABASE {name}".encode())
 
 
 def test_a_schema_that_is_there_is_enough(address: str, open_queue: OpenQueue) -> None:
-    """Its owner need not be one who makes schemas."""
     place = parse(address)
     with connect(place) as connection:
         role = f"owner_{place.schema}"

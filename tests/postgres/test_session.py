@@ -1,4 +1,4 @@
-"""What servers, roles and environments set for sessions: what the queue counts on, it says itself."""
+"""Whatever servers, roles and environments set for sessions, the queue says what it counts on."""
 
 from __future__ import annotations
 

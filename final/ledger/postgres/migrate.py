@@ -38,8 +38,8 @@ def migrate(connection: psycopg.Connection, address: Address) -> list[str]:
         raise StorageError(f"{address.shown} is PostgreSQL {version}: it takes 14 or newer.")
     if (encoding := connection.info.parameter_status("server_encoding")) != "UTF8":
         raise StorageError(
-            f"{address.shown} keeps text as {encoding}, which not all text fits in: make a database "
-            "for the queue with createdb --encoding=UTF8 --template=template0."
+            f"{address.shown} keeps text as {encoding}, which not all text fits in: make a "
+            "database for the queue with createdb --encoding=UTF8 --template=template0."
         )
     files = migrations()
     if _done(connection, address) == [file.name for file in files]:
