@@ -152,9 +152,10 @@ SNOOZED = f"""UPDATE jobqueue.job SET interrupted = 0, suspect = false,
     FROM unnest(%s::bigint[], %s::bigint[], %s::float8[], %s::float8[])
         AS o (seq, token, delay, due) WHERE {FENCE}
     {RETURNED}"""
-GIVEN_BACK = f"""UPDATE jobqueue.job SET owner = NULL, started_at = NULL, attempts = attempts - 1,
+GIVE_BACK = f"""UPDATE jobqueue.job SET owner = NULL, started_at = NULL, attempts = attempts - 1,
         status = CASE WHEN cancelled THEN 'cancelled' ELSE 'queued' END,
-        ended_at = CASE WHEN cancelled THEN {NOW} END
+        ended_at = CASE WHEN cancelled THEN {NOW} END"""
+GIVEN_BACK = f"""{GIVE_BACK}
     FROM unnest(%s::bigint[], %s::bigint[]) AS o (seq, token) WHERE {FENCE}
     {RETURNED}"""
 
@@ -418,8 +419,7 @@ IS_IN = "SELECT EXISTS (SELECT FROM jobqueue.job WHERE id = %s)"
 NOTIFY = "SELECT pg_notify(%s, %s)"
 OLD_SESSION_IS_OVER = "SELECT pg_advisory_xact_lock(%s, %s)"
 # Of claims whose transaction was in doubt nobody here knows: those that are not in hand.
-GIVE_BACK_CLAIMS = f"""UPDATE jobqueue.job SET owner = NULL, started_at = NULL,
-        attempts = attempts - 1, status = 'queued'
+GIVE_BACK_CLAIMS = f"""{GIVE_BACK}
     WHERE {LIVE} AND status = 'processing' AND owner = %s AND seq <> ALL (%s::bigint[])"""
 # Where the first that waits stands, before the low mark.
 FIRST = "SELECT " + ", ".join(
