@@ -175,21 +175,25 @@ class PostgresLedger:
             self._doubt,
             self._dependencies,
         )
-        until = time.monotonic() + PATIENCE
+        until, ran_out = time.monotonic() + PATIENCE, False
         for attempt in itertools.count(1):
             try:
                 self._doubt.settle()
+                if ran_out:
+                    self._lease.start_over()
+                    ran_out = False
                 self._housekeeping.look_around()
                 return Turn(process, offer, again=attempt > 1).run()
             except errors.DivisionByZero:  # our lease ran out
-                if self._session.roll_back():  # else the next try finds it out once more
-                    self._lease.start_over()
+                ran_out = self._session.roll_back()  # else the next try finds it out once more
             except InDoubt as doubt:
                 has_come_about = self._doubt.find_out(until)
                 if has_come_about is None:
                     raise StorageError(UNKNOWN.format(self._address.shown)) from doubt
                 if has_come_about:
                     return doubt.turn.land_unseen()
+                if time.monotonic() > until:  # it is cut off each time
+                    raise explained(self._address, doubt.cause) from doubt
             except psycopg.Error as error:
                 is_certain = self._session.roll_back()
                 if is_certain and isinstance(error, PASSING) and attempt < 5:

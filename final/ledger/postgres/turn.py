@@ -61,9 +61,10 @@ class Process(NamedTuple):
 class InDoubt(Exception):
     """The connection was lost with a commit on its way. turn: ``land_unseen`` if it came about."""
 
-    def __init__(self, turn: Turn) -> None:
+    def __init__(self, turn: Turn, cause: psycopg.Error) -> None:
         super().__init__()
         self.turn = turn
+        self.cause = cause
 
 
 class Turn:
@@ -181,7 +182,7 @@ class Turn:
                 self._session.ask("COMMIT")
         except psycopg.Error as error:
             if self._session.is_lost and self._doubt.trace is not None:
-                raise InDoubt(self) from error
+                raise InDoubt(self, error) from error
             self._doubt.trace = None  # the server has refused it
             raise
         self._doubt.trace = None
@@ -204,7 +205,7 @@ class Turn:
                 self._doubt.trace = self._trace([])
             if self._doubt.trace is None:
                 raise
-            raise InDoubt(self) from error
+            raise InDoubt(self, error) from error
         self._take()
         for task in claimed:
             task.token = self._token
