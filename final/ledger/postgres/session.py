@@ -156,9 +156,12 @@ def explained(address: Address, error: psycopg.Error) -> StorageError:
 
 _ADVICE: dict[type[psycopg.Error], str] = {
     errors.DiskFull: "Free some space there: then an open queue goes on by itself.",
-    errors.UndefinedTable: "Were its tables dropped? `jobqueue migrate --db URL` makes them.",
+    errors.UndefinedTable: "`jobqueue migrate --db URL` makes its tables, if they were dropped. "
+    "(A connection= of yours has to be to the same database.)",
+    errors.InFailedSqlTransaction: "A statement before has failed: roll back, and try again.",
+    errors.SerializationFailure: "Roll back, and try the whole transaction again.",
     errors.InsufficientPrivilege: "Grant this user the schema, its tables and its sequences.",
-    errors.ReadOnlySqlTransaction: "It is a standby: name the primary (target_session_attrs).",
+    errors.ReadOnlySqlTransaction: "If it is a standby: name the primary (target_session_attrs).",
     errors.QueryCanceled: "It took too long: is a transaction held open, or the server overloaded?",
     errors.InvalidPassword: "Check the user and the password.",
     errors.InvalidCatalogName: "Make the database first: createdb.",
