@@ -17,6 +17,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import psycopg
@@ -47,6 +48,7 @@ from final.ledger.postgres.within import enqueue_within
 from final.options import Options
 
 PATIENCE = 3.0  # seconds to reconnect in, before those who ask are told
+LARGEST = 2**62  # of a capacity: as good as none, and a number that the database can add to
 LIVE = [status for status in Status if not status.ended]
 # What another try may get past: others were in the way.
 PASSING = (
@@ -70,6 +72,7 @@ class PostgresLedger:
         kinds: Collection[str] | None,
         shares: Callable[[str], bool],
     ) -> None:
+        options = replace(options, capacity=min(options.capacity, LARGEST))
         self.capacity = options.capacity
         self.caps: Mapping[str, int] = policies.caps
         self.group_limit = options.group_limit
