@@ -374,8 +374,9 @@ UNLESS_FULL = f""" AND NOT EXISTS (SELECT FROM unnest(%(groups)s::text[], %(numb
         AS mine (grp, number) WHERE mine.grp = job.grp AND number + {_RUNNING} > %(limit)s)"""
 # Who says which job of a group stands in its lane holds this lock, all that it needs at once and
 # in order. (A row is locked without waiting, everywhere.)
-LOCK_GROUPS = """SELECT pg_advisory_xact_lock('jobqueue.job'::regclass::oid::bigint::integer,
-        number) FROM (SELECT DISTINCT hashtext(name) AS number FROM unnest(%s::text[]) AS name
+LOCK_GROUPS = """SELECT pg_advisory_xact_lock(
+        ('jobqueue.job'::regclass::oid::bigint & 2147483647)::integer, number)
+    FROM (SELECT DISTINCT hashtext(name) AS number FROM unnest(%s::text[]) AS name
         ORDER BY number) AS numbers"""
 # Where none of a group stands in a lane, its next one goes to the end of it.
 COME_FORWARD = f"""UPDATE jobqueue.job SET behind = false, place = nextval('jobqueue.job_seq_seq')
