@@ -65,6 +65,17 @@ def test_wait_and_join_see_what_ran_elsewhere(open_queue: OpenQueue) -> None:
     assert bringer.metrics().completed >= 20
 
 
+def test_wait_returns_where_a_job_is_gone(address: str, open_queue: OpenQueue) -> None:
+    """It has ended elsewhere, nobody has told, and the history has let go of it."""
+    queue = open_queue(workers=0)
+    queue.enqueue(Job(id="a"))
+    waiting = Background(queue.wait, "a", 2 * DEADLINE)
+    becomes(lambda: queue._dispatcher._waits)
+    sql(address, "DELETE FROM jobqueue.job")
+    with pytest.raises(UnknownJob):
+        waiting.result()
+
+
 def test_join_waits_for_jobs_of_others(open_queue: OpenQueue, gate: Gate) -> None:
     bringer, _ = open_queue(workers=0), open_queue(lambda job: gate.wait())
     bringer.enqueue(Job())

@@ -450,7 +450,9 @@ GOES_ON = f"""SELECT EXISTS (SELECT FROM jobqueue.job
     OR EXISTS (SELECT FROM jobqueue.job
         WHERE due_at < 'infinity' AND status = 'retrying' AND {_RUNS_HERE} AND {_OF_NO_PAUSE})
     OR EXISTS (SELECT FROM jobqueue.release)"""
-ENDED_OF = "SELECT id FROM jobqueue.job WHERE id = ANY (%s::text[]) AND ended_at IS NOT NULL"
+# Also those that are gone: purged, or let go of by the history.
+ENDED_OF = """SELECT id FROM unnest(%s::text[]) AS o (id) LEFT JOIN jobqueue.job USING (id)
+    WHERE seq IS NULL OR ended_at IS NOT NULL"""
 PRUNE = f"""WITH oldest AS (SELECT seq, lane, status FROM jobqueue.job
         WHERE ended_at IS NOT NULL AND NOT dead AND seq >= %s
         AND NOT (has_children AND {_NEEDED})
