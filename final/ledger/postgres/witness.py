@@ -23,17 +23,24 @@ def host() -> str:
 
 
 class Witness:
-    """Says that this process is alive, until ``close``, or its end."""
+    """Says that this process is alive, until ``close``, or its end.
+
+    name: for the others; None where there is no place for a file.
+    """
 
     def __init__(self) -> None:
-        path = os.path.join(tempfile.gettempdir(), f"jobqueue-{uuid.uuid4().hex}.lock")
-        self._lock = filelock.FileLock(path, thread_local=False)
-        self._lock.acquire(timeout=0)
-        self.name = f"{host()}:{path}"
+        self._lock: filelock.BaseFileLock | None = None
+        self.name: str | None = None
+        with contextlib.suppress(OSError):
+            path = os.path.join(tempfile.gettempdir(), f"jobqueue-{uuid.uuid4().hex}.lock")
+            lock = filelock.FileLock(path, thread_local=False)
+            lock.acquire(timeout=0)
+            self._lock, self.name = lock, f"{host()}:{path}"
 
     def close(self) -> None:
-        self._lock.release()
-        _remove(self._lock.lock_file)
+        if self._lock is not None:
+            self._lock.release()
+            _remove(self._lock.lock_file)
 
 
 def is_gone(name: str) -> bool:
