@@ -82,13 +82,16 @@ class PostgresLedger:
         self.look_ups = Lookups(address)
         self._watching = Lookups(address)  # statistics are in the way of nobody
         self._memory = memory = Memory()
-        try:
-            self._session = session = Session(address)
-            migrate(session.connection, address)
-            self._notices = Notices(session)
-            self._lease = Lease(session, options, policies, memory, self._notices)
-        except psycopg.Error as error:
-            raise explained(address, error) from error
+        with contextlib.ExitStack() as undo:
+            try:
+                self._session = session = Session(address)
+                undo.callback(session.close)
+                migrate(session.connection, address)
+                self._notices = Notices(session)
+                self._lease = Lease(session, options, policies, memory, self._notices)
+            except psycopg.Error as error:
+                raise explained(address, error) from error
+            undo.pop_all()
         self._window = Window(session, options, policies, memory, kinds, shares, self._lease.table)
         self._room = Room(session, options, memory)
         self._doubt = Doubt(session, self._lease, memory)
