@@ -19,6 +19,7 @@ from final import (
     QueueFull,
     SharedFigures,
     Status,
+    TokenBucket,
     UnknownJob,
     current_job,
 )
@@ -165,6 +166,28 @@ def test_a_leaky_bucket_is_one_for_all(open_queue: OpenQueue, journal: Journal) 
     assert queues[0].wait(queues[0].enqueue(Job(kind="free")), DEADLINE)
     journal.wait_for_count(10)
     assert max(journal.entries) - min(journal.entries) >= 0.9 * 9 / 50
+
+
+def test_a_burst_is_one_for_all_when_all_begin_at_once(open_queue: OpenQueue) -> None:
+    started = Journal()
+    limit = TokenBucket(0.001, 3)
+    queues = [
+        open_queue(lambda job: started.write(job.id), workers=4, rate_limit=limit) for _ in range(4)
+    ]
+    together = threading.Barrier(4)
+
+    def bring(queue: JobQueue) -> None:
+        together.wait(DEADLINE)
+        queue.enqueue_many([Job() for _ in range(6)])
+
+    for producer in [Background(bring, queue) for queue in queues]:
+        producer.result()
+    started.wait_for_count(3)
+    polls = [ledger(queue)._housekeeping.poll_at for queue in queues]
+    becomes(
+        lambda: all(ledger(q)._housekeeping.poll_at > p for q, p in zip(queues, polls, strict=True))
+    )
+    assert len(started.entries) == 3
 
 
 def test_kinds_go_to_those_who_handle_them(open_queue: OpenQueue) -> None:
