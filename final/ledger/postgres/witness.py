@@ -29,18 +29,17 @@ class Witness:
     """
 
     def __init__(self) -> None:
-        self._lock: filelock.BaseFileLock | None = None
         self.name: str | None = None
+        self._lock = filelock.FileLock(f"jobqueue-{uuid.uuid4().hex}.lock", thread_local=False)
         with contextlib.suppress(OSError):
-            path = os.path.join(tempfile.gettempdir(), f"jobqueue-{uuid.uuid4().hex}.lock")
-            lock = filelock.FileLock(path, thread_local=False)
-            lock.acquire(timeout=0)
-            self._lock, self.name = lock, f"{host()}:{path}"
+            path = os.path.join(tempfile.gettempdir(), self._lock.lock_file)
+            self._lock = filelock.FileLock(path, thread_local=False)
+            self._lock.acquire(timeout=0)
+            self.name = f"{host()}:{path}"
 
     def close(self) -> None:
-        if self._lock is not None:
-            self._lock.release()
-            _remove(self._lock.lock_file)
+        self._lock.release()
+        _remove(self._lock.lock_file)
 
 
 def is_gone(name: str) -> bool:
