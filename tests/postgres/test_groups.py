@@ -194,7 +194,7 @@ def test_where_the_numbers_of_tables_are_high() -> None:
     try:
         binaries = postgres_server.programs()
         assert binaries is not None
-        command = [binaries / "pg_resetwal", "-o", "3000000000", "-D", server.data]
+        command = [str(binaries / "pg_resetwal"), "-o", "3000000000", "-D", str(server.data)]
         ordinary = postgres_server.as_ordinary_user()
         quiet = subprocess.DEVNULL
         subprocess.run(command, check=True, cwd=server.folder, stdout=quiet, **ordinary)
