@@ -234,6 +234,12 @@ def test_draining_is_left_to_others_while_there_are_some(open_queue: OpenQueue, 
 # ---- leases
 
 
+def test_who_has_no_workers_drains_nothing(open_queue: OpenQueue) -> None:
+    queue = open_queue(None, workers=0)
+    queue.enqueue(Job())
+    assert Background(queue.close).result() is False  # at once, and not when its time is up
+
+
 def test_who_is_gone_for_longer_than_the_lease_loses_its_jobs(
     address: str, open_queue: OpenQueue, gate: Gate
 ) -> None:
