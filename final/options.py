@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 LONGEST_TEXT = 1_000  # characters of an id, a kind or a key: they are names, and stand in an index
+MOST = 1_000_000_000  # retries, or jobs of a group at a time: as good as no limit
 LONGEST_DELAY = 1_000 * 365 * 86_400.0  # seconds
 # What is accepted can be shown: no datetime goes beyond. (Unix seconds as a float are rounded, so
 # that the last microseconds before it are it.)
@@ -129,7 +130,7 @@ class Options:
     def __post_init__(self) -> None:
         require_workers(self.workers, self.shared)
         require_int("capacity", self.capacity, 1)
-        require_int("max_retries", self.max_retries, 0)
+        require_int("max_retries", self.max_retries, 0, MOST)
         require_int("history", self.history, 0)
         require_int("memory", self.memory, 0)
         require_int("max_payload", self.max_payload, 1, LARGEST_PAYLOAD)
@@ -143,7 +144,7 @@ class Options:
         if self.shutdown_timeout is not None:
             require_number("shutdown_timeout", self.shutdown_timeout)
         if self.group_limit is not None:
-            require_int("group_limit", self.group_limit, 1)
+            require_int("group_limit", self.group_limit, 1, MOST)
         if self.rate_limit is not None:
             _require_limits(self.rate_limit)
 

@@ -18,6 +18,7 @@ from typing import Literal, NamedTuple
 from final.job import Job
 from final.options import (
     EXECUTORS,
+    MOST,
     QUEUE,
     Backoff,
     Limit,
@@ -58,7 +59,7 @@ class Kind:
         if not callable(self.handler):
             raise TypeError(f"Kind takes a callable handler(job) first, not {self.handler!r}.")
         if self.max_retries is not None:
-            require_int("Kind.max_retries", self.max_retries, 0)
+            require_int("Kind.max_retries", self.max_retries, 0, MOST)
         if self.backoff is not None:
             require_backoff("Kind.backoff", self.backoff)
         if self.timeout is not None:

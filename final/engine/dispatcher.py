@@ -454,9 +454,9 @@ class Dispatcher:
     def _has_to_run(self) -> bool:
         """Whether anything is left for a queue that drains.
 
-        What waits, others may run; and what is paused stays for the next start.
+        What waits, others may run; and what is paused, or has no workers, stays for the next start.
         """
-        if self._given.helped or self._given.stalled:
+        if self._given.helped or self._given.stalled or not self._flight.wanted:
             return bool(self._flight)
         return self._is_busy()
 

@@ -357,7 +357,7 @@ class Ledger(Protocol):
         """
 
     def ended_of(self, job_ids: Sequence[str]) -> Sequence[str]:
-        """Those of these jobs that have ended, as far as others may have ended them."""
+        """Those of these jobs that have ended or are gone, as far as others may have done that."""
 
     def ages(self, now: float) -> dict[Priority, float]:
         """Seconds that the first job of each lane has been ready to run."""

@@ -261,3 +261,13 @@ class TestFinal:
             )
         assert list(tmp_path.iterdir()) == []
         assert set(threading.enumerate()) <= before
+
+
+def test_more_than_a_database_can_count_is_refused() -> None:
+    """Who takes over from a process that has crashed goes by its numbers."""
+    for option in ("max_retries", "group_limit"):
+        too_many: Any = {option: 2**31}
+        with pytest.raises(ValueError, match=f"{option} must be at most 1,000,000,000, not"):
+            final.JobQueue(nothing, **too_many)
+    with pytest.raises(ValueError, match=r"Kind.max_retries must be at most"):
+        final.Kind(nothing, max_retries=2**31)

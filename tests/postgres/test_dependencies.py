@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
+from typing import Any
 
 import psycopg
 import pytest
 from hypothesis import given, settings
 
-from final import Job, Status, UnknownJob, current_job
+from final import Job, JobQueue, Status, UnknownJob, current_job
 from final.ledger.features.dependencies import AT_ONCE
 from final.ledger.postgres.address import parse
+from final.ledger.postgres.dependencies import WORKED_OFF
 from tests.final.test_dependencies import echo, graphs, model
 from tests.helpers import DEADLINE, Background, Gate
 from tests.host import Host
 from tests.postgres.conftest import OpenQueue
-from tests.postgres.test_processes import becomes, sql
+from tests.postgres.test_processes import becomes, ledger, sql
+
+
+def is_queued(queue: JobQueue, job_id: str) -> bool:
+    return queue.status(job_id) is Status.QUEUED
 
 
 def parents(job: Job) -> object:
@@ -84,6 +91,32 @@ def test_the_end_of_a_parent_waits_for_a_child_that_is_about_to_come_in(
 
 
 WAITS_FOR_A_LOCK = "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+
+
+def test_an_end_that_is_committed_late_is_not_taken_for_one_that_has_counted(
+    address: str, open_queue: OpenQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its line has a lower number than another one, with whose children it is not seen yet."""
+    queue = open_queue(None, workers=0)
+    queue.enqueue_many([Job(id="late"), Job(id="early")])
+    queue.enqueue_many([Job(id=f"after-{p}", after=[p]) for p in ("late", "early")])
+    place = parse(address)
+    end = f"UPDATE {place.schema}.job SET status = 'completed', ended_at = now() WHERE id = %s"
+    early = "SELECT 1 FROM jobqueue.job WHERE id = %s AND ended_at IS NOT NULL"
+    session, ask = ledger(queue)._session, ledger(queue)._session.ask
+    with psycopg.connect(place.dsn) as connection:
+        connection.execute(end.encode(), ("late",))
+
+        def commit_late(statement: str, values: Any = ()) -> Any:
+            if statement == WORKED_OFF and sql(address, early, "early"):
+                connection.commit()
+            return ask(statement, values)
+
+        monkeypatch.setattr(session, "ask", commit_late)
+        sql(address, end, "early")
+        for parent in ("early", "late"):
+            becomes(functools.partial(is_queued, queue, f"after-{parent}"))
+    queue.close(drain=False)
 
 
 def test_children_go_on_when_the_process_is_killed_that_let_them_go(

@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import signal
 from collections import Counter
+from typing import Any
 
 import pytest
 
-from final import DuplicateJob, Job, JobQueue, StorageError, TokenBucket
+from final import DuplicateJob, Job, JobQueue, Status, StorageError, TokenBucket
+from final.ledger.postgres.statements import IS_IN, REGISTER
 from tests import postgres_server
 from tests.helpers import DEADLINE, Background, Gate, Journal
 from tests.postgres.conftest import OpenQueue
 from tests.postgres.proxy import MOMENTS, Moment, Proxy
-from tests.postgres.test_processes import becomes, ledger
+from tests.postgres.test_processes import becomes, ledger, sql
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="Unix sockets")
 
@@ -106,3 +108,82 @@ def test_a_server_that_restarts(open_queue: OpenQueue) -> None:
             assert queue.metrics().completed == 20
     finally:
         server.remove()
+
+
+def test_who_is_cut_off_each_time_is_told(
+    address: str, open_queue: OpenQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dsn, _, query = address.partition("lease=1")
+    monkeypatch.setattr("tests.postgres.proxy.TRIP", 30_000)  # what is large gets through nowhere
+    with Proxy(dsn) as proxy:
+        queue = open_queue(path=f"{proxy.dsn}&lease=10{query}")
+        proxy.cuts = ["before"] * 100_000
+        large = Background(queue.enqueue, Job(payload="x" * 1_000_000))
+        with pytest.raises(StorageError):
+            large.result()
+        assert queue.wait(queue.enqueue(Job(payload=1)), DEADLINE).result == 1
+        queue.close()
+
+
+@pytest.mark.parametrize(
+    ("moment", "instead"),
+    [
+        pytest.param(REGISTER, "SELECT pg_terminate_backend(pg_backend_pid())", id="new-lease"),
+        pytest.param(IS_IN, "SELECT FROM nowhere", id="commit-in-doubt"),
+    ],
+)
+def test_what_fails_at_a_bad_moment_ends_no_queue(
+    address: str, open_queue: OpenQueue, monkeypatch: pytest.MonkeyPatch, moment: str, instead: str
+) -> None:
+    dsn, _, query = address.partition("lease=1")
+    with Proxy(dsn) as proxy:
+        queue = open_queue(path=f"{proxy.dsn}&lease=10{query}", rate_limit=TokenBucket(1000, 1000))
+        session, failed = ledger(queue)._session, list[str]()
+        ask = session.ask
+
+        def fail_once(statement: str, values: Any = ()) -> Any:
+            if statement != moment or failed:
+                return ask(statement, values)
+            failed.append(statement)
+            return ask(instead)
+
+        monkeypatch.setattr(session, "ask", fail_once)
+        if moment == REGISTER:
+            sql(address, "DELETE FROM jobqueue.owner")
+        while not failed:
+            proxy.cuts = ["after"] * (moment == IS_IN)
+            enqueue_in_the_end(queue, f"job-{len(queue.jobs())}")
+        queue.join(DEADLINE)
+        queue.close()
+
+
+def test_a_cancel_holds_while_a_claim_is_in_doubt(
+    address: str, open_queue: OpenQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran, cancelled = list[str](), list[str]()
+    dsn, _, query = address.partition("lease=1")
+    with Proxy(dsn) as proxy:
+        queue = open_queue(
+            lambda job: ran.append(job.id),
+            path=f"{proxy.dsn}&lease=10{query}",
+            rate_limit=TokenBucket(1000, 1000),  # so that the answer to a commit comes alone
+        )
+        elsewhere = open_queue(workers=0)
+        doubt = ledger(queue)._doubt
+        settle = doubt.settle
+
+        def settle_late() -> bool:
+            if doubt.trace is not None:
+                (job_id,) = [job.id for job in elsewhere.jobs(limit=1)]
+                if elsewhere.status(job_id) is Status.PROCESSING and elsewhere.cancel(job_id):
+                    cancelled.append(job_id)
+            return settle()
+
+        monkeypatch.setattr(doubt, "settle", settle_late)
+        while not cancelled:
+            proxy.cuts = ["after"]
+            enqueue_in_the_end(queue, f"job-{len(queue.jobs())}")
+        queue.join(DEADLINE)
+        assert queue.status(cancelled[0]) is Status.CANCELLED
+        assert cancelled[0] not in ran
+        queue.close()

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import random
+import subprocess
 import threading
 from collections import Counter
 
 import psycopg
+import pytest
 
-from final import Job
+from final import Job, JobQueue
 from final.ledger.postgres.address import parse
 from final.ledger.postgres.statements import GROUPS
+from tests import postgres_server
 from tests.final.helpers import eventually
 from tests.helpers import DEADLINE, Background, Gate, Journal
 from tests.postgres.conftest import OpenQueue
@@ -182,3 +185,22 @@ def test_a_suspect_of_a_full_group_waits_and_nobody_asks_for_it_all_the_time(
 def tokens(address: str) -> int:
     ((number,),) = sql(address, "SELECT last_value FROM jobqueue.token")
     return int(number)
+
+
+@pytest.mark.skipif(postgres_server.programs() is None, reason="no server of our own here")
+def test_where_the_numbers_of_tables_are_high() -> None:
+    """After some billions of objects: beyond what half of an advisory lock's key holds."""
+    server = postgres_server.Server()
+    try:
+        binaries = postgres_server.programs()
+        assert binaries is not None
+        command = [str(binaries / "pg_resetwal"), "-o", "3000000000", "-D", str(server.data)]
+        ordinary = postgres_server.as_ordinary_user()
+        quiet = subprocess.DEVNULL
+        subprocess.run(command, check=True, cwd=server.folder, stdout=quiet, **ordinary)
+        server.start()
+        with JobQueue(lambda job: job.payload, path=server.dsn, group_limit=1) as queue:
+            ids = queue.enqueue_many([Job(payload=n, group="a") for n in range(3)])
+            assert [queue.wait(job_id, DEADLINE).result for job_id in ids] == [0, 1, 2]
+    finally:
+        server.remove()

@@ -67,5 +67,35 @@ def test_queues_of_other_names_do_not_see_each_other(address: str, open_queue: O
     assert one.wait(job_id, 10).result == other.wait(job_id, 10).result == "a"
 
 
+def test_a_database_that_cannot_keep_all_text_is_refused(
+    address: str, open_queue: OpenQueue
+) -> None:
+    name = f"latin_{address[-8:]}"
+    with connect(parse(address)) as connection:
+        connection.execute(
+            f"CREATE DATABASE {name} ENCODING 'LATIN1' TEMPLATE template0"
+            " LC_COLLATE 'C' LC_CTYPE 'C'".encode()
+        )
+        try:
+            with pytest.raises(StorageError, match=r"LATIN1.*createdb --encoding=UTF8"):
+                open_queue(path=f"{address}&dbname={name}")
+        finally:
+            connection.execute(f"DROP DATABASE {name}".encode())
+
+
+def test_a_schema_that_is_there_is_enough(address: str, open_queue: OpenQueue) -> None:
+    place = parse(address)
+    with connect(place) as connection:
+        role = f"owner_{place.schema}"
+        connection.execute(f"CREATE ROLE {role} LOGIN".encode())
+        connection.execute(f"CREATE SCHEMA {place.schema} AUTHORIZATION {role}".encode())
+        try:
+            queue = open_queue(path=f"{address}&user={role}")
+            assert queue.wait(queue.enqueue(_job()), 10)
+            queue.close()
+        finally:
+            connection.execute(f"DROP OWNED BY {role}; DROP ROLE {role}".encode())
+
+
 def _job() -> Job:
     return Job(payload="a")

@@ -19,6 +19,7 @@ from final import (
     QueueFull,
     SharedFigures,
     Status,
+    TokenBucket,
     UnknownJob,
     current_job,
 )
@@ -63,6 +64,17 @@ def test_wait_and_join_see_what_ran_elsewhere(open_queue: OpenQueue) -> None:
     bringer.join(DEADLINE)
     assert list(bringer.map(range(50), timeout=DEADLINE)) == list(range(50))
     assert bringer.metrics().completed >= 20
+
+
+def test_wait_returns_where_a_job_is_gone(address: str, open_queue: OpenQueue) -> None:
+    """It has ended elsewhere, nobody has told, and the history has let go of it."""
+    queue = open_queue(workers=0)
+    queue.enqueue(Job(id="a"))
+    waiting = Background(queue.wait, "a", 2 * DEADLINE)
+    becomes(lambda: queue._dispatcher._waits)
+    sql(address, "DELETE FROM jobqueue.job")
+    with pytest.raises(UnknownJob):
+        waiting.result()
 
 
 def test_join_waits_for_jobs_of_others(open_queue: OpenQueue, gate: Gate) -> None:
@@ -156,6 +168,28 @@ def test_a_leaky_bucket_is_one_for_all(open_queue: OpenQueue, journal: Journal) 
     assert max(journal.entries) - min(journal.entries) >= 0.9 * 9 / 50
 
 
+def test_a_burst_is_one_for_all_when_all_begin_at_once(open_queue: OpenQueue) -> None:
+    started = Journal()
+    limit = TokenBucket(0.001, 3)
+    queues = [
+        open_queue(lambda job: started.write(job.id), workers=4, rate_limit=limit) for _ in range(4)
+    ]
+    together = threading.Barrier(4)
+
+    def bring(queue: JobQueue) -> None:
+        together.wait(DEADLINE)
+        queue.enqueue_many([Job() for _ in range(6)])
+
+    for producer in [Background(bring, queue) for queue in queues]:
+        producer.result()
+    started.wait_for_count(3)
+    polls = [ledger(queue)._housekeeping.poll_at for queue in queues]
+    becomes(
+        lambda: all(ledger(q)._housekeeping.poll_at > p for q, p in zip(queues, polls, strict=True))
+    )
+    assert len(started.entries) == 3
+
+
 def test_kinds_go_to_those_who_handle_them(open_queue: OpenQueue) -> None:
     bringer = open_queue(None, workers=0)
     mails = open_queue({"mail": lambda job: "mailed"})
@@ -198,6 +232,12 @@ def test_draining_is_left_to_others_while_there_are_some(open_queue: OpenQueue, 
 
 
 # ---- leases
+
+
+def test_who_has_no_workers_drains_nothing(open_queue: OpenQueue) -> None:
+    queue = open_queue(None, workers=0)
+    queue.enqueue(Job())
+    assert Background(queue.close).result() is False  # at once, and not when its time is up
 
 
 def test_who_is_gone_for_longer_than_the_lease_loses_its_jobs(

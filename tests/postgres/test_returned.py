@@ -133,6 +133,19 @@ def test_large_results_go_in_several(
     assert [len(move.tasks) for move in given.moves] == [1, 1, 1]
 
 
+def test_large_payloads_too(
+    ledger: PostgresLedger, asked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(returned, "MESSAGE_BYTES", 100)
+    new = [[Task(f"large-{n}", "7" * 60, Priority.LOW, "default", size=60) for n in range(3)]]
+    given = exchange(ledger, new=new, idle=1)
+    assert given.accepted == [3]
+    assert asked.count(sql.INSERT + sql.OR_FAIL) == 3
+    ids = [f"large-{n}" for n in range(3)]
+    assert [task.id for batch in given.claims for task in batch] == ids[: len(given.claims[0])]
+    assert ledger.look_ups.known(ids) == set(ids)
+
+
 def test_while_jobs_of_others_flow_it_looks_again_without_being_told(
     ledger: PostgresLedger, elsewhere: PostgresLedger, asked: list[str]
 ) -> None:

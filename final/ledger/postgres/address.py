@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 from typing import NamedTuple
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import unquote
 
 SCHEMES = ("postgresql://", "postgres://")
 LEASE_SECONDS = 10.0
@@ -36,21 +36,20 @@ class Address(NamedTuple):
     @property
     def shown(self) -> str:
         """For people: without a password."""
-        return re.sub(r"://[^@/]*@", "://", self.dsn.partition("?")[0]) + f" ({self.schema})"
+        return re.sub(r"://.*@", "://", self.dsn.partition("?")[0]) + f" ({self.schema})"
 
 
 def parse(url: str) -> Address:
     """Raises ValueError, in a sentence, for what is ours there and makes no sense."""
-    parts = urlsplit(url)
+    place, _, query = url.partition("?")
     ours: dict[str, str] = {}
-    others = []
-    for name, value in parse_qsl(parts.query, keep_blank_values=True):
+    others = []  # as they are written: libpq reads them by rules of its own
+    for pair in filter(None, query.split("&")):
+        name, _, value = pair.partition("=")
         if name in ("queue", "lease", "pooler", "listen"):
-            ours[name] = value
+            ours[name] = unquote(value)
         else:
-            others.append((name, value))
-    # libpq knows no + for a space.
-    query = urlencode(others).replace("+", "%20")
+            others.append(pair)
     queue = ours.get("queue")
     if queue is not None and not re.fullmatch(r"[a-z][a-z0-9_]{0,39}", queue):
         raise ValueError(
@@ -58,12 +57,18 @@ def parse(url: str) -> Address:
             "underscores, and begins with a letter."
         )
     return Address(
-        urlunsplit(("postgresql", parts.netloc, parts.path, query, "")),
+        place + ("?" + "&".join(others) if others else ""),
         "jobqueue" if queue is None else f"jobqueue_{queue}",
         _lease(ours.get("lease")),
         ours.get("pooler", "0") not in ("", "0", "false", "no"),
-        ours.get("listen") or None,
+        _listen(ours.get("listen")),
     )
+
+
+def _listen(url: str | None) -> str | None:
+    if url and not is_address(url):
+        raise ValueError(f"?listen={url}: it is another address, as postgresql://host/database.")
+    return parse(url).dsn if url else None
 
 
 def _lease(text: str | None) -> float:

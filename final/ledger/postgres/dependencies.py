@@ -40,9 +40,10 @@ HAD_ENDED = """INSERT INTO jobqueue.release (parent, became, upto)
 RELEASER = "SELECT pg_try_advisory_xact_lock(%s, -2)"
 NEXT = """SELECT line, number, release.parent, became, runs, child
     FROM jobqueue.release JOIN jobqueue.dependency ON dependency.parent = release.parent
-    WHERE open AND child <= upto ORDER BY line, child LIMIT %s"""
-WORKED_OFF = "DELETE FROM jobqueue.release WHERE line < %s"
-LINES = "SELECT coalesce(max(line), 0) FROM jobqueue.release"
+    WHERE line = ANY (%s::bigint[]) AND open AND child <= upto ORDER BY line, child LIMIT %s"""
+# Those that were seen: one with a lower number may be committed at any moment.
+LINES = "SELECT line FROM jobqueue.release ORDER BY line LIMIT %s"
+WORKED_OFF = "DELETE FROM jobqueue.release WHERE line = ANY (%s::bigint[])"
 COUNT = """UPDATE jobqueue.dependency SET open = false
     FROM unnest(%s::bigint[], %s::integer[]) AS o (child, number)
     WHERE dependency.child = o.child AND dependency.number = o.number"""
@@ -124,13 +125,13 @@ class Dependencies:
             with self._session.transaction():
                 if self._session.one(RELEASER, (self._table,)) != (True,):
                     break  # another process is at it
-                (last,) = self._session.one(LINES)
-                rows = self._session.ask(NEXT, (left,)).fetchall()
-                is_all = len(rows) < left
-                self._session.ask(WORKED_OFF, (last + 1 if is_all else rows[-1][0],))
+                lines = [line for (line,) in self._session.ask(LINES, (AT_ONCE,))]
+                rows = self._session.ask(NEXT, (lines, left)).fetchall()
+                done = lines if len(rows) < left else [n for n in lines if n < rows[-1][0]]
+                self._session.ask(WORKED_OFF, (done,))
                 self._count(rows, moves)
             left -= len(rows)
-            if not rows:
+            if not rows and len(lines) < AT_ONCE:
                 break
         else:
             self.releasing = True

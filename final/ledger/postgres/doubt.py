@@ -55,7 +55,7 @@ class Doubt:
         for attempt in itertools.count():
             try:
                 return self.settle()
-            except psycopg.OperationalError:
+            except psycopg.Error:  # of a standby, too
                 if time.monotonic() > until:
                     return None
                 time.sleep(min(0.02 * 2**attempt, 0.5))

@@ -76,7 +76,7 @@ class Lease:
 
     def begin(self) -> Any:
         """Ask for a transaction in which this owner cannot be taken over."""
-        self._session.ask("BEGIN")
+        self._session.ask(sql.BEGIN)
         self._session.ask(self._guard, (self.table, self.owner, *self._settings))
         return self._session.ask(sql.BEGIN_TURN, (self.owner, self.owner))
 

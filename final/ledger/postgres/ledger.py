@@ -17,6 +17,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import psycopg
@@ -47,6 +48,7 @@ from final.ledger.postgres.within import enqueue_within
 from final.options import Options
 
 PATIENCE = 3.0  # seconds to reconnect in, before those who ask are told
+LARGEST = 2**62  # of a capacity: as good as none, and a number that the database can add to
 LIVE = [status for status in Status if not status.ended]
 # What another try may get past: others were in the way.
 PASSING = (
@@ -70,6 +72,7 @@ class PostgresLedger:
         kinds: Collection[str] | None,
         shares: Callable[[str], bool],
     ) -> None:
+        options = replace(options, capacity=min(options.capacity, LARGEST))
         self.capacity = options.capacity
         self.caps: Mapping[str, int] = policies.caps
         self.group_limit = options.group_limit
@@ -79,13 +82,16 @@ class PostgresLedger:
         self.look_ups = Lookups(address)
         self._watching = Lookups(address)  # statistics are in the way of nobody
         self._memory = memory = Memory()
-        try:
-            self._session = session = Session(address)
-            migrate(session.connection, address)
-            self._notices = Notices(session)
-            self._lease = Lease(session, options, policies, memory, self._notices)
-        except psycopg.Error as error:
-            raise explained(address, error) from error
+        with contextlib.ExitStack() as undo:
+            try:
+                self._session = session = Session(address)
+                undo.callback(session.close)
+                migrate(session.connection, address)
+                self._notices = Notices(session)
+                self._lease = Lease(session, options, policies, memory, self._notices)
+            except psycopg.Error as error:
+                raise explained(address, error) from error
+            undo.pop_all()
         self._window = Window(session, options, policies, memory, kinds, shares, self._lease.table)
         self._room = Room(session, options, memory)
         self._doubt = Doubt(session, self._lease, memory)
@@ -178,21 +184,25 @@ class PostgresLedger:
             self._doubt,
             self._dependencies,
         )
-        until = time.monotonic() + PATIENCE
+        until, ran_out = time.monotonic() + PATIENCE, False
         for attempt in itertools.count(1):
             try:
                 self._doubt.settle()
+                if ran_out:
+                    self._lease.start_over()
+                    ran_out = False
                 self._housekeeping.look_around()
                 return Turn(process, offer, again=attempt > 1).run()
             except errors.DivisionByZero:  # our lease ran out
-                if self._session.roll_back():  # else the next try finds it out once more
-                    self._lease.start_over()
+                ran_out = self._session.roll_back()  # else the next try finds it out once more
             except InDoubt as doubt:
                 has_come_about = self._doubt.find_out(until)
                 if has_come_about is None:
                     raise StorageError(UNKNOWN.format(self._address.shown)) from doubt
                 if has_come_about:
                     return doubt.turn.land_unseen()
+                if time.monotonic() > until:  # it is cut off each time
+                    raise explained(self._address, doubt.cause) from doubt
             except psycopg.Error as error:
                 is_certain = self._session.roll_back()
                 if is_certain and isinstance(error, PASSING) and attempt < 5:

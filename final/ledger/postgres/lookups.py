@@ -137,6 +137,8 @@ class Lookups:
         return records
 
     def _read(self, statement: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        if any(isinstance(value, str) and "\0" in value for value in values):
+            return []  # PostgreSQL has no such text
         query = in_schema(statement, self._address.schema)
         try:
             with self._mutex:

@@ -30,17 +30,27 @@ def migrations() -> list[Path]:
 def migrate(connection: psycopg.Connection, address: Address) -> list[str]:
     """Bring it up to date; returns the names of what was carried out now.
 
-    Raises StorageError for a server that is too old, or tables of a newer release.
+    Raises StorageError for a server that is too old, a database that cannot keep all text, or
+    tables of a newer release.
     """
     if connection.info.server_version < OLDEST_SERVER:
         version = connection.info.server_version // 10000
         raise StorageError(f"{address.shown} is PostgreSQL {version}: it takes 14 or newer.")
+    if (encoding := connection.info.parameter_status("server_encoding")) != "UTF8":
+        raise StorageError(
+            f"{address.shown} keeps text as {encoding}, which not all text fits in: make a "
+            "database for the queue with createdb --encoding=UTF8 --template=template0."
+        )
     files = migrations()
     if _done(connection, address) == [file.name for file in files]:
         return []  # without a lock, and with no more rights than to read
     with connection.transaction():
         connection.execute("SELECT pg_advisory_xact_lock(%s)", (LOCK,))
-        connection.execute(f"CREATE SCHEMA IF NOT EXISTS {address.schema}".encode())
+        # To make one that is there takes the right to make others.
+        if connection.execute("SELECT to_regnamespace(%s)", (address.schema,)).fetchone() == (
+            None,
+        ):
+            connection.execute(f"CREATE SCHEMA {address.schema}".encode())
         connection.execute(
             f"CREATE TABLE IF NOT EXISTS {address.schema}.migration (name text PRIMARY KEY,"
             " done_at timestamptz NOT NULL DEFAULT clock_timestamp())".encode()

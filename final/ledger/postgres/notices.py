@@ -104,7 +104,7 @@ def parsed(payload: str, own: int) -> Told | None:
     try:
         rows = [json.loads(line) for line in said.splitlines()]
         return Told([_change(*row) for row in rows])
-    except (TypeError, ValueError):  # another release
+    except (TypeError, ValueError, LookupError, RecursionError):  # another release, or anybody
         return Told()
 
 

@@ -30,7 +30,7 @@ from final.ledger.postgres import statements as sql
 from final.ledger.postgres.lease import Lease
 from final.ledger.postgres.memory import Memory
 from final.ledger.postgres.notices import Notices
-from final.ledger.postgres.rows import LANES
+from final.ledger.postgres.rows import LANES, storable
 from final.ledger.postgres.session import Session
 from final.ledger.postgres.window import Window
 
@@ -134,6 +134,8 @@ def meant(order: Retry | CancelAll | RetryAll | Purge) -> dict[str, Any]:
         "job_id": job_id,
         "numbers": numbers,
         "statuses": [status.value for status in wanted.statuses] or None,
+        "kind": storable(wanted.kind),
+        "group": storable(wanted.group),
         "lane": None if wanted.priority is None else LANES.index(wanted.priority),
         "meta": pairs(wanted.meta),
     }

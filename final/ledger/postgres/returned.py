@@ -53,9 +53,9 @@ class Returned:
         if said := self._offer.said:
             ask(sql.PROGRESS, progress_columns(said, self._memory.wall))
         for statement, columns_of, outcomes in self._by_end():
-            for some in _batched(outcomes, _size_of):
+            for some in batched(outcomes, _size_of):
                 self._ended.append((some, ask(statement, columns_of(some))))
-        for tasks in _batched(self._unstarted):
+        for tasks in batched(self._unstarted):
             self._back.append((tasks, ask(sql.GIVEN_BACK, _pairs(tasks))))
 
     def __bool__(self) -> bool:
@@ -157,7 +157,7 @@ def _pairs(tasks: Iterable[tuple[int, Task]]) -> list[list[int]]:
     return columns((task.seq, token) for token, task in tasks) or [[], []]
 
 
-def _batched(lot: Iterable[T], size_of: Callable[[T], int] = lambda _: 0) -> Iterator[list[T]]:
+def batched(lot: Iterable[T], size_of: Callable[[T], int] = lambda _: 0) -> Iterator[list[T]]:
     """So many at a time that the server takes them as one message, and soon."""
     some: list[T] = []
     size = 0

@@ -60,19 +60,18 @@ class Room:
             return []
         coming = [[task for task in tasks if task.unique is None] for tasks in new]
         return [
-            self._drop(lane, len(tasks), len(tasks)) for lane, tasks in _by_lane(coming).items()
+            drop_oldest(self._session.ask, lane, len(tasks), len(tasks), self._capacity)
+            for lane, tasks in _by_lane(coming).items()
         ]
 
     def ask_to_drop_for(self, unique: Sequence[Task]) -> list[Any]:
         """The same, after these came in."""
         if self._overflow != "drop-oldest":
             return []
-        return [self._drop(lane, 0, len(tasks)) for lane, tasks in _by_lane([unique]).items()]
-
-    def _drop(self, lane: Priority, coming: int, most: int) -> Any:
-        n = LANES.index(lane)
-        values = (n, coming, self._capacity, n, self._capacity + most)
-        return self._session.ask(sql.DROP_OLDEST, values)
+        return [
+            drop_oldest(self._session.ask, lane, 0, len(tasks), self._capacity)
+            for lane, tasks in _by_lane([unique]).items()
+        ]
 
     def admit(
         self,
@@ -109,6 +108,12 @@ class Room:
     def free(self, lane: Priority) -> None:
         """One that stood in it was claimed."""
         self.left[lane] += 1
+
+
+def drop_oldest(ask: Any, lane: Priority, coming: int, most: int, capacity: int) -> Any:
+    """Of those in this lane, that ``coming`` more have room; at most so many."""
+    n = LANES.index(lane)
+    return ask(sql.DROP_OLDEST, (n, coming, capacity, n, capacity + most))
 
 
 def _by_lane(new: Sequence[Sequence[Task]]) -> dict[Priority, list[Task]]:

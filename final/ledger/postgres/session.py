@@ -17,6 +17,7 @@ from typing import Any
 
 import psycopg
 from psycopg import errors
+from psycopg.conninfo import conninfo_to_dict
 
 from final.errors import StorageError
 from final.ledger.postgres.address import Address
@@ -24,20 +25,28 @@ from final.ledger.postgres.arrays import with_arrays
 from final.ledger.postgres.migrate import in_schema
 
 CONNECT_SECONDS = 5
-# Kept alive by the kernel; libpq gives up what is not answered for as long.
-_ALIVE: dict[str, Any] = {"keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3}
+# Unless the address says otherwise. Kept alive by the kernel; libpq gives up what is not answered
+# for as long.
+_USUAL: dict[str, Any] = {
+    "connect_timeout": CONNECT_SECONDS,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+}
 
 
 def connect(address: Address, dsn: str | None = None) -> psycopg.Connection:
-    """A connection without transactions of its own. Raises psycopg.OperationalError."""
-    return psycopg.connect(
-        dsn or address.dsn,
+    """A connection without transactions of its own. Raises psycopg.Error."""
+    name = f"{address.schema} {socket.gethostname()}:{os.getpid()}"
+    said = _USUAL | {"application_name": name} | conninfo_to_dict(dsn or address.dsn)
+    connection = psycopg.connect(
         autocommit=True,
-        connect_timeout=CONNECT_SECONDS,
         prepare_threshold=None if address.pooler else 5,
-        application_name=f"{address.schema} {socket.gethostname()}:{os.getpid()}",
-        **_ALIVE,
+        **said | {"client_encoding": "utf8"},
     )
+    # Whatever the server's default is: who has waited for a lock reads what was written meanwhile.
+    connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
+    return connection
 
 
 class Session:
@@ -147,9 +156,12 @@ def explained(address: Address, error: psycopg.Error) -> StorageError:
 
 _ADVICE: dict[type[psycopg.Error], str] = {
     errors.DiskFull: "Free some space there: then an open queue goes on by itself.",
-    errors.UndefinedTable: "Were its tables dropped? `jobqueue migrate --db URL` makes them.",
+    errors.UndefinedTable: "`jobqueue migrate --db URL` makes its tables, if they were dropped. "
+    "(A connection= of yours has to be to the same database.)",
+    errors.InFailedSqlTransaction: "A statement before has failed: roll back, and try again.",
+    errors.SerializationFailure: "Roll back, and try the whole transaction again.",
     errors.InsufficientPrivilege: "Grant this user the schema, its tables and its sequences.",
-    errors.ReadOnlySqlTransaction: "It is a standby: name the primary (target_session_attrs).",
+    errors.ReadOnlySqlTransaction: "If it is a standby: name the primary (target_session_attrs).",
     errors.QueryCanceled: "It took too long: is a transaction held open, or the server overloaded?",
     errors.InvalidPassword: "Check the user and the password.",
     errors.InvalidCatalogName: "Make the database first: createdb.",

@@ -29,6 +29,7 @@ HOLDS = f"""CASE WHEN other.status IN ('cancelled', 'dropped') THEN false
 
 # ---- the beginning of a transaction
 
+BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
 # Held until its end: who takes over this owner's jobs waits for it, or finds who holds it.
 # The plans do not depend on statistics, which may have been taken while the table was empty. Before
 # PostgreSQL 18 a sequential scan of a small table then seems so dear that it would be compiled.
@@ -151,9 +152,10 @@ SNOOZED = f"""UPDATE jobqueue.job SET interrupted = 0, suspect = false,
     FROM unnest(%s::bigint[], %s::bigint[], %s::float8[], %s::float8[])
         AS o (seq, token, delay, due) WHERE {FENCE}
     {RETURNED}"""
-GIVEN_BACK = f"""UPDATE jobqueue.job SET owner = NULL, started_at = NULL, attempts = attempts - 1,
+GIVE_BACK = f"""UPDATE jobqueue.job SET owner = NULL, started_at = NULL, attempts = attempts - 1,
         status = CASE WHEN cancelled THEN 'cancelled' ELSE 'queued' END,
-        ended_at = CASE WHEN cancelled THEN {NOW} END
+        ended_at = CASE WHEN cancelled THEN {NOW} END"""
+GIVEN_BACK = f"""{GIVE_BACK}
     FROM unnest(%s::bigint[], %s::bigint[]) AS o (seq, token) WHERE {FENCE}
     {RETURNED}"""
 
@@ -372,8 +374,9 @@ UNLESS_FULL = f""" AND NOT EXISTS (SELECT FROM unnest(%(groups)s::text[], %(numb
         AS mine (grp, number) WHERE mine.grp = job.grp AND number + {_RUNNING} > %(limit)s)"""
 # Who says which job of a group stands in its lane holds this lock, all that it needs at once and
 # in order. (A row is locked without waiting, everywhere.)
-LOCK_GROUPS = """SELECT pg_advisory_xact_lock('jobqueue.job'::regclass::oid::bigint::integer,
-        number) FROM (SELECT DISTINCT hashtext(name) AS number FROM unnest(%s::text[]) AS name
+LOCK_GROUPS = """SELECT pg_advisory_xact_lock(
+        ('jobqueue.job'::regclass::oid::bigint & 2147483647)::integer, number)
+    FROM (SELECT DISTINCT hashtext(name) AS number FROM unnest(%s::text[]) AS name
         ORDER BY number) AS numbers"""
 # Where none of a group stands in a lane, its next one goes to the end of it.
 COME_FORWARD = f"""UPDATE jobqueue.job SET behind = false, place = nextval('jobqueue.job_seq_seq')
@@ -417,8 +420,7 @@ IS_IN = "SELECT EXISTS (SELECT FROM jobqueue.job WHERE id = %s)"
 NOTIFY = "SELECT pg_notify(%s, %s)"
 OLD_SESSION_IS_OVER = "SELECT pg_advisory_xact_lock(%s, %s)"
 # Of claims whose transaction was in doubt nobody here knows: those that are not in hand.
-GIVE_BACK_CLAIMS = f"""UPDATE jobqueue.job SET owner = NULL, started_at = NULL,
-        attempts = attempts - 1, status = 'queued'
+GIVE_BACK_CLAIMS = f"""{GIVE_BACK}
     WHERE {LIVE} AND status = 'processing' AND owner = %s AND seq <> ALL (%s::bigint[])"""
 # Where the first that waits stands, before the low mark.
 FIRST = "SELECT " + ", ".join(
@@ -448,7 +450,9 @@ GOES_ON = f"""SELECT EXISTS (SELECT FROM jobqueue.job
     OR EXISTS (SELECT FROM jobqueue.job
         WHERE due_at < 'infinity' AND status = 'retrying' AND {_RUNS_HERE} AND {_OF_NO_PAUSE})
     OR EXISTS (SELECT FROM jobqueue.release)"""
-ENDED_OF = "SELECT id FROM jobqueue.job WHERE id = ANY (%s::text[]) AND ended_at IS NOT NULL"
+# Also those that are gone: purged, or let go of by the history.
+ENDED_OF = """SELECT id FROM unnest(%s::text[]) AS o (id) LEFT JOIN jobqueue.job USING (id)
+    WHERE seq IS NULL OR ended_at IS NOT NULL"""
 PRUNE = f"""WITH oldest AS (SELECT seq, lane, status FROM jobqueue.job
         WHERE ended_at IS NOT NULL AND NOT dead AND seq >= %s
         AND NOT (has_children AND {_NEEDED})

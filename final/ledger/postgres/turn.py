@@ -11,6 +11,7 @@ trip does both.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import math
 from collections import Counter
@@ -34,7 +35,7 @@ from final.ledger.postgres.lease import Lease
 from final.ledger.postgres.memory import Memory
 from final.ledger.postgres.notices import Notices
 from final.ledger.postgres.orders import Orders
-from final.ledger.postgres.returned import Returned
+from final.ledger.postgres.returned import Returned, batched
 from final.ledger.postgres.room import Room
 from final.ledger.postgres.rows import new_columns
 from final.ledger.postgres.session import Session
@@ -61,9 +62,10 @@ class Process(NamedTuple):
 class InDoubt(Exception):
     """The connection was lost with a commit on its way. turn: ``land_unseen`` if it came about."""
 
-    def __init__(self, turn: Turn) -> None:
+    def __init__(self, turn: Turn, cause: psycopg.Error) -> None:
         super().__init__()
         self.turn = turn
+        self.cause = cause
 
 
 class Turn:
@@ -181,7 +183,7 @@ class Turn:
                 self._session.ask("COMMIT")
         except psycopg.Error as error:
             if self._session.is_lost and self._doubt.trace is not None:
-                raise InDoubt(self) from error
+                raise InDoubt(self, error) from error
             self._doubt.trace = None  # the server has refused it
             raise
         self._doubt.trace = None
@@ -204,7 +206,7 @@ class Turn:
                 self._doubt.trace = self._trace([])
             if self._doubt.trace is None:
                 raise
-            raise InDoubt(self) from error
+            raise InDoubt(self, error) from error
         self._take()
         for task in claimed:
             task.token = self._token
@@ -270,12 +272,17 @@ class Turn:
         if not self._admission.coming:
             return
         mine = set(claimed)
-        columns = new_columns(
+        rows = (
             (task, PROCESSING if task in mine else status, self._offer.wall)
             for task, status in self._admission.coming
         )
-        values = (self._lease.owner, *columns)
-        self._inserted = self._session.ask(sql.INSERT + sql.OR_FAIL, values)
+        insert = sql.INSERT + sql.OR_FAIL
+        self._inserted = itertools.chain.from_iterable(
+            [  # all are asked now, and answered later
+                self._session.ask(insert, (self._lease.owner, *new_columns(some)))
+                for some in batched(rows, lambda row: row[0].size)
+            ]
+        )
         self._dependencies.insert(self._admission.of(WAITING), self._offer.wall)
         metas.write(self._session.ask, (task for task, _ in self._admission.coming))
 

@@ -21,7 +21,7 @@ from final.ledger.limits import Gate
 from final.ledger.picking import BATCH_JOBS, BATCH_SECONDS, Picker
 from final.ledger.postgres import statements as sql
 from final.ledger.postgres.memory import Memory
-from final.ledger.postgres.rows import LANES, candidate_of
+from final.ledger.postgres.rows import LANES, candidate_of, columns
 from final.ledger.postgres.session import Session
 from final.options import Options
 
@@ -67,7 +67,9 @@ class Window:
         self.fairness = options.fairness
         self._gate = Gate(policies.limits, 0.0)
         self._caps = policies.caps
-        self.limits = list(self._gate.states().keys() | self._caps.keys())
+        fresh = dict.fromkeys(self._caps, (0.0, 0.0)) | self._gate.states()
+        self._fresh = columns((kind, *state) for kind, state in sorted(fresh.items()))
+        self.limits = list(fresh)
         self.start_at = math.inf
         self._crowded = False  # by jobs that no limit lets start: those behind are not seen
         self._full: set[str] = set()  # kinds of which no more might run when it was last counted
@@ -102,10 +104,11 @@ class Window:
         """Lock the heads of the lanes, and read what the limits have let through so far."""
         ask = self._session.ask
         caps = list(self._caps)
-        if caps:  # or there is nothing to lock, and two processes count at the same time
-            zeros = [0.0] * len(caps)
-            ask(sql.ADD_METERS, (caps, zeros, zeros))
-        meters = ask(sql.METERS, (self.limits,)) if self.limits else None
+        meters = None
+        if self.limits:
+            # Or there is nothing to lock, and two processes count at the same time.
+            ask(sql.ADD_METERS, self._fresh)
+            meters = ask(sql.METERS, (self.limits,))
         slots = ask(sql.SLOTS, (caps, caps)) if caps else ()
         self._left_out = self._closed_kinds()
         self._looked_without, paused = self._memory.paused, self.paused()
@@ -264,9 +267,7 @@ class Window:
         """Write down what the limits have let through by now."""
         ask = self._session.ask
         if states := [(kind, *state) for kind, state in self._gate.states().items()]:
-            columns = [list(column) for column in zip(*states, strict=True)]
-            ask(sql.ADD_METERS, columns)
-            ask(sql.SET_METERS, columns)
+            ask(sql.SET_METERS, columns(states))
         if counted := [task for task in claimed if task.kind in self._caps]:
             # Of those that were there the number is known; of new ones it is the id.
             old, new = [t.seq for t in counted if t.seq], [t.id for t in counted if not t.seq]

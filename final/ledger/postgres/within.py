@@ -13,14 +13,15 @@ from typing import Any
 
 import psycopg
 
-from final.errors import DuplicateJob, QueueFull
+from final.errors import DuplicateJob, QueueFull, StorageError
 from final.job import Status, Task
 from final.ledger.admission import Admission, admit
-from final.ledger.features.keys import Keys
+from final.ledger.features.keys import Holder, Keys
 from final.ledger.postgres import holders, metas, notices
 from final.ledger.postgres import statements as sql
 from final.ledger.postgres.address import Address
 from final.ledger.postgres.migrate import in_schema
+from final.ledger.postgres.room import drop_oldest
 from final.ledger.postgres.rows import LANES, new_columns
 from final.ledger.postgres.session import explained
 from final.options import Options
@@ -47,11 +48,19 @@ def enqueue_within(
             f"{type(connection).__name__}. (SQLAlchemy has it as .connection.driver_connection.)"
         )
 
+    if connection.closed or connection.info.encoding != "utf-8":
+        raise StorageError(
+            "connection is closed: give one that is open, with your transaction."
+            if connection.closed
+            else f"connection sends text as {connection.info.encoding}, which not all text fits "
+            "in: open it with client_encoding='utf8'."
+        )
+
     def ask(statement: str, values: Sequence[object]) -> psycopg.Cursor[tuple[Any, ...]]:
         query = in_schema(statement, address.schema)
-        return connection.cursor(binary=True, row_factory=psycopg.rows.tuple_row).execute(
-            query, values
-        )
+        # Not what the connection makes: that may be of another sort (Django's are).
+        cursor = psycopg.Cursor(connection, row_factory=psycopg.rows.tuple_row)
+        return cursor.execute(query, values, binary=True)
 
     if not tasks:
         return []
@@ -59,7 +68,7 @@ def enqueue_within(
         if not connection.autocommit:
             connection.execute("SELECT")  # the caller's transaction begins, if it has not yet
         with connection.transaction():
-            known, keys = _who_is_there(ask, table, tasks, wall)
+            known, keys = _who_is_there(connection, ask, table, tasks, wall)
             limits = [value for _ in LANES for value in (0, options.capacity, options.capacity)]
             counts = ask(sql.FILLED, limits).fetchone() or ()
             room = {n: options.capacity - count for n, count in zip(LANES, counts, strict=True)}
@@ -75,6 +84,10 @@ def enqueue_within(
             missing = put(ask, admission, keys, wall)
             if missing:
                 raise DuplicateJob(missing)
+            if options.overflow == "drop-oldest":
+                for lane in LANES:
+                    coming = sum(task.priority is lane for task in admission.of(Status.QUEUED))
+                    drop_oldest(ask, lane, 0, coming, options.capacity)
             if keys.replaced or any(status is Status.QUEUED for _, status in admission.coming):
                 ask(sql.NOTIFY, (address.schema, notices.work(0)))
             instead = admission.instead.get(0, {})
@@ -84,17 +97,31 @@ def enqueue_within(
 
 
 def _who_is_there(
-    ask: Ask, table: int, tasks: Sequence[Task], wall: float
+    connection: psycopg.Connection[Any], ask: Ask, table: int, tasks: Sequence[Task], wall: float
 ) -> tuple[set[str], Keys]:
-    """Of unique jobs: which of their ids are in, and who holds their keys."""
+    """Of unique jobs: which of their ids are in, and who holds their keys.
+
+    The caller's transaction may last. So of the holders those stay locked that may be replaced; one
+    that runs does not, or else nobody could write its end.
+    """
     unique = [task for task in tasks if task.unique is not None]
     if not unique:
         return set(), Keys({}, wall)
     wanted = holders.keys_of(unique)
     ask(sql.LOCK_KEYS, (table, wanted))
     known = ask(sql.TAKEN, ([task.id for task in unique],)).fetchall()
-    found = ask(sql.KEY_HOLDERS, (holders.to_replace(unique), wanted))
-    return {job_id for (job_id,) in known}, Keys(holders.holders_of(found, wall), wall)
+    replaceable, kept = holders.to_replace(unique), dict[str, Holder]()
+    while True:
+        with connection.transaction() as savepoint:
+            found = ask(sql.KEY_HOLDERS, (replaceable, wanted))
+            there = holders.holders_of(found, wall) | kept
+            kept |= {
+                key: there[key] for key in replaceable if key in there and not there[key].waits
+            }
+            if kept.keys().isdisjoint(replaceable):
+                return {job_id for (job_id,) in known}, Keys(there, wall)
+            raise psycopg.Rollback(savepoint)  # which lets go of the locks
+        replaceable = [key for key in replaceable if key not in kept]
 
 
 def put(ask: Ask, admission: Admission, keys: Keys, wall: float) -> list[str]:

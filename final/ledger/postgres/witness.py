@@ -23,13 +23,19 @@ def host() -> str:
 
 
 class Witness:
-    """Says that this process is alive, until ``close``, or its end."""
+    """Says that this process is alive, until ``close``, or its end.
+
+    name: for the others; None where there is no place for a file.
+    """
 
     def __init__(self) -> None:
-        path = os.path.join(tempfile.gettempdir(), f"jobqueue-{uuid.uuid4().hex}.lock")
-        self._lock = filelock.FileLock(path, thread_local=False)
-        self._lock.acquire(timeout=0)
-        self.name = f"{host()}:{path}"
+        self.name: str | None = None
+        self._lock = filelock.FileLock(f"jobqueue-{uuid.uuid4().hex}.lock", thread_local=False)
+        with contextlib.suppress(OSError):
+            path = os.path.join(tempfile.gettempdir(), self._lock.lock_file)
+            self._lock = filelock.FileLock(path, thread_local=False)
+            self._lock.acquire(timeout=0)
+            self.name = f"{host()}:{path}"
 
     def close(self) -> None:
         self._lock.release()

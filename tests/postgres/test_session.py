@@ -1,0 +1,103 @@
+"""Whatever servers, roles and environments set for sessions, the queue says what it counts on."""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from pathlib import Path
+
+import pytest
+
+from final import Job, JobQueue, Kind, StorageError, TokenBucket, UnknownJob
+from final.ledger.postgres.address import parse
+from tests.helpers import DEADLINE, Background, Journal
+from tests.postgres.conftest import OpenQueue
+from tests.postgres.test_processes import becomes, sql
+
+REPEATABLE = "-c%20default_transaction_isolation%3Drepeatable%5C%20read"
+
+
+def test_nobody_is_refused_whatever_the_default_isolation_is(
+    address: str, open_queue: OpenQueue
+) -> None:
+    path = f"{address.replace('lease=1', 'lease=10')}&options={REPEATABLE}"
+    limits = {"a": Kind(lambda job: None, workers=3, rate_limit=TokenBucket(1000, 10))}
+    queues = [open_queue(limits, path=path) for _ in range(3)]
+
+    def bring(queue: JobQueue) -> None:
+        for _ in range(60):
+            queue.enqueue(Job(kind="a"))
+
+    for producer in [Background(bring, queue) for queue in queues]:
+        producer.result()
+    queues[0].join(DEADLINE)
+    assert queues[0].metrics().completed == 180
+
+
+def test_text_is_utf8_whatever_the_environment_says(
+    open_queue: OpenQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGCLIENTENCODING", "latin1")
+    queue = open_queue()
+    assert queue.wait(queue.enqueue(Job(payload="漢字")), DEADLINE).result == "漢字"
+
+
+def test_what_the_address_says_goes_before_what_is_usual(
+    address: str, open_queue: OpenQueue
+) -> None:
+    open_queue(path=f"{address}&application_name=web-{address[-8:]}")
+    names = "SELECT count(*) FROM pg_stat_activity WHERE application_name = %s"
+    assert sql(address, names, f"web-{address[-8:]}") >= [(1,)]
+
+
+def test_a_process_that_has_no_place_for_files_has_no_witness(
+    open_queue: OpenQueue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "file"))
+    queue = open_queue()
+    assert queue.wait(queue.enqueue(Job()), DEADLINE)
+
+
+def test_what_anybody_may_notify_ends_no_listener(address: str, open_queue: OpenQueue) -> None:
+    queue = open_queue(workers=0)
+    threads = {thread for thread in threading.enumerate() if thread.name == "final-listener"}
+    channel = parse(address).schema
+    for text in ("", "0:", "0:[1]", '0:["a","completed",1,9,"k",null]', "0:" + "[" * 5_000):
+        sql(address, "SELECT pg_notify(%s, %s)", channel, text)
+    heard = Journal()
+    queue.subscribe(lambda change: heard.write(change.job_id))
+    row = '0:["last","completed",1,0,"k",null]'
+
+    def is_heard() -> bool:
+        sql(address, "SELECT pg_notify(%s, %s)", channel, row)
+        return bool(heard.entries)
+
+    becomes(is_heard)
+    assert all(thread.is_alive() for thread in threads)
+
+
+def test_a_queue_that_is_refused_leaves_no_connection(address: str, open_queue: OpenQueue) -> None:
+    open_queue(workers=0).close()
+    sql(address, "INSERT INTO jobqueue.migration VALUES ('9000_breaking.sql')")
+    with pytest.raises(StorageError) as refused:
+        open_queue()
+    ours = f"{parse(address).schema} %"
+    count = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE %s"
+    becomes(lambda: sql(address, count, ours) == [(0,)])
+    assert "newer release" in str(refused.value)
+
+
+def test_a_capacity_without_end(open_queue: OpenQueue) -> None:
+    for overflow in ("block", "drop-oldest"):
+        queue = open_queue(capacity=2**70, overflow=overflow)
+        assert queue.wait(queue.enqueue(Job()), DEADLINE)
+
+
+def test_of_a_text_that_no_database_has_nothing_is_found(open_queue: OpenQueue) -> None:
+    queue = open_queue(workers=0)
+    for ask in (queue.get, queue.status, queue.cancel, queue.retry, queue.wait):
+        with pytest.raises(UnknownJob):
+            ask("a\0b")
+    assert queue.jobs(group="\0") == []
+    assert queue.cancel_all(group="\0") == 0
