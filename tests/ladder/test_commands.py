@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import signal
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +14,15 @@ import pytest
 
 from tests.ladder import __main__ as command
 from tests.ladder import card, mine, progress, teachers
-from tests.ladder.grading import Candidate, Row, Verdict, grade, suspicions
+from tests.ladder.grading import (
+    Candidate,
+    GraderBroke,
+    Row,
+    Verdict,
+    Watcher,
+    grade,
+    suspicions,
+)
 from tests.ladder.mine import Memory, changes
 from tests.ladder.progress import DAYS, Done, next_thing
 from tests.ladder.steps import SOLUTIONS, STEPS
@@ -229,6 +239,64 @@ def test_grades_are_a_table_and_two_files(
         "ada.py",
         "bob.py",
     ]
+
+
+def test_one_file_does_not_cost_the_others_their_grades(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(teachers, "climb", lambda candidate, **_: grade(candidate, ["enqueue"]))
+    folder = home / "submissions"
+    names = ("queue", "zoe", "notes", "__pycache__")
+    for name in names:
+        (folder / name).mkdir(parents=True)
+    (folder / "deep.py").write_text(f"x = {'-' * 200_000}1")
+    for name in ("queue/__init__.py", "._ada.py", "words.txt"):
+        (folder / name).touch()
+    (folder / "zoe" / "old.py").symlink_to(folder / "gone.py")
+    for name in ("queue/job_queue.py", "zoe/job_queue.py", "\udcff\n.py"):
+        shutil.copy(NAIVE, folder / name)
+    code, text = said(capsys, "grade", "--dir", str(folder))
+    assert code == 0
+    assert "Not graded, as no Python files: notes, words.txt." in text
+    grades = json.loads((home / "build" / "grades.json").read_text())
+    assert [(each["file"], each["rows"]) for each in grades] == [
+        ("deep.py", 0),
+        ("queue", 0),
+        ("zoe", 1),
+        ("\N{REPLACEMENT CHARACTER}" * 2 + ".py", 1),
+    ]
+    assert "nested too deeply" in grades[0]["seen"]
+    assert "cannot be called queue" in grades[1]["seen"]
+
+
+def test_what_goes_wrong_in_grading_is_in_the_table(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def climb(*_: object, **__: object) -> Verdict:
+        raise GraderBroke("no tests ran\nat all")
+
+    monkeypatch.setattr(teachers, "climb", climb)
+    shutil.copy(NAIVE, home / "ada.py")
+    assert "could not be graded: no tests ran" in said(capsys, "grade", "--dir", str(home))[1]
+
+
+def test_ctrl_c_ends_what_is_graded(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file may take minutes."""
+    runs = []
+
+    def climb(candidate: Candidate, *, watcher: Watcher, **_: object) -> Verdict:
+        runs.append(candidate)
+        signal.raise_signal(signal.SIGINT)
+        while True:
+            watcher("enqueue")
+            time.sleep(0.01)
+
+    monkeypatch.setattr(teachers, "climb", climb)
+    for name in ("ada.py", "bob.py"):
+        shutil.copy(NAIVE, home / name)
+    assert command.main(["grade", "--dir", str(home)]) == 130
+    assert runs
+    assert not (home / "build" / "grades.csv").exists()
 
 
 class TestProgress:

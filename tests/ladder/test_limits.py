@@ -98,6 +98,15 @@ class TestLimits:
         assert grade(written(tmp_path, body), ["enqueue"], limits=limits).passes(["enqueue"])
         assert not [p for p in psutil.process_iter() if sleeper in _command(p)]
 
+    def test_what_its_watcher_raises_ends_it(self, tmp_path: Path) -> None:
+        def look(row: str) -> None:
+            if row:
+                raise TimeoutError
+
+        sleeper = f"import time\ntime.sleep({60 + time.time() % 1})"
+        with pytest.raises(TimeoutError):
+            grade(written(tmp_path, sleeper), ["enqueue"], limits=PATIENT, watcher=look)
+
     def test_after_one_that_was_ended_the_others_go_on(self, tmp_path: Path) -> None:
         body = "if job.payload is True:\n    import os\n    os._exit(0)\nself._jobs.put(job)"
         verdict = grade(written(tmp_path, body), ["enqueue", "fifo"], to_the_end=True)
