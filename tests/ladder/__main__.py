@@ -47,6 +47,9 @@ def main(arguments: list[str] | None = None) -> int:
     except GraderBroke as error:
         page.line(f"The tests did not begin; this is no fault of yours:\n{error}")
         return 3
+    except OSError as error:
+        page.line(f"It cannot be read or written: {error.filename}: {error.strerror}.")
+        return 3
     except KeyboardInterrupt:
         page.blank()
         return 130

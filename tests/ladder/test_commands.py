@@ -139,6 +139,8 @@ def test_what_cannot_be_graded_is_said(home: Path, capsys: pytest.CaptureFixture
         (("mine", "--file", str(home / "none.py")), "There is no "),
         (("mine", "--file", str(home / "notes.txt")), "is no Python file"),
         (("mine", "--file", str(home)), "has no job_queue.py"),
+        (("diff",), "There is no mine/job_queue.py: make mine writes one"),
+        (("card",), "There is no mine/job_queue.py: make mine writes one"),
         (("grade",), "Which folder?"),
         (("grade", "--dir", str(home / "none")), "There is no folder"),
         (("grade", "--dir", str(home)), "holds no Python file"),
@@ -148,6 +150,29 @@ def test_what_cannot_be_graded_is_said(home: Path, capsys: pytest.CaptureFixture
     with pytest.raises(SystemExit):
         command.main(["mine", "--step", "15"])
     assert "steps go from 1 to 14" in capsys.readouterr().err
+
+
+def test_what_cannot_be_read_or_written_is_said(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (home / "mine").touch()
+    for arguments in (("mine",), ("hint",), ("reset",)):
+        code, text = said(capsys, *arguments)
+        assert (code, "cannot be read or written: " in text) == (3, True), text
+    (home / "mine").unlink()
+    mine.FILE.mkdir(parents=True)
+    assert said(capsys, "mine")[0] == 2
+
+
+def test_a_package_may_be_the_current_folder(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    package = home / "my_queue"
+    package.mkdir()
+    shutil.copy(NAIVE, package / "job_queue.py")
+    (package / "__init__.py").write_text("from my_queue.job_queue import *\n")
+    monkeypatch.chdir(package)
+    assert said(capsys, "mine", "--step", "1", "--file", ".")[0] == 0
 
 
 def test_there_are_three_hints_and_no_fourth(capsys: pytest.CaptureFixture[str]) -> None:
@@ -192,6 +217,9 @@ def test_diff_waits_for_the_step_to_pass(
     code, text = said(capsys, "diff", *stub, "--anyway")
     assert code == 0
     assert "+ self._handler(job)" in text
+    mine.FILE.parent.mkdir()
+    mine.FILE.write_bytes("# -*- coding: latin-1 -*-\n# für mich\n".encode("latin-1"))
+    assert said(capsys, "diff", "--step", "1", "--anyway")[0] == 0
 
 
 def test_steps_begin_with_the_idea_and_end_with_the_imports(
