@@ -13,6 +13,7 @@ But: it never shows where the bug is before you ask for that.
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 
 from rich.console import Console
@@ -44,7 +45,9 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.number is not None and arguments.number not in zoo():
         parser.error(f"there is no bug {arguments.number}: they go from 1 to {max(zoo())}.")
-    console = Console(highlight=False)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # the console may not know every character
+    console = Console(highlight=False, markup=False)
     try:
         if arguments.what == "hunt":
             return begin(console, arguments.number, at_random=arguments.random)
@@ -54,6 +57,12 @@ def main() -> int:
     except NoHuntError as error:
         console.print(str(error))
         return 2
+    except OSError as error:
+        console.print(f"It cannot be read or written: {error.filename}: {error.strerror}.")
+        return 3
+    except KeyboardInterrupt:
+        console.print()
+        return 130
 
 
 def begin(console: Console, number: int | None = None, *, at_random: bool = False) -> int:
