@@ -627,6 +627,21 @@ class TestForPeople:
             assert _url(live) in shown
             assert job_id in shown or command == ["stats"]
 
+    @pytest.mark.parametrize("width", [60, 80])
+    def test_where_it_is_narrow_no_column_is_lost(
+        self, width: int, run: Run, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("COLUMNS", str(width))
+        db = ("--db", "narrow.db")
+        run("enqueue", "a-type-of-many-words-" * 2, "--id", "x" * 200, "--run-at", "60", *db)
+        run("periodic", "add", "0 3 * * *", "report", "--name", "nightly-report-of-all", *db)
+        shown = run("jobs", *db).out
+        assert "scheduled  medium" in shown
+        assert shown.count("x") == 200
+        assert "Z\n" in run("periodic", "list", *db).out
+        words = run("stats", *db).out.split()
+        assert {"queued", "processing", "completed", "failed", "high", "all"} <= set(words)
+
     def test_groups_are_told_in_a_table(
         self, run: Run, gate: Gate, monkeypatch: pytest.MonkeyPatch
     ) -> None:
