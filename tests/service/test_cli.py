@@ -424,7 +424,7 @@ class TestEitherPlace:
             (["retry-all", "--status", "failed"], "No such option"),
             (["jobs", "--meta", "user="], "meta value of 'user' must not be empty"),
             (["enqueue"], "Missing argument 'TYPE'"),
-            (["jobs", "--status", "lost"], "'lost' is not one of"),
+            (["jobs", "--status", "lost"], "for '--status': 'lost' is not one of"),
             (["jobs", "--limit", "0"], "'--limit'"),
             (["tidy"], "No such command 'tidy'"),
         ],
@@ -611,6 +611,24 @@ class TestFile:
                 assert path in ended.error
                 assert ended.error.count("\n") == 1
         assert "is not a file of this queue" in run("jobs", "--db", "other.db").error
+
+    def test_a_file_of_a_newer_release_is_not_guessed_at(self, run: Run) -> None:
+        run("enqueue", "work", "--id", "a", "--db", "newer.db")
+        with sqlite3.connect("newer.db") as newer:
+            newer.execute("PRAGMA user_version = 99")
+        newer.close()
+        for command in (["jobs"], ["show", "a"], ["stats"], ["enqueue", "work"]):
+            ended = run(*command, "--db", "newer.db")
+            assert ended.code == 3
+            assert "newer.db was written by a newer release (schema 99" in ended.error
+
+    def test_no_file_at_all(self, run: Run, tmp_path: Path) -> None:
+        (tmp_path / "folder").mkdir()
+        for command in (["jobs"], ["enqueue", "work"]):
+            ended = run(*command, "--db", "folder")
+            assert (ended.code, "folder is a folder" in ended.error) == (3, True)
+            ended = run(*command, "--db", "")
+            assert (ended.code, ended.error) == (2, "--db is empty: give it a file.\n")
 
 
 class TestForPeople:
