@@ -622,6 +622,15 @@ class TestFile:
             assert ended.code == 3
             assert "newer.db was written by a newer release (schema 99" in ended.error
 
+    def test_a_file_of_an_older_release_is_told_apart(self, run: Run) -> None:
+        with sqlite3.connect("older.db") as older:
+            older.executescript((ROOT / "tests/final/schema_3.sql").read_text(encoding="utf-8"))
+        older.close()
+        ended = run("jobs", "--db", "older.db")
+        assert (ended.code, "older.db is of an older release" in ended.error) == (3, True)
+        assert run("cancel-all", "--db", "older.db").code == 0
+        assert run("jobs", "--db", "older.db").code == 0
+
     def test_no_file_at_all(self, run: Run, tmp_path: Path) -> None:
         (tmp_path / "folder").mkdir()
         for command in (["jobs"], ["enqueue", "work"]):

@@ -136,6 +136,11 @@ class File:
         except UnicodeEncodeError:  # half a character, from the command line: nothing is called so
             return []
         except sqlite3.Error as error:
+            if "no such" in str(error):
+                raise Unreachable(
+                    f"{self.name} is of an older release ({error}): the next process that opens "
+                    "it to change it, as `serve` and `enqueue` do, brings it up to date."
+                ) from error
             raise Unreachable(f"Cannot read {self.name}: {error}.") from error
 
     def _reader(self) -> sqlite3.Connection:
