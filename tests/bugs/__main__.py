@@ -141,7 +141,8 @@ def solution(console: Console) -> int:
         style = "bold" if line.startswith("---") else COLOURS.get(line[0], "")
         console.print(Text(f"  {line}", style), soft_wrap=True)
     _prose(console, bug.lesson)
-    _prose(console, f"Caught by `{bug.caught_by}`")
+    console.print()
+    _to_copy(console, f"Caught by {bug.caught_by}")
     console.print()
     return 0
 
@@ -179,10 +180,15 @@ def _prose(console: Console, text: str) -> None:
 def _verdict(console: Console, colour: str, text: str, details: list[str]) -> None:
     console.print(Padding(Text(text, f"bold {colour}"), (1, 2, 0, 2)))
     console.print()
-    for line in details:  # not wrapped: a test's id is to be copied
-        console.print(Text(f"  {line}", "dim"), soft_wrap=True)
+    for line in details:
+        _to_copy(console, line)
     if details:
         console.print()
+
+
+def _to_copy(console: Console, line: str) -> None:
+    """Not wrapped: it has a test's id."""
+    console.print(Text(f"  {line}", "dim"), soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -126,6 +126,7 @@ class TestCommands:
         shown = capsys.readouterr().out
         assert "-            elif task.attempts < self._max_retries:" in shown
         assert "+            elif task.attempts <= self._max_retries:" in shown
+        assert f"Caught by {zoo()[2].caught_by}\n" in shown  # in one line, to be copied
 
     def test_an_unknown_number_is_refused(
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import signal
 import sys
 import time
 from contextlib import suppress
@@ -173,4 +174,8 @@ COMMANDS = {
 
 
 if __name__ == "__main__":
+    for name in ("SIGTERM", "SIGHUP"):  # as Ctrl-C, so that nothing stays behind
+        number = getattr(signal, name, None)
+        if number and signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, signal.default_int_handler)
     sys.exit(main())
