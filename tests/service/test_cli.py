@@ -777,6 +777,17 @@ class TestProcess:
         assert list(tmp_path.iterdir()) == []
         assert "durable enqueues" in run("bench", "--seconds", "0.05").out
 
+    @pytest.mark.skipif(os.name == "nt", reason="Windows keeps a folder that is in use.")
+    def test_a_folder_that_takes_no_scratch_file_is_not_the_output(
+        self, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "gone").mkdir()
+        monkeypatch.chdir(tmp_path / "gone")
+        (tmp_path / "gone").rmdir()
+        ended = run("bench")
+        assert ended.code == 3
+        assert re.search(r"bench-\w+ cannot be written: ", ended.error)
+
 
 # What a command line may look like; each is answered with one sentence and one of these codes.
 BAD_COMMANDS = [

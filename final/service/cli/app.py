@@ -106,6 +106,8 @@ def main(arguments: list[str] | None = None) -> None:
             _end_without_output(0)
         raise
     except OSError as error:
+        if error.filename:  # the scratch file of `bench`
+            _end(Unreachable.code, f"{error.filename} cannot be written: {error.strerror}.")
         _complain(f"The output cannot be written: {error.strerror or error}.")
         _end_without_output(Unreachable.code)
     sys.exit(code if isinstance(code, int) else 0)
