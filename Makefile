@@ -27,10 +27,12 @@ AS_ROOT = $(if $(filter 0,$(shell id -u 2>/dev/null)),--allow-root)
 FRESH := build/newest
 ALL := dev,examples,service,bench,notebooks,docs,mutants
 
+# An option that is on or off: HARD=0 is off, too.
+is = $(filter-out 0 no false,$($(1)))
+
 # make test-naive HARD=1       known flaws are red failures, not expected ones
 # make test-naive K=priority   only the tests whose names contain "priority"
-IS_HARD = $(filter-out 0 no false,$(HARD))
-SUITE = $(PYTHON) -m pytest tests/suite $(if $(IS_HARD),--hard,--scoreboard) $(if $(K),-k "$(K)")
+SUITE = $(PYTHON) -m pytest tests/suite $(if $(call is,HARD),--hard,--scoreboard) $(if $(K),-k "$(K)")
 # With --hard this says that all that failed did so on purpose: no news for make.
 ON_PURPOSE := 10
 
@@ -91,13 +93,13 @@ diff-improved: $(READY)  ## What stage 2 changed in stage 1, method by method
 ##@ To write your own
 
 mine: $(READY)  ## Your queue, graded step by step (STEP, FILE, WATCH=1)
-	@$(LADDER) mine $(YOURS) $(if $(WATCH),--watch)
+	@$(LADDER) mine $(YOURS) $(if $(call is,WATCH),--watch)
 
 mine-hint: $(READY)  ## One more hint for the step you are on; three
 	@$(LADDER) hint $(YOURS)
 
 mine-diff: $(READY)  ## Yours beside the worked solution (ANYWAY=1)
-	@$(LADDER) diff $(YOURS) $(if $(ANYWAY),--anyway)
+	@$(LADDER) diff $(YOURS) $(if $(call is,ANYWAY),--anyway)
 
 mine-card: $(READY)  ## Your column beside the stages, to show: build/card.svg
 	@$(LADDER) card $(YOURS)
@@ -112,7 +114,7 @@ progress: $(READY)  ## What you have done here, and the one next thing
 	@$(LADDER) progress
 
 grade: $(READY)  ## For teachers: grade a folder of files (DIR=submissions)
-	@$(LADDER) grade --dir "$(DIR)"
+	@$(LADDER) grade $(if $(DIR),--dir "$(DIR)")
 
 ladder: $(READY)  ## Is the ladder right? Each step, each bug, in full
 	@LADDER=full $(PYTHON) -m pytest -q tests/ladder
@@ -142,13 +144,13 @@ docs: $(READY)-docs  ## The documents as a site with a search: build/site
 ##@ To find bugs
 
 hunt: $(READY)  ## A planted bug to find, easy ones first (BUG=7, RANDOM=1)
-	@$(PYTHON) -m tests.bugs hunt $(BUG) $(if $(RANDOM),--random)
+	@$(PYTHON) -m tests.bugs hunt $(BUG) $(if $(call is,RANDOM),--random)
 
 hunt-hint: $(READY)  ## One more hint for the bug that is hunted; three
 	@$(PYTHON) -m tests.bugs hint
 
 hunt-check: $(READY)  ## Is it fixed, and nothing else broken? (FULL=1)
-	@$(PYTHON) -m tests.bugs check $(if $(FULL),--all)
+	@$(PYTHON) -m tests.bugs check $(if $(call is,FULL),--all)
 
 hunt-solution: $(READY)  ## The fix, and what is to be learned
 	@$(PYTHON) -m tests.bugs solution

@@ -45,7 +45,8 @@ def main() -> None:
     except KeyboardInterrupt:
         # Not in a signal handler: that interrupts the main thread anywhere, also where it
         # holds the queue's lock, and would wait for this lock for ever.
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # the second Ctrl-C ends it at once
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_DFL)  # the second one ends it at once
         stop.set()
         producer.join()
         now = queue.metrics()

@@ -116,6 +116,19 @@ def test_a_signal_ends_improved_and_final_in_order(
 
 
 @needs_signals
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("name", ["improved", "final"])
+def test_a_second_signal_ends_it_at_once(name: str, number: int, tmp_path: Path) -> None:
+    with Demo(name, tmp_path) as demo:
+        demo.read_until("processing")
+        demo.signal(number)
+        demo.read_until("finishing")
+        demo.signal(number)
+        assert demo.read_to_the_end() == -number
+    assert "Traceback" not in demo.output
+
+
+@needs_signals
 def test_a_signal_ends_naive_and_the_lost_jobs_are_counted(tmp_path: Path) -> None:
     with Demo("naive", tmp_path) as demo:
         demo.read_until("processing")

@@ -43,9 +43,26 @@ def test_help_begins_with_the_few_that_one_needs_first() -> None:
 
 
 @needs_make
-@pytest.mark.parametrize(("word", "is_hard"), [("1", True), ("0", False), ("", False)])
-def test_hard_is_on_or_off(word: str, is_hard: bool) -> None:
-    assert ("--hard" in make("--dry-run", "naive", f"HARD={word}").stdout) is is_hard
+@pytest.mark.parametrize(("word", "is_on"), [("1", True), ("0", False), ("", False)])
+@pytest.mark.parametrize(
+    ("target", "option", "argument"),
+    [
+        ("naive", "HARD", "--hard"),
+        ("mine", "WATCH", "--watch"),
+        ("mine-diff", "ANYWAY", "--anyway"),
+        ("hunt", "RANDOM", "--random"),
+        ("hunt-check", "FULL", "--all"),
+    ],
+)
+def test_an_option_is_on_or_off(
+    target: str, option: str, argument: str, word: str, is_on: bool
+) -> None:
+    assert (argument in make("--dry-run", target, f"{option}={word}").stdout) is is_on
+
+
+@needs_make
+def test_grade_without_a_folder_does_not_mean_this_one() -> None:
+    assert "--dir" not in make("--dry-run", "grade").stdout
 
 
 @needs_make

@@ -31,22 +31,29 @@ def main() -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # the console may not know every character
 
-    every_topic = topics()
-    if chosen.flashcards:
-        count = cards.write(every_topic, chosen.flashcards)
-        print(f"{count} cards in {chosen.flashcards}. In Anki: File, Import.")
-        return 0
-    asked = [topic for topic in every_topic if is_meant(chosen.topic, topic)]
-    if not asked:
-        names = ", ".join(topic.name for topic in every_topic)
-        print(f"There is no topic {chosen.topic!r}. There are: {names}.", file=sys.stderr)
-        return 2
     try:
-        progress = Progress(chosen.progress)
+        return write(chosen.flashcards) if chosen.flashcards else ask(chosen.topic, chosen.progress)
     except BadProgress as error:
         print(error, file=sys.stderr)
-        return 1
-    Quiz(asked, progress, Console(highlight=False, theme=THEME)).run()
+    except OSError as error:
+        print(f"It cannot be read or written: {error.filename}: {error.strerror}.", file=sys.stderr)
+    return 1
+
+
+def write(file: Path) -> int:
+    count = cards.write(topics(), file)
+    print(f"{count} cards in {file}. In Anki: File, Import.")
+    return 0
+
+
+def ask(name: str | None, progress: Path) -> int:
+    every_topic = topics()
+    asked = [topic for topic in every_topic if is_meant(name, topic)]
+    if not asked:
+        names = ", ".join(topic.name for topic in every_topic)
+        print(f"There is no topic {name!r}. There are: {names}.", file=sys.stderr)
+        return 2
+    Quiz(asked, Progress(progress), Console(highlight=False, theme=THEME)).run()
     return 0
 
 

@@ -231,17 +231,21 @@ def bring_up_to_date(writer: sqlite3.Connection, path: str) -> None:
     (tables,) = writer.execute("SELECT count(*) FROM sqlite_master").fetchone()
     if tables and application_id != APPLICATION_ID:
         raise StorageError(f"{path} is a SQLite database of something else: choose another path.")
-    if version > SCHEMA_VERSION:
-        raise StorageError(
-            f"{path} was written by a newer release (schema {version}, this one knows "
-            f"{SCHEMA_VERSION}): upgrade, or choose another path."
-        )
+    require_known(version, path)
     require_health(writer, path)
     if not tables:
         _change(writer, SCHEMA)
     elif version < SCHEMA_VERSION:
         older = range(max(version, 1), SCHEMA_VERSION)  # the first release could leave a 0
         _change(writer, itertools.chain.from_iterable(MIGRATIONS[v] for v in older))
+
+
+def require_known(version: int, path: str) -> None:
+    if version > SCHEMA_VERSION:
+        raise StorageError(
+            f"{path} was written by a newer release (schema {version}, this one knows "
+            f"{SCHEMA_VERSION}): upgrade, or choose another path."
+        )
 
 
 def _change(writer: sqlite3.Connection, statements: Iterable[str]) -> None:

@@ -13,6 +13,7 @@ But: it never shows where the bug is before you ask for that.
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 
 from rich.console import Console
@@ -44,7 +45,9 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.number is not None and arguments.number not in zoo():
         parser.error(f"there is no bug {arguments.number}: they go from 1 to {max(zoo())}.")
-    console = Console(highlight=False)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # the console may not know every character
+    console = Console(highlight=False, markup=False)
     try:
         if arguments.what == "hunt":
             return begin(console, arguments.number, at_random=arguments.random)
@@ -54,6 +57,12 @@ def main() -> int:
     except NoHuntError as error:
         console.print(str(error))
         return 2
+    except OSError as error:
+        console.print(f"It cannot be read or written: {error.filename}: {error.strerror}.")
+        return 3
+    except KeyboardInterrupt:
+        console.print()
+        return 130
 
 
 def begin(console: Console, number: int | None = None, *, at_random: bool = False) -> int:
@@ -132,7 +141,8 @@ def solution(console: Console) -> int:
         style = "bold" if line.startswith("---") else COLOURS.get(line[0], "")
         console.print(Text(f"  {line}", style), soft_wrap=True)
     _prose(console, bug.lesson)
-    _prose(console, f"Caught by `{bug.caught_by}`")
+    console.print()
+    _to_copy(console, f"Caught by {bug.caught_by}")
     console.print()
     return 0
 
@@ -170,10 +180,15 @@ def _prose(console: Console, text: str) -> None:
 def _verdict(console: Console, colour: str, text: str, details: list[str]) -> None:
     console.print(Padding(Text(text, f"bold {colour}"), (1, 2, 0, 2)))
     console.print()
-    for line in details:  # not wrapped: a test's id is to be copied
-        console.print(Text(f"  {line}", "dim"), soft_wrap=True)
+    for line in details:
+        _to_copy(console, line)
     if details:
         console.print()
+
+
+def _to_copy(console: Console, line: str) -> None:
+    """Not wrapped: it has a test's id."""
+    console.print(Text(f"  {line}", "dim"), soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -82,9 +82,9 @@ class Hunt:
         hunt = cls(next(iter(zoo().values())))
         try:
             state = json.loads(hunt._state.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+            hunt.bug, hunt.hints = zoo()[state["bug"]], state["hints"]
+        except (FileNotFoundError, ValueError, KeyError):
             raise NoHuntError("No hunt is on. Begin one with: make hunt") from None
-        hunt.bug, hunt.hints = zoo()[state["bug"]], state["hints"]
         return hunt
 
     def next_hint(self) -> int:
@@ -95,7 +95,7 @@ class Hunt:
 
     def symptom(self) -> list[str]:
         """Run the test that catches the bug; what it complains of, and nothing once it passes."""
-        shutil.rmtree(self.folder / "tests")
+        shutil.rmtree(self.folder / "tests", ignore_errors=True)  # maybe somebody else did
         _copy("tests", self.folder)
         return self._run(["--timeout=15", self.bug.caught_by], lambda test, percent: None)
 
@@ -149,7 +149,10 @@ def _solved() -> Path:
 
 def numbers_solved() -> list[int]:
     """Of the bugs that were solved here."""
-    return json.loads(_solved().read_text(encoding="utf-8")) if _solved().exists() else []
+    try:
+        return list(json.loads(_solved().read_text(encoding="utf-8")))
+    except (FileNotFoundError, ValueError):  # cut short: to solve one writes it anew
+        return []
 
 
 def _unsolved(at_random: bool) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -98,6 +99,25 @@ class TestCommands:
         assert self.run(monkeypatch, "hint") == 2
         assert "Begin one with: make hunt" in capsys.readouterr().out
 
+    def test_who_stops_or_breaks_it_gets_no_traceback(
+        self,
+        build: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        (build / "hunt").mkdir()
+        for state in ("{", '{"bug": 99, "hints": 0}'):
+            (build / "hunt" / ".hunt.json").write_text(state)
+            assert self.run(monkeypatch, "check") == 2
+        (build / "hunts-solved.json").write_text("[1, ")
+        assert self.run(monkeypatch, "list") == 0
+        (build / "hunt" / ".hunt.json").write_text('{"bug": 2, "hints": 0}')
+        monkeypatch.setattr(Hunt, "symptom", lambda hunt: signal.raise_signal(signal.SIGINT))
+        assert self.run(monkeypatch, "check") == 130
+        monkeypatch.setattr(hunt, "BUILD", build / "hunts-solved.json")
+        assert self.run(monkeypatch, "hunt", "2") == 3
+        assert "cannot be read or written: " in capsys.readouterr().out
+
     def test_the_solution_shows_the_lines_that_mend_it(
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
@@ -106,6 +126,7 @@ class TestCommands:
         shown = capsys.readouterr().out
         assert "-            elif task.attempts < self._max_retries:" in shown
         assert "+            elif task.attempts <= self._max_retries:" in shown
+        assert f"Caught by {zoo()[2].caught_by}\n" in shown  # in one line, to be copied
 
     def test_an_unknown_number_is_refused(
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

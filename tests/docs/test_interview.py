@@ -213,6 +213,12 @@ class TestQuiz:
         assert "Delete it to start over" in ended.stderr
         assert kept.read_text() == "[1, 2]"
 
+    @pytest.mark.parametrize("option", ["--progress", "--flashcards"])
+    def test_a_folder_in_place_of_a_file_is_named(self, tmp_path: Path, option: str) -> None:
+        ended = run(option, tmp_path)
+        assert ended.returncode == 1
+        assert ended.stderr == f"It cannot be read or written: {tmp_path}: Is a directory.\n"
+
 
 class Typist(Console):
     """A console at which somebody types these lines."""

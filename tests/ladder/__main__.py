@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import signal
 import sys
 import time
 from contextlib import suppress
@@ -46,6 +47,9 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     except GraderBroke as error:
         page.line(f"The tests did not begin; this is no fault of yours:\n{error}")
+        return 3
+    except OSError as error:
+        page.line(f"It cannot be read or written: {error.filename}: {error.strerror}.")
         return 3
     except KeyboardInterrupt:
         page.blank()
@@ -170,4 +174,8 @@ COMMANDS = {
 
 
 if __name__ == "__main__":
+    for name in ("SIGTERM", "SIGHUP"):  # as Ctrl-C, so that nothing stays behind
+        number = getattr(signal, name, None)
+        if number and signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, signal.default_int_handler)
     sys.exit(main())

@@ -60,7 +60,13 @@ class Candidate:
 
     @property
     def files(self) -> list[Path]:
-        return sorted(self.path.rglob("*.py")) if self.path.is_dir() else [self.path]
+        if not self.path.is_dir():
+            return [self.path]
+        return sorted(file for file in self.path.rglob("*.py") if file.is_file())
+
+    @property
+    def is_package(self) -> bool:
+        return (self.path / "__init__.py").is_file()
 
     @property
     def main(self) -> Path:
@@ -82,7 +88,7 @@ class Candidate:
         if not self.path.is_dir():
             mine.mkdir()
             shutil.copyfile(self.path, mine / "job_queue.py")
-        elif (self.path / "__init__.py").exists():  # a package keeps its name, which it may use
+        elif self.is_package:  # a package keeps its name, which it may use
             ignored = shutil.ignore_patterns("__pycache__")
             shutil.copytree(self.path, folder / self.path.name, ignore=ignored)
             mine.mkdir(exist_ok=True)
@@ -139,7 +145,8 @@ class Verdict:
         return next((row for row in self.rows.values() if not row.passed), None)
 
 
-Watcher = Callable[[str], None]  # is told which row begins
+# Is told which row is on, again and again. What it raises ends the run.
+Watcher = Callable[[str], None]
 
 
 def grade(
@@ -201,6 +208,8 @@ def climb(
 
 def no_python(candidate: Candidate) -> list[str]:
     """Why a file of it cannot be read as Python, and the line; empty if all can."""
+    if candidate.is_package and candidate.path.name in {*sys.stdlib_module_names, "tests"}:
+        return [f"A package cannot be called {candidate.path.name}: a module is. Rename it."]
     for file in candidate.files:
         try:
             ast.parse(file.read_bytes())
@@ -210,6 +219,8 @@ def no_python(candidate: Candidate) -> list[str]:
             return [f"SyntaxError: {error.msg} ({where}line {error.lineno}).", *line]
         except ValueError as error:  # it holds bytes that no text has
             return [f"{file.name} is no text: {error}."]
+        except (MemoryError, RecursionError):
+            return [f"{file.name} is nested too deeply for Python to read it."]
     return []
 
 
@@ -258,6 +269,7 @@ class Run:
         for file in (self._report, self._stacks):
             file.write_bytes(b"")
         self._events: list[dict[str, Any]] = []
+        self._row = ""
         self._printed = 0
         self._last_output = b""
         self._killed = ""  # why we ended it
@@ -307,6 +319,7 @@ class Run:
                     return process.wait(0.05)
                 except subprocess.TimeoutExpired:
                     self._look_at_report()
+                    self._watcher(self._row)
                     self._killed = self._trespass(process.pid, until)
                     if self._killed:
                         return None
@@ -340,8 +353,7 @@ class Run:
         whole = [line for line in lines if line.endswith(b"\n")]
         for line in whole[len(self._events) :]:
             self._events.append(json.loads(line))
-            if "begin" in self._events[-1]:
-                self._watcher(self._events[-1]["begin"])
+            self._row = self._events[-1].get("begin", self._row)
 
     def into(self, verdict: Verdict) -> None:
         """Add what this run found."""
@@ -440,7 +452,7 @@ def suspicions(candidate: Candidate) -> list[str]:
 def _statements(file: Path) -> list[ast.stmt | ast.expr]:
     try:
         tree = ast.parse(file.read_bytes())
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
         return []  # the run will say so
     return [node for node in ast.walk(tree) if isinstance(node, ast.stmt | ast.expr)]
 

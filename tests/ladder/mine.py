@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import re
 import time
 from pathlib import Path
@@ -51,6 +52,8 @@ def reset() -> Path | None:
 def candidate(path: Path | None) -> Candidate:
     """What is at ``path`` (None: ``mine/``); raises NoSuchFile for what cannot be graded."""
     if path is None:
+        if not FILE.is_file():
+            raise NoSuchFile("There is no mine/job_queue.py: make mine writes one to begin with.")
         # Files beside it are a part of it; a lone one is graded as such, so that it may be copied.
         alone = len(list(FILE.parent.glob("*.py"))) == 1
         path = FILE if alone else FILE.parent
@@ -62,7 +65,7 @@ def candidate(path: Path | None) -> Candidate:
         (path / name).exists() for name in ("job_queue.py", "__init__.py")
     ):
         raise NoSuchFile(f"The folder {path} has no job_queue.py, and is no package either.")
-    return Candidate(path)
+    return Candidate(Path(os.path.abspath(path)))  # a package has a name, also if called "."
 
 
 def shown(path: Path) -> str:
@@ -135,7 +138,9 @@ class Memory:
         entry = {"passed": self._passed, "hints": self._hints, "current": self.current}
         MEMORY.parent.mkdir(parents=True, exist_ok=True)
         everything = self._all() | {self._name: entry}
-        MEMORY.write_text(json.dumps(everything), encoding="utf-8")
+        unfinished = MEMORY.with_suffix(".tmp")  # it may be interrupted at any time
+        unfinished.write_text(json.dumps(everything), encoding="utf-8")
+        os.replace(unfinished, MEMORY)
 
 
 def changes(before: str, after: str, story: str = "") -> str:

@@ -62,7 +62,8 @@ class Page:
         with self.console.status("") as status:
 
             def say(row: str) -> None:
-                status.update(Text(f"{step_of(row).title}: {row}", "dim"))
+                if row:
+                    status.update(Text(f"{step_of(row).title}: {row}", "dim"))
 
             return climb(candidate, step, to_the_end=to_the_end, watcher=say)
 

@@ -13,18 +13,19 @@ import argparse
 import csv
 import json
 import os
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rich.padding import Padding
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
 from tests.expectations import CAPABILITIES
-from tests.ladder.grading import Candidate, GraderBroke, Verdict, climb
+from tests.ladder.grading import Candidate, Verdict, climb
 from tests.ladder.mine import NoSuchFile
 from tests.ladder.showing import MARGIN, Page, mended
 from tests.ladder.steps import ROOT, STEPS, step_of
@@ -56,48 +57,72 @@ class Grade:
 def command(page: Page, chosen: argparse.Namespace) -> int:
     if chosen.dir is None:
         raise NoSuchFile("Which folder? make grade DIR=submissions/ (--dir submissions).")
-    found = candidates(chosen.dir)
+    found, others = candidates(chosen.dir)
     grades = []
+    over = threading.Event()
     with (
         Progress(
             TextColumn("  {task.description}"), BarColumn(24), MofNCompleteColumn(),
-            console=page.console, transient=True,
+            TimeElapsedColumn(), console=page.console, transient=True,
         ) as bar,
         ThreadPoolExecutor(os.cpu_count() or 1) as pool,
     ):  # fmt: skip
         task = bar.add_task("grading", total=len(found))
-        for each in pool.map(_graded, found):
-            grades.append(each)
-            bar.advance(task)
+        try:
+            for each in pool.map(lambda candidate: _graded(candidate, over), found):
+                grades.append(each)
+                bar.advance(task)
+        finally:  # at Ctrl-C those that run end at once
+            over.set()
+            pool.shutdown(cancel_futures=True)
     _show(page, grades)
     write(grades, ROOT / "build")
+    if others:
+        page.line(f"Not graded, as no Python files: {', '.join(map(_printable, others))}.")
     page.line("build/grades.csv and build/grades.json have all of it.")
     page.blank()
     return 0
 
 
-def candidates(folder: Path) -> list[Candidate]:
-    """Every Python file in the folder, and every folder in it that holds a job_queue.py."""
+def candidates(folder: Path) -> tuple[list[Candidate], list[str]]:
+    """Every Python file in the folder, and every folder in it that holds a job_queue.py; and the
+    names of what else is there, but for hidden files."""
     if not folder.is_dir():
         raise NoSuchFile(f"There is no folder {folder}.")
-    found = [
-        Candidate(path)
-        for path in sorted(folder.iterdir())
-        if (path.is_file() and path.suffix == ".py") or (path / "job_queue.py").is_file()
-    ]
+    found, others = [], []
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith((".", "__")):
+            continue  # what systems and Python leave there
+        if (path.is_file() and path.suffix == ".py") or (path / "job_queue.py").is_file():
+            found.append(Candidate(path))
+        else:
+            others.append(path.name)
     if not found:
         raise NoSuchFile(f"{folder} holds no Python file, and no folder with a job_queue.py.")
-    return found
+    return found, others
 
 
-def _graded(candidate: Candidate) -> Grade:
+def _printable(name: str) -> str:
+    """The name of a file may hold anything."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in name)
+
+
+class _Over(Exception):
+    """Nobody waits for it any more."""
+
+
+def _graded(candidate: Candidate, over: threading.Event) -> Grade:
+    def look(row: str) -> None:
+        if over.is_set():
+            raise _Over
+
     try:
-        verdict = climb(candidate, to_the_end=True)
-    except (GraderBroke, OSError) as error:
-        verdict = Verdict(candidate.hash, notes=[f"could not be graded: {error}"])
+        verdict = climb(candidate, to_the_end=True, watcher=look)
+    except Exception as error:  # whatever it is, the others get their grades
+        verdict = Verdict("", notes=[f"could not be graded: {error}"])
     failed = verdict.failed
     return Grade(
-        file=candidate.path.name,
+        file=_printable(candidate.path.name),
         version=verdict.hash,
         step=verdict.step,
         rows=sum(row.passed for row in verdict.rows.values()),
@@ -116,24 +141,27 @@ def solves(verdict: Verdict, assignment: str) -> bool:
 
 def _show(page: Page, grades: list[Grade]) -> None:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for heading in ("file", "step", "rows", "done", "mended", "first failure", ""):
+    for heading in ("file", "step", "rows", "done", "mended", "first failure"):
         table.add_column(heading, justify="right" if heading in ("step", "rows") else "left")
+    table.columns[0].overflow = "fold"
     for grade in grades:
         failure = grade.first_failure
-        where = f"{step_of(failure).number} {failure}" if failure else ""
-        apart = Text(f"reaches for {grade.reaches}" if grade.reaches else "", "yellow")
+        where = f"{step_of(failure).number} {failure}" if failure else grade.seen.split("\n")[0]
         table.add_row(
             Text(grade.file), str(grade.step), f"{grade.rows} of {len(CAPABILITIES)}",
-            grade.assignments, grade.mended, where, apart,
+            grade.assignments, grade.mended, Text(where),
         )  # fmt: skip
     page.console.print(Padding(table, (1, MARGIN)))
+    for grade in grades:
+        if grade.reaches:
+            page.line(f"{grade.file} reaches for {grade.reaches}.", "yellow")
 
 
 def write(grades: list[Grade], folder: Path) -> None:
     """``grades.csv`` and ``grades.json``."""
     folder.mkdir(exist_ok=True)
     rows = [asdict(grade) for grade in grades]
-    with (folder / "grades.csv").open("w", encoding="utf-8", newline="") as file:
+    with (folder / "grades.csv").open("w", encoding="utf-8", errors="replace", newline="") as file:
         writer = csv.DictWriter(file, list(Grade.__dataclass_fields__))
         writer.writeheader()
         writer.writerows(rows)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import signal
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +14,15 @@ import pytest
 
 from tests.ladder import __main__ as command
 from tests.ladder import card, mine, progress, teachers
-from tests.ladder.grading import Candidate, Row, Verdict, grade, suspicions
+from tests.ladder.grading import (
+    Candidate,
+    GraderBroke,
+    Row,
+    Verdict,
+    Watcher,
+    grade,
+    suspicions,
+)
 from tests.ladder.mine import Memory, changes
 from tests.ladder.progress import DAYS, Done, next_thing
 from tests.ladder.steps import SOLUTIONS, STEPS
@@ -129,6 +139,8 @@ def test_what_cannot_be_graded_is_said(home: Path, capsys: pytest.CaptureFixture
         (("mine", "--file", str(home / "none.py")), "There is no "),
         (("mine", "--file", str(home / "notes.txt")), "is no Python file"),
         (("mine", "--file", str(home)), "has no job_queue.py"),
+        (("diff",), "There is no mine/job_queue.py: make mine writes one"),
+        (("card",), "There is no mine/job_queue.py: make mine writes one"),
         (("grade",), "Which folder?"),
         (("grade", "--dir", str(home / "none")), "There is no folder"),
         (("grade", "--dir", str(home)), "holds no Python file"),
@@ -138,6 +150,29 @@ def test_what_cannot_be_graded_is_said(home: Path, capsys: pytest.CaptureFixture
     with pytest.raises(SystemExit):
         command.main(["mine", "--step", "15"])
     assert "steps go from 1 to 14" in capsys.readouterr().err
+
+
+def test_what_cannot_be_read_or_written_is_said(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (home / "mine").touch()
+    for arguments in (("mine",), ("hint",), ("reset",)):
+        code, text = said(capsys, *arguments)
+        assert (code, "cannot be read or written: " in text) == (3, True), text
+    (home / "mine").unlink()
+    mine.FILE.mkdir(parents=True)
+    assert said(capsys, "mine")[0] == 2
+
+
+def test_a_package_may_be_the_current_folder(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    package = home / "my_queue"
+    package.mkdir()
+    shutil.copy(NAIVE, package / "job_queue.py")
+    (package / "__init__.py").write_text("from my_queue.job_queue import *\n")
+    monkeypatch.chdir(package)
+    assert said(capsys, "mine", "--step", "1", "--file", ".")[0] == 0
 
 
 def test_there_are_three_hints_and_no_fourth(capsys: pytest.CaptureFixture[str]) -> None:
@@ -182,6 +217,9 @@ def test_diff_waits_for_the_step_to_pass(
     code, text = said(capsys, "diff", *stub, "--anyway")
     assert code == 0
     assert "+ self._handler(job)" in text
+    mine.FILE.parent.mkdir()
+    mine.FILE.write_bytes("# -*- coding: latin-1 -*-\n# für mich\n".encode("latin-1"))
+    assert said(capsys, "diff", "--step", "1", "--anyway")[0] == 0
 
 
 def test_steps_begin_with_the_idea_and_end_with_the_imports(
@@ -229,6 +267,64 @@ def test_grades_are_a_table_and_two_files(
         "ada.py",
         "bob.py",
     ]
+
+
+def test_one_file_does_not_cost_the_others_their_grades(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(teachers, "climb", lambda candidate, **_: grade(candidate, ["enqueue"]))
+    folder = home / "submissions"
+    names = ("queue", "zoe", "notes", "__pycache__")
+    for name in names:
+        (folder / name).mkdir(parents=True)
+    (folder / "deep.py").write_text(f"x = {'-' * 200_000}1")
+    for name in ("queue/__init__.py", "._ada.py", "words.txt"):
+        (folder / name).touch()
+    (folder / "zoe" / "old.py").symlink_to(folder / "gone.py")
+    for name in ("queue/job_queue.py", "zoe/job_queue.py", "\udcff\n.py"):
+        shutil.copy(NAIVE, folder / name)
+    code, text = said(capsys, "grade", "--dir", str(folder))
+    assert code == 0
+    assert "Not graded, as no Python files: notes, words.txt." in text
+    grades = json.loads((home / "build" / "grades.json").read_text())
+    assert [(each["file"], each["rows"]) for each in grades] == [
+        ("deep.py", 0),
+        ("queue", 0),
+        ("zoe", 1),
+        ("\N{REPLACEMENT CHARACTER}" * 2 + ".py", 1),
+    ]
+    assert "nested too deeply" in grades[0]["seen"]
+    assert "cannot be called queue" in grades[1]["seen"]
+
+
+def test_what_goes_wrong_in_grading_is_in_the_table(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def climb(*_: object, **__: object) -> Verdict:
+        raise GraderBroke("no tests ran\nat all")
+
+    monkeypatch.setattr(teachers, "climb", climb)
+    shutil.copy(NAIVE, home / "ada.py")
+    assert "could not be graded: no tests ran" in said(capsys, "grade", "--dir", str(home))[1]
+
+
+def test_ctrl_c_ends_what_is_graded(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file may take minutes."""
+    runs = []
+
+    def climb(candidate: Candidate, *, watcher: Watcher, **_: object) -> Verdict:
+        runs.append(candidate)
+        signal.raise_signal(signal.SIGINT)
+        while True:
+            watcher("enqueue")
+            time.sleep(0.01)
+
+    monkeypatch.setattr(teachers, "climb", climb)
+    for name in ("ada.py", "bob.py"):
+        shutil.copy(NAIVE, home / name)
+    assert command.main(["grade", "--dir", str(home)]) == 130
+    assert runs
+    assert not (home / "build" / "grades.csv").exists()
 
 
 class TestProgress:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from dataclasses import replace
@@ -14,8 +15,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.final.helpers import eventually
 from tests.ladder.grading import MEGABYTE, Candidate, Limits, climb, grade
 from tests.ladder.steps import SOLUTIONS, STEPS
+from tests.processes import Program, needs_signals
 
 pytestmark = pytest.mark.timeout(120)  # the machine may be busy with other things
 
@@ -97,6 +100,28 @@ class TestLimits:
         limits = replace(PATIENT, processes=100)
         assert grade(written(tmp_path, body), ["enqueue"], limits=limits).passes(["enqueue"])
         assert not [p for p in psutil.process_iter() if sleeper in _command(p)]
+
+    def test_what_its_watcher_raises_ends_it(self, tmp_path: Path) -> None:
+        def look(row: str) -> None:
+            if row:
+                raise TimeoutError
+
+        sleeper = f"import time\ntime.sleep({60 + time.time() % 1})"
+        with pytest.raises(TimeoutError):
+            grade(written(tmp_path, sleeper), ["enqueue"], limits=PATIENT, watcher=look)
+
+    @needs_signals
+    @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
+    def test_a_signal_leaves_nothing_behind(self, name: str, tmp_path: Path) -> None:
+        told = tmp_path / "told"
+        source = f"import os, time\nopen({str(told)!r}, 'w').write(os.getcwd() + '!')\n"
+        file = tmp_path / "job_queue.py"
+        file.write_text(f"{source}time.sleep(60)\n")
+        with Program(tmp_path, "tests.ladder", "mine", "--file", str(file)) as program:
+            eventually(lambda: told.exists() and told.read_text()[-1:] == "!", "its import")
+            program.signal(getattr(signal, name))
+            assert program.read_to_the_end() == 130
+        assert not Path(told.read_text()[:-1]).exists()
 
     def test_after_one_that_was_ended_the_others_go_on(self, tmp_path: Path) -> None:
         body = "if job.payload is True:\n    import os\n    os._exit(0)\nself._jobs.put(job)"

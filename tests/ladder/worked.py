@@ -128,7 +128,7 @@ def _diff(old: list[str], new: list[str]) -> list[str]:
 
 
 def _lines(file: Path) -> list[str]:
-    return file.read_text(encoding="utf-8").splitlines()
+    return file.read_text(encoding="utf-8", errors="replace").splitlines()
 
 
 @cache

@@ -424,7 +424,7 @@ class TestEitherPlace:
             (["retry-all", "--status", "failed"], "No such option"),
             (["jobs", "--meta", "user="], "meta value of 'user' must not be empty"),
             (["enqueue"], "Missing argument 'TYPE'"),
-            (["jobs", "--status", "lost"], "'lost' is not one of"),
+            (["jobs", "--status", "lost"], "for '--status': 'lost' is not one of"),
             (["jobs", "--limit", "0"], "'--limit'"),
             (["tidy"], "No such command 'tidy'"),
         ],
@@ -612,6 +612,33 @@ class TestFile:
                 assert ended.error.count("\n") == 1
         assert "is not a file of this queue" in run("jobs", "--db", "other.db").error
 
+    def test_a_file_of_a_newer_release_is_not_guessed_at(self, run: Run) -> None:
+        run("enqueue", "work", "--id", "a", "--db", "newer.db")
+        with sqlite3.connect("newer.db") as newer:
+            newer.execute("PRAGMA user_version = 99")
+        newer.close()
+        for command in (["jobs"], ["show", "a"], ["stats"], ["enqueue", "work"]):
+            ended = run(*command, "--db", "newer.db")
+            assert ended.code == 3
+            assert "newer.db was written by a newer release (schema 99" in ended.error
+
+    def test_a_file_of_an_older_release_is_told_apart(self, run: Run) -> None:
+        with sqlite3.connect("older.db") as older:
+            older.executescript((ROOT / "tests/final/schema_3.sql").read_text(encoding="utf-8"))
+        older.close()
+        ended = run("jobs", "--db", "older.db")
+        assert (ended.code, "older.db is of an older release" in ended.error) == (3, True)
+        assert run("cancel-all", "--db", "older.db").code == 0
+        assert run("jobs", "--db", "older.db").code == 0
+
+    def test_no_file_at_all(self, run: Run, tmp_path: Path) -> None:
+        (tmp_path / "folder").mkdir()
+        for command in (["jobs"], ["enqueue", "work"]):
+            ended = run(*command, "--db", "folder")
+            assert (ended.code, "folder is a folder" in ended.error) == (3, True)
+            ended = run(*command, "--db", "")
+            assert (ended.code, ended.error) == (2, "--db is empty: give it a file.\n")
+
 
 class TestForPeople:
     def test_tables_fit_and_ids_are_whole(
@@ -626,6 +653,21 @@ class TestForPeople:
             assert "\033[" not in shown
             assert _url(live) in shown
             assert job_id in shown or command == ["stats"]
+
+    @pytest.mark.parametrize("width", [60, 80])
+    def test_where_it_is_narrow_no_column_is_lost(
+        self, width: int, run: Run, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("COLUMNS", str(width))
+        db = ("--db", "narrow.db")
+        run("enqueue", "a-type-of-many-words-" * 2, "--id", "x" * 200, "--run-at", "60", *db)
+        run("periodic", "add", "0 3 * * *", "report", "--name", "nightly-report-of-all", *db)
+        shown = run("jobs", *db).out
+        assert "scheduled  medium" in shown
+        assert shown.count("x") == 200
+        assert "Z\n" in run("periodic", "list", *db).out
+        words = run("stats", *db).out.split()
+        assert {"queued", "processing", "completed", "failed", "high", "all"} <= set(words)
 
     def test_groups_are_told_in_a_table(
         self, run: Run, gate: Gate, monkeypatch: pytest.MonkeyPatch
@@ -734,6 +776,17 @@ class TestProcess:
         assert found[0]["ratio"] == 1
         assert list(tmp_path.iterdir()) == []
         assert "durable enqueues" in run("bench", "--seconds", "0.05").out
+
+    @pytest.mark.skipif(os.name == "nt", reason="Windows keeps a folder that is in use.")
+    def test_a_folder_that_takes_no_scratch_file_is_not_the_output(
+        self, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "gone").mkdir()
+        monkeypatch.chdir(tmp_path / "gone")
+        (tmp_path / "gone").rmdir()
+        ended = run("bench")
+        assert ended.code == 3
+        assert re.search(r"bench-\w+ cannot be written: ", ended.error)
 
 
 # What a command line may look like; each is answered with one sentence and one of these codes.

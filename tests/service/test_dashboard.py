@@ -441,12 +441,20 @@ def test_a_phone_scrolls_in_one_direction_only(
 
     live = open_service({"email": fail}, max_retries=0)
     live.create(type="email", id="y" * 200)
+    live.post("/pause", {"type": "z" * 100})
+    job = {"type": "email"}
+    named = {"name": "nightly-report-of-everything", "timezone": "Europe/Berlin"}
+    live.post("/periodic", {"schedule": "0 3 * * *", "job": job, **named})
     page = open_page(live, viewport={"width": 360, "height": 740}, color_scheme=scheme)
     create(page, "null")
     expect(page.locator("#mine").get_by_text("failed", exact=True)).to_be_visible()
     dead = page.get_by_role("table", name="failed for good")
     dead.get_by_text("1 attempt").first.click()
     expect(dead.get_by_role("listitem")).to_be_visible()
+    periodic = page.locator("#periodic-card")
+    expect(periodic).to_contain_text("medium email")
+    assert periodic.evaluate("card => card.scrollWidth <= card.clientWidth")
+    assert periodic.locator(".tag").bounding_box()["height"] < 60  # no letter has its own line
     assert page.evaluate("document.documentElement.scrollWidth") == 360
     colours = page.evaluate(
         "(({backgroundColor, color}) => [backgroundColor, color])(getComputedStyle(document.body))"

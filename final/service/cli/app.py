@@ -91,7 +91,8 @@ def main(arguments: list[str] | None = None) -> None:
         code = app(arguments or ["--help"], prog_name="jobqueue", standalone_mode=False)
         sys.stdout.flush()
     except UsageError as error:
-        _end(Misuse.code, f"{error.format_message().rstrip('.')}. See --help.")
+        said = error.format_message().replace("Value error, ", "").rstrip(".")
+        _end(Misuse.code, f"{said}. See --help.")
     except Trouble as trouble:
         _end(trouble.code, str(trouble))
     except StorageError as error:
@@ -105,6 +106,8 @@ def main(arguments: list[str] | None = None) -> None:
             _end_without_output(0)
         raise
     except OSError as error:
+        if error.filename:  # the scratch file of `bench`
+            _end(Unreachable.code, f"{error.filename} cannot be written: {error.strerror}.")
         _complain(f"The output cannot be written: {error.strerror or error}.")
         _end_without_output(Unreachable.code)
     sys.exit(code if isinstance(code, int) else 0)

@@ -33,7 +33,7 @@ from final.ledger.features.metas import Metas
 from final.ledger.features.periodic import Periodic
 from final.ledger.lookups import PERIODIC, LookupsBy
 from final.ledger.owner import InUse
-from final.ledger.schema import APPLICATION_ID
+from final.ledger.schema import APPLICATION_ID, require_known
 from final.ledger.sqlite import SqliteFile
 from final.options import require_workers
 from final.payload import encode
@@ -68,6 +68,10 @@ class File:
     def __init__(self, path: str, create: bool = False) -> None:
         self.name = path
         self._look_ups = LookupsBy(self._rows)
+        if not path:
+            raise Misuse("--db is empty: give it a file.")
+        if Path(path).is_dir():
+            raise Unreachable(f"{path} is a folder: give --db a file in it.")
         if not create and not Path(path).is_file():
             raise Unreachable(f"There is no file {path}: check --db, or enqueue a job to make it.")
 
@@ -126,10 +130,17 @@ class File:
                 (application_id,) = connection.execute("PRAGMA application_id").fetchone()
                 if application_id != APPLICATION_ID:
                     raise Unreachable(f"{self.name} is not a file of this queue: check --db.")
+                (version,) = connection.execute("PRAGMA user_version").fetchone()
+                require_known(version, self.name)
                 return connection.execute(query, values).fetchall()
         except UnicodeEncodeError:  # half a character, from the command line: nothing is called so
             return []
         except sqlite3.Error as error:
+            if "no such" in str(error):
+                raise Unreachable(
+                    f"{self.name} is of an older release ({error}): the next process that opens "
+                    "it to change it, as `serve` and `enqueue` do, brings it up to date."
+                ) from error
             raise Unreachable(f"Cannot read {self.name}: {error}.") from error
 
     def _reader(self) -> sqlite3.Connection:

@@ -27,6 +27,7 @@ from final.service.cli.bench import Measurement
 from final.service.cli.places import Act, Document, Unreachable
 
 COLOURS = {"processing": "cyan", "completed": "green", "failed": "red", "retrying": "yellow"}
+STATUSES = ("queued", "scheduled", "waiting", "processing", "retrying", "completed", "failed")
 MOST_RUNNING = 10
 SLOW_SECONDS = 2.0  # what takes longer has a bar
 
@@ -67,14 +68,15 @@ def job_list(jobs: Iterable[Document], place: str, as_json: bool, errors: bool =
     table = _table("id", *(() if errors else ("status",)), "priority", "type", "age")
     if errors:
         table.add_column("error", no_wrap=True, overflow="ellipsis")
-    table.columns[0].overflow = "fold"
-    table.columns[0].min_width = min(36, max((len(job["id"]) for job in found), default=0))
+    _fold(table, "id", "type")
+    console = _console()
+    if console.width >= 80:  # so that one of ours can be copied
+        table.columns[0].min_width = min(36, max((len(job["id"]) for job in found), default=0))
     for job in found:
         age = _age(job["enqueued_at"])
         lane, kind = job["priority"], plain(job["type"])
         row = [lane, kind, age, plain(job["error"])] if errors else [_status(job), lane, kind, age]
         table.add_row(plain(job["id"]), *row)
-    console = _console()
     if found:
         console.print(table)
     console.print(Text(f" {_count(len(found), 'job')}, the newest first, in {place}", "dim"))
@@ -176,7 +178,7 @@ def periodic(entries: list[Document], place: str, as_json: bool) -> None:
             _print_json(entry)
         return
     table = _table("name", "schedule", "time zone", "type", "next")
-    table.columns[0].overflow = "fold"
+    _fold(table, "name", "type")
     for entry in entries:
         following = "paused" if entry["paused"] else entry["next"] or "never"
         names = (entry["name"], entry["schedule"], entry["timezone"], entry["type"])
@@ -237,7 +239,7 @@ def groups(found: list[Document], place: str, as_json: bool) -> None:
             _print_json(group)
         return
     table = _table("group", "queued", "running", "oldest", numbers_from=1)
-    table.columns[0].no_wrap, table.columns[0].overflow = False, "fold"
+    _fold(table, "group")
     for group in found:
         counts = (f"{group['queued']:,}", f"{group['running']:,}")
         oldest = _span(group["oldest_queued"]) if group["queued"] else ""
@@ -309,14 +311,19 @@ def _figures(figures: Document, place: str) -> RenderableType:
 
 
 def _lanes(figures: Document) -> Table:
-    columns = ("queued", "scheduled", "waiting", "processing", "retrying", "completed", "failed")
-    table = _table(" lane", *columns, "oldest", "p99 wait", numbers_from=1)
-    table.padding = (0, 0)  # so that nine columns fit into 80 characters
-    for name, lane in [*figures["lanes"].items(), ("all", figures["totals"])]:
-        counts = [Text(f"{lane[status]:,}", COLOURS.get(status, "")) for status in columns]
-        oldest = "" if not lane["oldest_queued"] else _span(lane["oldest_queued"])
-        wait = "" if lane["wait"] is None else _span(lane["wait"]["p99"])
-        table.add_row(f" {name}", *counts, oldest, wait, style="bold" if name == "all" else "")
+    """A column for each: so it fits, whatever the terminal and the numbers."""
+    lanes = {**figures["lanes"], "all": figures["totals"]}
+    table = _table("", *lanes, numbers_from=1)
+    table.columns[-1].style = "bold"
+    for status in STATUSES:
+        counts = [f"{lane[status]:,}" for lane in lanes.values()]
+        table.add_row(status, *counts, style=COLOURS.get(status, ""))
+    oldest = [lane["oldest_queued"] for lane in lanes.values()]
+    waits = [lane["wait"] and lane["wait"]["p99"] for lane in lanes.values()]
+    if any(oldest):
+        table.add_row("oldest queued", *(_span(seconds) if seconds else "" for seconds in oldest))
+    if any(wait is not None for wait in waits):
+        table.add_row("p99 wait", *("" if wait is None else _span(wait) for wait in waits))
     return table
 
 
@@ -365,3 +372,10 @@ def _table(*columns: str, numbers_from: int | None = None) -> Table:
         numeric = numbers_from is not None and index >= numbers_from
         table.add_column(column, justify="right" if numeric else "left", no_wrap=True)
     return table
+
+
+def _fold(table: Table, *columns: str) -> None:
+    """Where it is narrow these take more lines; all others stay as they are."""
+    for column in table.columns:
+        if column.header in columns:
+            column.no_wrap, column.overflow = False, "fold"

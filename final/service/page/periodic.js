@@ -32,9 +32,9 @@ export class Periodic {
       (row, { name, schedule, timezone, priority, type, paused, next }) => {
         write(find(".schedule", row), schedule);
         write(find(".note", row), timezone === "UTC" ? "" : timezone);
-        write(row.cells[2], `${priority} ${type}`);
+        write(find(".tag", row), `${priority} ${type}`);
         const seconds = next === null ? Infinity : Math.max(0, (Date.parse(next) - now) / 1000);
-        write(row.cells[3], paused ? "paused" : seconds < Infinity ? `in ${rough(seconds)}` : "never");
+        write(row.cells[2], paused ? "paused" : seconds < Infinity ? `in ${rough(seconds)}` : "never");
         const [button] = row.getElementsByTagName("button");
         write(button.firstChild, paused ? "Resume" : "Pause");
         write(button.lastElementChild, ` ${name}`);
@@ -48,9 +48,8 @@ export class Periodic {
     return element(
       "tr",
       {},
-      element("th", { scope: "row" }, name),
+      element("th", { scope: "row" }, name, element("span", { class: "tag" })),
       element("td", {}, element("code", { class: "schedule" }), element("p", { class: "note" })),
-      element("td"),
       element("td", { class: "number" }),
       element("td", { class: "number" }, button),
     );
