@@ -176,7 +176,7 @@ class JobQueue:
         periodic: Iterable[Every] = (),
         shutdown_timeout: float | None = 30.0,
     ) -> None:
-        if not isinstance(path, (str, os.PathLike)):
+        if not isinstance(path, (str, os.PathLike)) or not isinstance(os.fspath(path), str):
             raise TypeError(f"path must be text or a Path, not {path!r}.")
         shared = address.is_address(path)
         self._options = options = Options(

@@ -223,6 +223,8 @@ _SECOND_NAME = "{} has a second name, a hard link, and a database may have one a
 
 
 def _require_place(path: str) -> None:
+    if not path:
+        raise StorageError("path is empty: give the path of a file.")
     if "\0" in path:
         raise StorageError(f"{path!r} has a null character: no file can have that name.")
     place = Path(path)

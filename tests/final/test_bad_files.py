@@ -53,7 +53,7 @@ class TestPlaces:
             open_queue(nothing, path=tmp_path / "file" / "jobs.db")
 
     def test_an_empty_path_is_refused(self, open_queue: OpenQueue) -> None:
-        with pytest.raises(StorageError, match=r"is a folder: give the path of a file in it\."):
+        with pytest.raises(StorageError, match="path is empty: give the path of a file"):
             open_queue(nothing, path="")
 
     def test_a_path_that_no_file_can_have_is_refused(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -132,6 +133,14 @@ class TestBothStages:
         assert queue.close()
 
 
+class InBytes(os.PathLike[bytes]):
+    def __fspath__(self) -> bytes:
+        return b"jobs.db"
+
+    def __str__(self) -> str:
+        return "a path in bytes"
+
+
 class TestFinal:
     @pytest.mark.parametrize("option", ["fairness", "max_payload"])
     def test_one_less_than_the_least_is_refused(self, option: str) -> None:
@@ -224,7 +233,7 @@ class TestFinal:
         with pytest.raises(ValueError, match=rf"^rate_limit is for kinds .*; {kind!r} has none: "):
             final.JobQueue(nothing, rate_limit={kind: final.TokenBucket(1)})
 
-    @pytest.mark.parametrize("path", [5, None, b"jobs.db"], ids=repr)
+    @pytest.mark.parametrize("path", [5, None, b"jobs.db", InBytes()], ids=str)
     def test_a_path_that_is_no_path_is_refused(self, path: Any) -> None:
         with pytest.raises(TypeError, match="path must be "):
             final.JobQueue(nothing, path=path)
