@@ -7,7 +7,7 @@ switch, then every one with one, then with two (scheduler.py, exploration.py). W
 goes wrong, it prints the lines in the order in which they ran.
 
     python -m tests.labs.races                     with one switch: a minute
-    SWITCHES=2 python -m tests.labs.races          with two: half a million schedules, hours
+    SWITCHES=2 python -m tests.labs.races          with two: 700,000 schedules, hours
     SWITCHES=2 EVERY=50 python -m tests.labs.races     each fiftieth of those with two
     python -m tests.labs.races TwoLocksTwoOrders   only those with this word in the name
     python -m tests.labs.races --list              their names
