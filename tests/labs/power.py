@@ -19,7 +19,7 @@ these disks (FAULT=sync-off, which also damages the file, and sync-normal), and 
 that answers before the commit (FAULT=early-acknowledgement).
 
     python -m tests.labs.power            a run of 60 jobs
-    JOBS=500 python -m tests.labs.power   a run of 500: some minutes
+    JOBS=500 python -m tests.labs.power   a run of 500, with 18,567 moments: much longer
 
 But: it tests the order of writes and syncs, not the drive. One that says "synced" and
 lies loses data under any database.
