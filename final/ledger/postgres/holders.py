@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from final.job import Status, Task
-from final.ledger.base import Move, Offer, Retry, RetryAll
+from final.ledger.base import Given, Move, Offer, Retry, RetryAll
 from final.ledger.features.keys import Holder, Keys
 from final.ledger.postgres import metas
 from final.ledger.postgres import statements as sql
@@ -111,11 +111,10 @@ class Holders:
         """The answers were lost."""
         self._moved, self._dropped = (), []
 
-    def moves(self) -> list[Move]:
+    def land(self, given: Given) -> None:
         """What has become of those that were replaced, and of those that had to make room."""
-        moves: list[Move] = []
         for cursor in self._dropped:
-            self._memory.moved(cursor, moves)
+            self._memory.moved(cursor, given.moves)
         for seq, job_id, lane, kind, attempts, place, *others in self._moved:
             group, source, target, _, old_lane = others
             task = Task(job_id, None, LANES[lane], kind, seq=seq, key=place, attempts=attempts)
@@ -123,14 +122,14 @@ class Holders:
             task.status, before = Status(target), Status(source)
             if lane != old_lane:
                 there = Task(job_id, None, LANES[old_lane], kind)
-                moves += [Move([there], before, None), Move([task], None, before)]
-            if target != source:
-                moves.append(Move([task], before, task.status))
+                given.recounted += [Move([there], before, None), Move([task], None, before)]
+            keeps_its_place = before is task.status is Status.QUEUED and lane == old_lane
+            if not keeps_its_place and before is not Status.RETRYING:
+                given.moves.append(Move([task], before, task.status))
             if task.status is Status.QUEUED:
                 self._memory.comes_back(task)
             else:
                 self._memory.due_at = self._memory.now  # when exactly, the next turn asks
-        return moves
 
 
 def holders_of(rows: Iterable[tuple[Any, ...]], wall: float) -> dict[str, Holder]:

@@ -369,7 +369,7 @@ class Turn:
         for task in claimed:
             task.status = PROCESSING
             memory.flying[task.seq] = task
-        given.moves += self._holders.moves()
+        self._holders.land(given)
         self._note()
         return given
 
