@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
 import psycopg
@@ -26,6 +27,7 @@ from final import (
 from final.ledger.postgres.address import parse
 from final.ledger.postgres.ledger import PostgresLedger
 from final.ledger.postgres.notices import Notices
+from final.ledger.postgres.statements import CLASS
 from tests.final.helpers import comes_true
 from tests.helpers import DEADLINE, Background, Broken, Gate, Journal
 from tests.host import Host
@@ -400,3 +402,27 @@ def test_dead_letters_are_retried_and_purged_in_lots(open_queue: OpenQueue) -> N
     queue.enqueue_many([Job() for _ in range(600)])
     queue.join(30)
     assert queue.purge() == 600
+
+
+@pytest.mark.parametrize("lease", [30, 1], ids=["is at work", "hangs"])
+def test_who_takes_over_is_ended_by_others_only_if_it_hangs(
+    open_queue: OpenQueue, address: str, lease: int
+) -> None:
+    """Of a process that is known to be gone the lease is over at once, and two see it at once."""
+    address = address.replace("lease=1", f"lease={lease}")
+    open_queue(path=address, workers=0).close()  # makes the tables
+    ((gone,),) = sql(
+        address,
+        """INSERT INTO jobqueue.owner (name, workers, max_retries, own_retries, expires_at)
+        VALUES ('gone', 1, 3, '{}', '-infinity') RETURNING id""",
+    )
+    ((table,),) = sql(address, CLASS)
+    with closing(psycopg.connect(parse(address).dsn)) as taker:
+        taker.execute("SELECT pg_advisory_xact_lock(%s, %s)", (table, gone))
+        open_queue(path=address, workers=0)
+        if lease == 1:
+            becomes(lambda: not sql(address, "SELECT id FROM jobqueue.owner WHERE id = %s", gone))
+            with pytest.raises(psycopg.OperationalError):
+                taker.execute("SELECT")
+        else:
+            taker.execute("SELECT")

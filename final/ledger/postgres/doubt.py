@@ -41,7 +41,7 @@ class Doubt:
             session.reconnect()
         if self.trace is None:
             return False
-        session.ask(sql.HOLDERS, ours)
+        session.ask(sql.HOLDERS, (*ours, 0.0))  # our old session, however young its transaction is
         session.ask(sql.OLD_SESSION_IS_OVER, ours)
         (was_written,) = session.one(*self.trace)
         if was_written:

@@ -109,11 +109,12 @@ class Lease:
         if gone := [owner for owner, witness in rows if is_gone(witness)]:
             ask(sql.EXPIRE, (gone,))
         with self._session.transaction():
-            expired = ask(sql.EXPIRED, (self.table, self._seconds / 3, self.owner)).fetchall()
+            patience = self._seconds / 3
+            expired = ask(sql.EXPIRED, (self.table, patience, self.owner)).fetchall()
             dead = [owner for owner, is_ours, _ in expired if is_ours]
             for owner, is_ours, is_stuck in expired:
                 if is_stuck and not is_ours:
-                    ask(sql.HOLDERS, (self.table, owner))
+                    ask(sql.HOLDERS, (self.table, owner, patience))
             if not dead:
                 return
             log.warning("Owners %s are gone; their jobs are taken over.", dead)

@@ -63,12 +63,13 @@ EXPIRE = "UPDATE jobqueue.owner SET expires_at = '-infinity' WHERE id = ANY (%s:
 EXPIRED = f"""SELECT id, pg_try_advisory_xact_lock(%s, id),
         expires_at < {NOW} - make_interval(secs => %s)
     FROM jobqueue.owner WHERE expires_at < {NOW} AND id <> %s"""
-# A process that was stopped inside a transaction holds up whoever wants to take over.
-HOLDERS = """SELECT pg_terminate_backend(pid) FROM pg_locks
+# A process that was stopped inside a transaction holds up whoever wants to take over. (One whose
+# transaction has just begun is at work: it may be taking over itself.)
+HOLDERS = f"""SELECT pg_terminate_backend(pid) FROM pg_locks JOIN pg_stat_activity USING (pid)
     WHERE locktype = 'advisory' AND database = (SELECT oid FROM pg_database
         WHERE datname = current_database())
     AND classid = %s::bigint::oid AND objid = %s::bigint::oid AND objsubid = 2 AND granted
-        AND pid <> pg_backend_pid()"""
+        AND pid <> pg_backend_pid() AND xact_start < {NOW} - make_interval(secs => %s)"""
 FORGET_OWNERS = "DELETE FROM jobqueue.owner WHERE id = ANY (%s::integer[])"
 # The rule of ledger/local.py: nobody becomes a dead letter that has not been alone with its worker.
 # It goes by the numbers of the process that ran it: whoever takes over may not know the kind.
