@@ -271,6 +271,31 @@ def test_a_dead_letter_says_why_and_is_retried(
     expect(page.locator("#mine").get_by_text("completed")).to_be_visible()
 
 
+@pytest.mark.parametrize("status", ["failed", "retrying"])
+def test_a_list_forgets_what_no_figure_has_seen(
+    open_service: OpenService, open_page: OpenPage, status: str
+) -> None:
+    """Figures come twice a second: a job may come and go between two of them."""
+
+    def without_it(route: Any) -> None:
+        figures = route.fetch().json()
+        figures["totals"][status] = 0
+        route.fulfill(json=figures)
+
+    backoff = Backoff(base=3600) if status == "retrying" else AT_ONCE
+    live = open_service(demo_handlers(seconds=0), demo=True, backoff=backoff)
+    page = open_page(live)
+    page.route("**/stats", without_it)
+    job_id = live.create(type="webhook", payload={"fails": 4})["id"]
+    rows = page.locator("#retries" if status == "retrying" else "#dead")
+    expect(rows.get_by_text("connection reset by the receiver")).to_be_visible()
+    if status == "retrying":
+        live.queue.cancel(job_id)
+    else:
+        live.queue.delete(job_id)
+    expect(rows.get_by_text("connection reset by the receiver")).to_be_hidden()
+
+
 def test_a_dead_letter_says_what_it_is_about(flaky: Live, open_page: OpenPage) -> None:
     meta = {"user": "7", "source": "<b>web</b>"}
     flaky.queue.enqueue(Job(kind="email", group="tenant-7", meta=meta))

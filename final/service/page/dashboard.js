@@ -94,8 +94,9 @@ async function loadLists() {
     const { retries: retriesToo, dead } = stale;
     stale = { retries: false, dead: false };
     try {
-      if (retriesToo) await retries.load(totals.retrying);
-      if (dead) await loadDeadLetters(totals.failed);
+      // A job may come and go between two figures: until both agree, the list is asked for again.
+      if (retriesToo && !(await retries.load(totals.retrying))) stale.retries = true;
+      if (dead && !(await loadDeadLetters(totals.failed))) stale.dead = true;
       await periodic.load(Date.now() + clock);
       await loadGroups();
     } catch {

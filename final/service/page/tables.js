@@ -104,10 +104,12 @@ export async function loadGroups() {
 export class Retries {
   #jobs = [];
 
+  /** Whether the list is as long as the figures say: else they are of another moment. */
   async load(total) {
     const { jobs } = await ask("GET", `jobs?status=retrying&limit=${SHOWN}`);
     this.#jobs = jobs.sort((one, other) => Date.parse(one.due_at) - Date.parse(other.due_at));
     write(find("#retries-count"), howMany(total));
+    return jobs.length === Math.min(total, SHOWN);
   }
 
   /** Every time that the clock has moved on. */
@@ -135,6 +137,7 @@ export class Retries {
 
 // ---- dead letters -----------------------------------------------------------------------------
 
+/** Whether the list is as long as the figures say. */
 export async function loadDeadLetters(total) {
   const { jobs } = await ask("GET", `dead-letters?limit=${SHOWN}`);
   write(find("#dead-count"), howMany(total));
@@ -142,6 +145,7 @@ export async function loadDeadLetters(total) {
     writeError(row, job.error);
     write(find(".attempts summary", row), `${job.attempts} ${job.attempts === 1 ? "attempt" : "attempts"}`);
   });
+  return jobs.length === Math.min(total, SHOWN);
 }
 
 function deadLetterRow(job) {
