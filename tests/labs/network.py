@@ -3,7 +3,8 @@
 Between this machine and host n there is a cable, a pair of virtual interfaces: this end is
 10.211.n.1, the other one 10.211.n.2. ``cut`` pulls it out: packets vanish, and nobody is told.
 
-But: it takes Linux, root and ``ip`` (iproute2), and two of them would get into each other's way.
+But: it takes Linux, root and ``ip`` (iproute2), and as the addresses are the same for each, two of
+them on one machine take turns.
 """
 
 from __future__ import annotations
@@ -12,7 +13,11 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 from typing import Self
+
+import filelock
 
 NET = "10.211.0.0/16"
 MISSING = "A partition takes network namespaces: Linux, root, and ip from iproute2."
@@ -35,8 +40,10 @@ class Network:
 
     def __init__(self, count: int) -> None:
         self._count = count
+        self._turn = filelock.FileLock(Path(tempfile.gettempdir(), "jobqueue-network.lock"))
 
     def __enter__(self) -> Self:
+        self._turn.acquire()
         self._remove()  # what a run that was killed has left
         for number in range(self._count):
             host, cable = _host(number), _cable(number)
@@ -50,10 +57,13 @@ class Network:
 
     def __exit__(self, *_: object) -> None:
         self._remove()
+        self._turn.release()
 
     def _remove(self) -> None:
         for number in range(self._count):
-            subprocess.run(["ip", "netns", "delete", _host(number)], capture_output=True)
+            # The cable first: a namespace takes its end away later, when the name is needed again.
+            for what in (["link", "delete", _cable(number)], ["netns", "delete", _host(number)]):
+                subprocess.run(["ip", *what], capture_output=True)
 
     def address(self, number: int) -> str:
         """Of this machine, as host ``number`` sees it."""

@@ -28,3 +28,11 @@ def test_a_host_that_nobody_reaches_for_a_while_costs_nothing() -> None:
     verdict = hosts.attack("partition", seconds=6)
     assert verdict.holds, verdict
     assert verdict.attacks > 0
+
+
+@pytest.mark.skipif(not network.is_possible(), reason=network.MISSING)
+def test_hosts_can_be_built_again_at_once() -> None:
+    """As by the run after one that was killed: the kernel clears a host away when it has time."""
+    for _ in range(10):
+        with network.Network(count=3):
+            pass
