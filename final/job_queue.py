@@ -928,7 +928,7 @@ class JobQueue:
                 request.wait(None)
         except BaseException:  # Ctrl-C in the waiting thread
             if not isinstance(request, Close):  # a shutdown goes on; ask again to wait for it
-                dispatcher.inbox.put(Withdraw(request))
+                dispatcher.inbox.put(Withdraw(request, gone=True))
             raise
         finally:
             dispatcher.unanswered.discard(request)

@@ -303,7 +303,7 @@ class AsyncJobQueue:
                 dispatcher.inbox.put(Withdraw(request))
                 await answered
         except BaseException:  # the task is cancelled
-            dispatcher.inbox.put(Withdraw(request))
+            dispatcher.inbox.put(Withdraw(request, gone=True))
             raise
         finally:
             dispatcher.unanswered.discard(request)

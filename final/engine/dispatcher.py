@@ -47,7 +47,7 @@ from final.engine.messages import (
 from final.engine.metrics import Recorder, Snapshot
 from final.engine.producers import Producers
 from final.engine.waits import Waits
-from final.errors import QueueClosed, QueueFull, StorageError, UnknownJob
+from final.errors import QueueClosed, StorageError, UnknownJob
 from final.job import Status, Task
 from final.ledger.base import Given, Ledger, Offer, Retry, RetryAll, SetWorkers, Told
 from final.workers.batch import Batch, Report
@@ -78,6 +78,7 @@ class Dispatcher:
         self._producers = Producers()
         self._orders: list[Order[Any]] = []
         self._measures: list[Measure] = []
+        self._withdrawn: list[Withdraw] = []
         self._joins: list[Join] = []
         self._new_waits: list[Wait] = []
         self._waits = Waits(ledger, flight.batches)
@@ -151,7 +152,7 @@ class Dispatcher:
         self.failed = True
         if isinstance(cause, QueueClosed):  # the file has another owner, or is cut off
             self.why_closed = str(cause)
-            self._flight.recall()  # they are not ours to run any more
+            self._flight.abandon()  # they are not ours any more, and may run elsewhere by now
         else:
             self.why_closed = (
                 f"The queue stopped on an internal error: {cause!r}. Open the file again."
@@ -180,7 +181,6 @@ class Dispatcher:
 
     def turn(self, messages: Iterable[Message], now: float, wall: float) -> None:
         """Take in messages, exchange, act. now: monotonic seconds; wall: Unix seconds."""
-        withdrawn: list[Request[Any]] = []
         for message in messages:
             match message:
                 case Enqueue():
@@ -188,7 +188,7 @@ class Dispatcher:
                 case Report():
                     self._flight.hand_in(message.batch)
                 case Withdraw():
-                    withdrawn.append(message.request)
+                    self._withdrawn.append(message)
                 case Order():
                     self._orders.append(message)
                 case Wait():
@@ -212,9 +212,10 @@ class Dispatcher:
         if self._closes and not (self._has_to_run() if self._drain else self._flight):
             self._finish()
         # Last, so that a timeout of 0 still gets what this turn had to give.
-        for request in withdrawn:
-            if not request.answered:
-                self._withdraw(request, now, wall)
+        withdrawn, self._withdrawn = self._withdrawn, []
+        for withdraw in withdrawn:
+            if not withdraw.request.answered:
+                self._withdraw(withdraw, now, wall)
         # A producer could come in, an idle worker start something, or there is more to give back.
         self._again = (
             (self._given.not_before <= now and self._producers.can_go(self._given.room))
@@ -350,17 +351,14 @@ class Dispatcher:
     def _refuse_a_deadlock(self) -> None:
         self._deadlocks.refuse(self._given, self._idle(), self._claiming, bool(self._closes))
 
-    def _withdraw(self, request: Request[Any], now: float, wall: float) -> None:
-        """The sender has waited as long as it wanted."""
-        match request:
+    def _withdraw(self, withdraw: Withdraw, now: float, wall: float) -> None:
+        """The sender has waited as long as it wanted: for room, and not for its turns."""
+        match request := withdraw.request:
+            case Enqueue() if not withdraw.gone and self._may_come_in(request, now):
+                self._withdrawn.append(withdraw)
             case Enqueue():
                 self._producers.leave(request)
-                lane = request.next_task().priority
-                message = (
-                    f"The {lane} lane had no room in time (capacity {self._ledger.capacity}): "
-                    "enqueue again later, or raise capacity or workers."
-                )
-                request.refuse(QueueFull(message, request.accepted()))
+                request.find_no_room(self._ledger.capacity)
             case Wait():
                 self._waits.remove(request)
                 request.refuse(TimeoutError(f"Job {request.job_id} has not ended in time."))
@@ -369,6 +367,10 @@ class Dispatcher:
                 request.refuse(TimeoutError("There were still unfinished jobs in the queue."))
             case Close() if not self.done:
                 self._end_now(now, wall)
+
+    def _may_come_in(self, request: Enqueue, now: float) -> bool:
+        given = self._given
+        return given.not_before <= now and self._producers.comes_in(request, given.room)
 
     # ---- the end ---------------------------------------------------------------------------
 
@@ -404,12 +406,8 @@ class Dispatcher:
         interrupted = self._flight.recall(running=True)
         self._exchange(now, wall)
         if self._ledger.lasting:
-            self._events.say(
-                logging.WARNING,
-                "Closed with %d jobs interrupted and %d waiting: they run at the next start.",
-                interrupted,
-                waiting,
-            )
+            text = "Closed with %d jobs interrupted and %d waiting: they run at the next start."
+            self._events.say(logging.WARNING, text, interrupted, waiting)
         self._flight.abandon()
         self._finish()
 
@@ -464,13 +462,13 @@ class Dispatcher:
 
     def _is_curious(self) -> bool:
         """Whether somebody here waits for what they do."""
-        is_blocked = any(True for _ in self._producers)
-        return bool(is_blocked or self._joins or self._waits or self._events.has_subscribers)
+        waiting = self._producers or self._joins or self._waits
+        return bool(waiting or self._events.has_subscribers)
 
     def _hear(self, told: Told, wall: float) -> None:
         self._waits.end([c.job_id for c in told.changes if c.status.ended])
         self._events.publish_told(told.changes, wall)
-        self._told |= told.stop or self._idle() > 0 or any(True for _ in self._producers)
+        self._told |= told.stop or self._idle() > 0 or bool(self._producers)
 
     def _figures(self, now: float) -> Snapshot:
         if self._ledger.shared:

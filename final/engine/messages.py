@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from final.engine.metrics import Snapshot
-from final.errors import DuplicateJob, QueueClosed
+from final.errors import DuplicateJob, QueueClosed, QueueFull
 from final.job import JobRecord, Task
 from final.ledger import base
 from final.workers.batch import Batch, Report
@@ -96,6 +96,14 @@ class Enqueue(Request[list[str]]):
         self.taken = taken
         del self.tasks[self.durable :]
 
+    def find_no_room(self, capacity: int) -> None:
+        """For its next job, in time."""
+        message = (
+            f"The {self.next_task().priority} lane had no room in time (capacity {capacity}): "
+            "enqueue again later, or raise capacity or workers."
+        )
+        self.refuse(QueueFull(message, self.accepted()))
+
     def finish(self) -> bool:
         """Answer if all that it asks for is in; whether it is."""
         if self.durable < len(self.tasks):
@@ -158,9 +166,13 @@ class Close(Request[bool]):
 
 
 class Withdraw(NamedTuple):
-    """The sender of this request has waited long enough. It still gets an answer."""
+    """The sender of this request has waited long enough. It still gets an answer.
+
+    gone: there is no sender any more, so that nothing more of it comes in.
+    """
 
     request: Request[Any]
+    gone: bool = False
 
 
 class Woken(NamedTuple):

@@ -34,6 +34,9 @@ class Producers:
         }
         self._inside: dict[Enqueue, None] = {}  # those of handlers that wait for room
 
+    def __bool__(self) -> bool:
+        return any(self._lines.values())
+
     def __iter__(self) -> Iterator[Enqueue]:
         for line in self._lines.values():
             yield from line
@@ -52,7 +55,11 @@ class Producers:
 
     def can_go(self, room: Mapping[Priority, float]) -> bool:
         """Whether the first in some line has room."""
-        return any(line and (lane is None or room[lane] > 0) for lane, line in self._lines.items())
+        return any(line and _has_room(lane, room) for lane, line in self._lines.items())
+
+    def comes_in(self, request: Enqueue, room: Mapping[Priority, float]) -> bool:
+        """Whether it waits for its turn alone."""
+        return _has_room(_lane(request.next_task()), room)
 
     def take(self, room: Mapping[Priority, float]) -> Iterator[tuple[Enqueue, list[Task]]]:
         """Requests that may go, each with what may go of it; they stand in no line now."""
@@ -99,3 +106,7 @@ class Producers:
 
 def _lane(task: Task) -> Priority | None:
     return task.priority if task.due_at is None and not task.after else None
+
+
+def _has_room(lane: Priority | None, room: Mapping[Priority, float]) -> bool:
+    return lane is None or room[lane] > 0

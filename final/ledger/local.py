@@ -123,7 +123,8 @@ class LocalLedger:
 
     def exchange(self, offer: Offer) -> Given:
         self._begin(offer.now, offer.wall)
-        given, passed_over = self._given, self._lanes.passed_over()
+        given, lanes = self._given, self._lanes
+        passed_over, fairness = lanes.passed_over(), lanes.fairness
         try:
             self._read_again()
             with self._file.transaction():
@@ -142,7 +143,8 @@ class LocalLedger:
                 self._write()
         except StorageError as error:
             self._undo(error)
-            self._lanes.restore(passed_over)
+            lanes.restore(passed_over)
+            lanes.fairness = fairness
             with contextlib.suppress(StorageError):  # then before the next exchange
                 self._read_again()
         else:
@@ -189,10 +191,11 @@ class LocalLedger:
 
     def _undo(self, error: StorageError) -> None:
         """Nothing of this exchange is in the file."""
-        moved = [task for move in self._given.moves for task in move.tasks]
-        self._unread.update((task, False) for task in moved if self._index.handles(task.kind))
+        moves, self._given, self._broken = self._given.moves, Given(error=str(error)), True
+        # One that was moved in the file alone has the status that was read there.
+        here = [t for move in moves for t in move.tasks if t.status in (move.target, None)]
+        self._unread.update(dict.fromkeys(here, False))
         self._unread.update((task, True) for task in self._keys.replaced)
-        self._given, self._broken = Given(error=str(error)), True
         self._history.begin()
         self._picker.judge(self._gate.undo(), self._now)
         for feature in self._features:
@@ -397,8 +400,7 @@ class LocalLedger:
         self._index.move(claimed, QUEUED, PROCESSING)
 
     def _load_payloads(self) -> None:
-        claimed = [task for batch in self._given.claims for task in batch]
-        if unloaded := [task for task in claimed if task.payload is None]:
+        if unloaded := [t for batch in self._given.claims for t in batch if t.payload is None]:
             payloads = self._file.payloads(unloaded)
             for task in unloaded:
                 task.payload = payloads[task.seq]

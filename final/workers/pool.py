@@ -171,16 +171,22 @@ class WorkerPool:
         enter_batch(batch, self._ways)
         if batch.awaited is not None and not self._go_on(batch):
             return True
+        batch.running = None
         while batch.tasks:
             try:
+                # A process may take a second to start: until then its job can be taken back, too.
+                unfit = self._handlers.of(batch.tasks[0].kind).prepare()
                 task = batch.tasks.popleft()
             except IndexError:
                 break  # the dispatcher has just taken back the rest
-            outcome = self._attempt(batch, task)
-            if outcome is None:
+            ending = self._attempt(batch, task, unfit)
+            if ending is LATER:
                 return True  # it comes back: another thread may have it by now
-            batch.outcomes.append(outcome)
-        batch.running = None
+            if ending is None:
+                batch.tasks.appendleft(task)
+            else:
+                batch.outcomes.append(self._outcome(batch, task, ending))
+            batch.running = None
         if not batch.seize():
             return False
         self._report(Report(batch))
@@ -190,26 +196,23 @@ class WorkerPool:
         """Its coroutine has ended; False if there is one more to wait for."""
         task = batch.running
         assert task is not None, "it is this job that was waited for"
-        outcome = self._attempt(batch, task, self._handlers.of(task.kind).go_on(batch))
-        if outcome is not None:
-            batch.outcomes.append(outcome)
-        return outcome is not None
-
-    def _attempt(self, batch: Batch, task: Task, ending: Ending | None = None) -> Outcome | None:
-        """None: its coroutine is under way. ending: of one that has come back."""
-        runner = self._handlers.of(task.kind)
-        while ending is None:  # until its handler has begun
-            batch.running = None
-            unfit = runner.prepare()
-            # In this order: who reads `running` first never sees a job with an older start.
-            batch.started = self._clock()
-            batch.attempt = task.attempts
-            batch.running = task
-            if task.cancelled:  # while it waited in the batch
-                return Outcome(task, 0.0, error="Cancelled before it started.")
-            ending = unfit or runner.run(batch, task)
+        ending = self._handlers.of(task.kind).go_on(batch)
         if ending is LATER:
-            return None
+            return False
+        batch.outcomes.append(self._outcome(batch, task, ending))
+        return True
+
+    def _attempt(self, batch: Batch, task: Task, unfit: Ending | None) -> Ending | None:
+        """None: its handler has not begun. LATER: its coroutine is under way."""
+        # In this order: who reads `running` first never sees a job with an older start.
+        batch.started = self._clock()
+        batch.attempt = task.attempts
+        batch.running = task
+        if task.cancelled:  # while it waited in the batch
+            return CANCELLED
+        return unfit or self._handlers.of(task.kind).run(batch, task)
+
+    def _outcome(self, batch: Batch, task: Task, ending: Ending) -> Outcome:
         seconds, waited = self._clock() - batch.started, batch.started - task.queued_at
         if ending is NOTHING_TO_KEEP:
             return Outcome(task, seconds, waited=waited)
@@ -218,3 +221,6 @@ class WorkerPool:
             # Asked here, since a Backoff of the user's own may take its time.
             outcome.delay = self._delay(task.kind, batch.attempt, outcome.permanent)
         return outcome
+
+
+CANCELLED = Ending(error="Cancelled before it started.", permanent=True)

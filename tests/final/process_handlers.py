@@ -34,6 +34,20 @@ def give_back(job: Job) -> object:
     return job.payload
 
 
+class ReadyBy:
+    """A handler whose process is not ready before there is this file."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        while not state["file"].exists():
+            time.sleep(0.01)
+
+    def __call__(self, job: Job) -> None:
+        """Nothing to do."""
+
+
 def meta(job: Job) -> object:
     return dict(job.meta)
 

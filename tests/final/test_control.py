@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from final import Job, JobQueue, Kind, Pause, Priority, QueueClosed, Status, StorageError
 from final.engine.messages import Order
 from final.job import Task
-from final.ledger.base import Cancel, SetPaused, SetWorkers
+from final.ledger.base import Cancel, SetFairness, SetPaused, SetWorkers
 from final.ledger.caps import Caps
 from final.ledger.groups import GroupLanes
 from final.ledger.limits import Gate as Limits
@@ -27,6 +27,7 @@ from final.ledger.picking import Picker
 from tests.final import inside
 from tests.final.engine import Engine, ask, jobs, report
 from tests.final.helpers import AT_ONCE, POSIX, ROOT, HeldUp, OpenQueue, eventually, reaches
+from tests.final.process_handlers import ReadyBy
 from tests.helpers import DEADLINE, Background, Gate, Journal
 
 HIGH, MEDIUM, LOW = Priority
@@ -275,6 +276,13 @@ class TestTurns:
         engine.settle(jobs("a"))
         assert engine.handed_out == [["a"]]
 
+    def test_nor_is_the_fairness_changed(self) -> None:
+        engine = Engine(fairness=7)
+        engine.file.failures = 1
+        with pytest.raises(StorageError):
+            ask(engine, Order[None](SetFairness(1)))
+        assert engine.ledger._lanes.fairness == 7
+
     def test_nor_is_it_resumed(self) -> None:
         engine = Engine()
         ask(engine, order(Pause(kind="default")))
@@ -392,6 +400,18 @@ class TestPause:
         queue.resume()
         assert call.result() == "second"
         queue.join(DEADLINE)
+
+    def test_what_waits_for_its_process_does_not_begin(
+        self, open_queue: OpenQueue, tmp_path: Path
+    ) -> None:
+        queue = open_queue(ReadyBy(tmp_path / "ready"), executor="process", workers=1)
+        queue.enqueue(Job("a"))
+        reaches(queue, "a", Status.PROCESSING)
+        queue.pause()
+        reaches(queue, "a", Status.QUEUED)
+        (tmp_path / "ready").touch()
+        queue.resume()
+        assert queue.wait("a", DEADLINE).attempts == 1
 
     def test_retries_of_a_paused_kind_wait_too(self, open_queue: OpenQueue) -> None:
         attempts = Journal()

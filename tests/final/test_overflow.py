@@ -84,6 +84,26 @@ class TestReject:
         assert refused.value.accepted == ["a", "b", "c"]
         assert ids(queue, Status.QUEUED) == ["a", "b", "c"]
 
+    def test_more_jobs_than_a_turn_takes_are_refused_for_room_alone(
+        self, open_queue: OpenQueue
+    ) -> None:
+        queue = open_queue(nothing, overflow="reject", capacity=1_700)
+        queue.pause()
+        assert len(queue.enqueue_many([Job() for _ in range(1_200)])) == 1_200
+        with pytest.raises(QueueFull) as refused:
+            queue.enqueue_many([Job() for _ in range(1_200)])
+        assert len(refused.value.accepted) == 500
+        assert len(queue.enqueue_many([Job(run_at=3600.0) for _ in range(1_200)])) == 1_200
+
+    def test_so_do_many_producers_at_once(self, open_queue: OpenQueue) -> None:
+        """They share the turns; nobody has the room of another."""
+        queue = open_queue(nothing, overflow="reject", capacity=8_000)
+        queue.pause()
+        producers = [
+            Background(queue.enqueue_many, [Job() for _ in range(1_000)]) for _ in range(8)
+        ]
+        assert [len(producer.result()) for producer in producers] == [1_000] * 8
+
     def test_the_other_lanes_still_have_room(self, held_up: OpenQueue) -> None:
         queue = held_up(overflow="reject")
         queue.enqueue_many(jobs("a", "b", "c"))

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from final import Job, JobQueue, QueueClosed, Status, StorageError
+from final import Job, JobQueue, QueueClosed, Status, StorageError, current_job
 from tests.final.helpers import (
     POSIX,
     HeldUp,
@@ -27,7 +27,7 @@ from tests.final.helpers import (
     nothing,
     run_child,
 )
-from tests.helpers import DEADLINE, Background, Gate
+from tests.helpers import DEADLINE, Background, Gate, Journal
 
 # Windows lets nobody remove, replace or cut off a file that is in use.
 pytestmark = pytest.mark.skipif(not POSIX, reason="Windows protects files that are in use.")
@@ -100,6 +100,22 @@ class TestEpoch:
         assert Background(queue.close).result() is False
         assert started.entries == ["holder"]
         assert queue.status("holder") is Status.PROCESSING
+
+    def test_its_handlers_are_told_since_their_jobs_are_not_theirs_any_more(
+        self, open_queue: OpenQueue, path: str, journal: Journal
+    ) -> None:
+        def handler(job: Job) -> None:
+            journal.write("begun")
+            journal.write("told" if not current_job().sleep(DEADLINE) else "not told")
+
+        queue = open_queue(handler, path=path, workers=1)
+        queue.enqueue(Job())
+        journal.wait_for("begun")
+        with contextlib.closing(sqlite3.connect(path)) as somebody, somebody:
+            somebody.execute("UPDATE fence SET epoch = epoch + 1")
+        with pytest.raises(QueueClosed):
+            queue.enqueue(Job())
+        journal.wait_for("told")
 
 
 def remove(*ends: str) -> Callable[[str], None]:

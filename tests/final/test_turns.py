@@ -527,6 +527,20 @@ class TestTokens:
         assert engine.ledger.exchange(offer).answers == [True, False]
         assert engine.status("a") == ("cancelled", 0)
 
+    def test_nor_does_it_stand_in_a_lane_where_that_could_not_be_written(
+        self, engine: Engine
+    ) -> None:
+        engine.turn(jobs("a"))
+        [batch] = engine.batches
+        exchange, cancel = engine.ledger.exchange, Offer(0.0, START, orders=[Cancel("a")])
+        before = exchange(Offer(0.0, START, aside=[(batch.token, batch.claimed)]))
+        engine.file.failures = 1
+        assert exchange(cancel).error
+        after = exchange(cancel)
+        assert after.answers == [True]
+        assert (after.room, after.live) == (before.room, before.live)
+        assert engine.status("a") == ("cancelled", 0)
+
     def test_each_claim_has_a_newer_token(self, engine: Engine) -> None:
         engine.turn(jobs("a", "b", "c"))
         engine.work_off()
