@@ -235,8 +235,8 @@ class Task:
     job: as it was enqueued, if a handler may see just that: its payload cannot change and it
         had no ``run_at`` and no key. Else the handler's job is made from the above.
     seq: its number in order of acceptance.
-    key: what it waits for: its place in line, a new one each time that it goes to the back; or the
-        moment when it is due.
+    key: what orders it among those that wait (no ``Unique.key``): its place in line, a new one each
+        time that it goes to the back; or the moment when it is due.
     status: None for a job that is not in the file (yet).
     token: the fencing token of the latest attempt: it only grows, and an outcome that carries
         an older one is dropped.
@@ -280,9 +280,9 @@ class Outcome:
     """How one attempt ended. No ``error`` and no ``again``: well.
 
     seconds: how long the handler took. waited: how long the job was ready and had not started.
-    ended_at: Unix seconds; None as long as nobody has looked. result: what it returned, in stored
-    form; None where there is nothing to keep. note: why a result was not kept. error: the
-    failure as one line.
+    ended_at: Unix seconds, of one that did not go well: when the ledger first tried to write it.
+    result: what it returned, in stored form; None where there is nothing to keep. note: why a
+    result was not kept. error: the failure as one line.
     permanent: it is not to be tried again. closed: it ended with QueueClosed.
     again: it ended with Snooze, and is to be run again then.
     delay: seconds until it is tried again, once that is known.

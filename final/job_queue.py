@@ -1,6 +1,6 @@
-"""JobQueue, the façade: read this first.
+"""JobQueue, the façade: what callers use.
 
-Follow one job through the files (docs/inside-final.md has pictures, and in which order to read):
+One job's way through the files (docs/inside-final.md has pictures, and in which order to read):
 
 1. ``enqueue`` below checks it, brings its payload into stored form (payload.py) and puts
    an ``Enqueue`` (engine/messages.py) into the dispatcher's inbox;
@@ -619,7 +619,7 @@ class JobQueue:
         return self._ledger.look_ups.groups(limit, self._now())
 
     def wait(self, job_id: str, timeout: float | None = None) -> JobRecord:
-        """Wait until the job has completed or failed, and return its record.
+        """Wait until the job has ended, and return its record.
 
         Raises UnknownJob for an unknown id, TimeoutError after ``timeout`` seconds, and
         QueueClosed when the queue closes before the job has ended.

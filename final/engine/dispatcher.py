@@ -7,14 +7,15 @@ One thread runs ``turn`` over and over. A turn
    wants to come in, for what is to be run next;
 3. and only then acts on it: producers learn that their job is durable, workers get jobs.
 
-The busier the queue, the more messages a turn finds, and the more share one sync:
-group commit needs no code of its own. A claim is durable before the handler runs, so
+The busier the queue, the more messages a turn finds, and the more share one sync: for group
+commit ``_receive`` only has to give way once. A claim is durable before the handler runs, so
 a job that takes the process down is charged for it and ends as a dead letter, instead
 of crashing every restart. An exchange that could not be written has changed nothing: the
 producers get the error, and what has come back from the workers is kept and offered again.
 
-There is no lock here and none to forget: this state belongs to one thread. ``turn`` is
-a function of state, messages and time, so it can also be run without any thread.
+This state belongs to one thread, so it needs no lock. (Only what handlers say of their progress has
+one: ``sayings.py``.) ``turn`` is a function of state, messages and time, so it can also be run
+without any thread.
 
 But: what is accepted and which job is next is the ledger's business (``ledger/``). What is with a
 worker is in ``flight.py``, who waits for room in ``producers.py``; ``workers/`` runs the jobs.

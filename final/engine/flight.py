@@ -95,7 +95,7 @@ class Flight:
     def written(self) -> None:
         """What has come back is in the ledger."""
         # What was claimed in one exchange and comes back together is written together. Ends that
-        # are made here stand apart: the worker may report the same attempt, and one of them counts.
+        # are made here (True) stand apart: the worker may report them, too, and only one counts.
         self.outcomes: dict[tuple[int, bool], list[Outcome]] = {}
         self.unstarted: list[tuple[int, Sequence[Task]]] = []
         self.aside: list[tuple[int, Sequence[Task]]] = []
@@ -165,7 +165,7 @@ class Flight:
         """Nobody waits any more for what is out: tell it to stop, or not to begin."""
         for batch in self.batches:
             for task in batch.claimed:
-                task.cancelled = True
+                task.cancelled = True  # so that no worker begins it; the file does not say so
                 self._pool.tell(batch, task)
 
     def is_running(self, batch: Batch | None) -> bool:

@@ -116,7 +116,7 @@ class Enqueue(Request[list[str]]):
 
 
 class Order(Request[Answer]):
-    """What is to become of jobs that are in: answered as the ledger does (``ledger/base.py``).
+    """Brings the ledger an ``order`` of its own (``base.Order``), and is answered as it says there.
 
     sender: the batch of the handler that sends it; None from outside.
     """

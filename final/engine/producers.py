@@ -21,7 +21,7 @@ from final.job import Priority, Task
 from final.workers.batch import Batch
 
 # Jobs of a line that a turn offers to the ledger, at most: who brings more shares with the others.
-AT_ONCE = 500
+OFFERED_AT_ONCE = 500
 
 
 class Producers:
@@ -66,7 +66,7 @@ class Producers:
         left: dict[Priority | None, float] = {None: math.inf}
         left.update(room.items())
         for own, line in self._lines.items():
-            budget = AT_ONCE
+            budget = OFFERED_AT_ONCE
             while line and left[own] > 0 and budget > 0:
                 request, _ = line.popitem(last=False)
                 self._inside.pop(request, None)

@@ -3,7 +3,7 @@
 A turn of the dispatcher is an ``Offer``: what has come back from the workers, what is ordered, who
 wants to come in, how many workers are idle. The ledger makes it durable in one transaction, and
 gives what came of it. What it refuses (an id that is taken, a lane that is full) it returns; it
-does not raise. So nothing ever has to be planned twice, or undone.
+does not raise. A refusal undoes nothing; only a write that fails does.
 
 What an exchange did is a list of ``Move``: the SQL, the counts, the log and the events all read
 that one list.
@@ -24,7 +24,8 @@ from final.beyond.periodic import Entry
 from final.beyond.progress import Progress
 from final.job import AttemptRecord, GroupRecord, JobRecord, Outcome, Priority, Status, Task
 
-# How many jobs a step of an exchange moves at most, where they are many: others get in between.
+# How many jobs a step of an exchange moves or makes at most, where they are many: others get in
+# between.
 AT_ONCE = 500
 
 
@@ -274,7 +275,10 @@ class Given:
 
 
 class LookUps(Protocol):
-    """What any thread may ask at any time, also after ``close``; no exchange waits for it."""
+    """What any thread may ask at any time, also after ``close``; no exchange waits for it.
+
+    Answered by ``SqliteLookups`` and ``PostgresLookups``.
+    """
 
     def counts(self) -> dict[tuple[Priority, Status], int]:
         """How many jobs of each priority are in each status, ended ones too."""

@@ -39,6 +39,9 @@ class Index:
     timers and clock: retries and scheduled jobs by when they are due, each on the clock that goes
     for it: a delay in monotonic seconds, a datetime in Unix seconds. children: wait for parents.
     number: the last one given to a job, or to a place in line.
+
+    ``leave`` and ``arrive`` are the halves of a move. ``put_in`` and ``take_out`` are for jobs that
+    come from the file, or are left to it, without one.
     """
 
     def __init__(
@@ -197,14 +200,14 @@ class Index:
     # ---- payloads in memory --------------------------------------------------------------------
 
     def keep(self, tasks: Sequence[Task]) -> None:
-        """They wait with their payloads, if those have come with them."""
+        """They wait with their payloads, if those have come with them: these count."""
         loaded = [task for task in tasks if task.payload is not None]
         self.kept += sum([task.size for task in loaded])
         if self.kept > self._memory:
             self._too_many += loaded
 
     def let_go(self, tasks: Iterable[Task]) -> None:
-        """They wait no longer, or not with their payloads."""
+        """They wait no longer, or not with their payloads: these count no more."""
         self.kept -= sum([task.size for task in tasks if task.payload is not None])
 
     def unload(self) -> None:

@@ -3,7 +3,7 @@
 The file is the truth; the index (``index.py``) says where each job of it waits. Each step finds the
 jobs that it concerns and *moves* them: in the index at once, and noted for the file, which is
 written last. When it cannot be written, the jobs that were moved are read again from it, and stand
-where it says: for jobs that is the only undo, and the same that opening does.
+where it says: for jobs that is the only undo.
 
 But: what has tables of its own is a feature (``features/``), and acts in the steps that name it.
 Payloads beyond ``memory`` bytes stay in the file until they are claimed.
@@ -231,6 +231,7 @@ class LocalLedger:
         index.unload()
 
     def _summary(self, closing: bool = False) -> Given:
+        """Lets the next suspect into its lane, and says how things stand."""
         given, index, paused = self._given, self._index, self._controls.paused
         index.release_suspect(paused)
         given.live = {status: index.count[status] for status in LIVE}
@@ -288,7 +289,7 @@ class LocalLedger:
                 self._index.move(tasks, PROCESSING, target, token, some)
 
     def _verdict(self, task: Task, outcome: Outcome) -> Status:
-        """What becomes of a job whose attempt has failed, or was put off."""
+        """Where a job goes whose attempt failed or was put off; sets what it needs there."""
         task.interrupted = 0
         if outcome.ended_at is None:  # at the first try to write it: a disk may be full for long
             outcome.ended_at = self._wall
@@ -383,6 +384,7 @@ class LocalLedger:
             # (One that was replaced may have left the lane meanwhile.)
             too_many = min(-room[priority], -self._lanes.room(priority))
             # For the last so many of them: the first found room. Round again, where there are more.
+            # (2 of 3: numbers -2 and -1, the last two. 4 of 3: -4 to -1, the last one twice.)
             for number in range(-too_many, 0):
                 displaced = self._lanes.displaced_by(arrived[number % len(arrived)])
                 self._index.leave(displaced)

@@ -49,10 +49,10 @@ FIRST_AND_LAST = (
 
 
 # So many records are made before others may have the interpreter: some tenths of a millisecond.
-AT_ONCE = 32
+RECORDS_AT_ONCE = 32
 
 
-class Lookups(abc.ABC):
+class SqliteLookups(abc.ABC):
     """Queries, for whoever can ``_read``."""
 
     def __init__(self) -> None:
@@ -140,17 +140,17 @@ class Lookups(abc.ABC):
             f"SELECT {columns} FROM {source} JOIN payload USING (seq) WHERE {SOUND} AND {clause}"
         )
         rows = self._read(query, values)
-        if len(rows) <= AT_ONCE:
+        if len(rows) <= RECORDS_AT_ONCE:
             return [record_of(row) for row in rows]
         records = []
         with self._long_list:
-            for start in range(0, len(rows), AT_ONCE):
-                records += [record_of(row) for row in rows[start : start + AT_ONCE]]
+            for start in range(0, len(rows), RECORDS_AT_ONCE):
+                records += [record_of(row) for row in rows[start : start + RECORDS_AT_ONCE]]
                 time.sleep(0)
         return records
 
 
-class LookupsBy(Lookups):
+class LookupsBy(SqliteLookups):
     """For whoever can ``read``: called with each query and its values, it returns all rows."""
 
     def __init__(self, read: Callable[[str, Sequence[object]], list[tuple[Any, ...]]]) -> None:

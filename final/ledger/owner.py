@@ -130,7 +130,7 @@ class Owner:
         if now >= self._look_again_at:
             self._look_again_at = now + LOOK_SECONDS
             shm = _stat(self._shm_path)
-            self.keeps_lock_file()
+            self.keeps_lock_file()  # where another owner does, the epoch says so
         if (
             wal is None
             or shm is None

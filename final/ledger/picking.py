@@ -30,8 +30,8 @@ ROUNDING = 1e-9
 class Picker:
     """Takes jobs out of ``lanes``, as fast as ``gate`` lets them start.
 
-    caps: how many may run at a time. shares: whether jobs of a kind may share a batch. Not where
-        a stop reaches the whole batch.
+    caps: how many may run at a time. shares: whether jobs of a kind may share a batch. Kinds
+        that can be stopped never do, since a stop ends the whole batch.
     """
 
     def __init__(

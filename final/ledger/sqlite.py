@@ -24,7 +24,7 @@ from final.beyond.filters import Filter
 from final.job import Outcome, Status, Task
 from final.ledger.base import Move
 from final.ledger.database import Database
-from final.ledger.lookups import Lookups
+from final.ledger.lookups import SqliteLookups
 from final.ledger.matching import still_meant
 from final.ledger.rows import (
     PLAIN,
@@ -36,7 +36,7 @@ from final.ledger.rows import (
 from final.ledger.trouble import taken_over, translated
 from final.payload import Stored
 
-# Of many jobs; ``_among`` fills it in. (PLAIN, below, has the text of each status and priority.)
+# Of many jobs; ``_among`` fills it in. (PLAIN in rows.py is the text of each status and priority.)
 THESE = "seq IN ({})"
 
 # Moves whose jobs all get the same values, by where these go. The first is for what has not run.
@@ -55,7 +55,8 @@ CLAIMED = (
     "UPDATE job SET status = 'processing', attempts = attempts + 1, token = ?, alone = ?,"
     f" started_at = ? WHERE token = 0 AND {THESE}"
 )
-# And those where each job has values of its own: a row of VALUES for each.
+# And those where each job has values of its own: a row of VALUES for each, whose columns SQLite
+# names column1, column2, ... (FAILED is also for those that are tried again.)
 KEPT = (
     "UPDATE job SET status = 'completed', ended_at = ?, token = 0, result = column2,"
     " error = column3 FROM (VALUES {}) WHERE seq = column1 AND token = ?"
@@ -105,8 +106,8 @@ ROWS = 256
 FEW_ROWS = 8
 
 
-class SqliteFile(Database, Lookups):
-    """The rows of a queue's file: see ``Database`` for what is opened, ``Lookups`` for who asks."""
+class SqliteFile(Database, SqliteLookups):
+    """The rows of a queue's file. ``Database`` opens it; ``SqliteLookups`` is for who asks."""
 
     # ---- writing ---------------------------------------------------------------------------
 
@@ -144,7 +145,7 @@ class SqliteFile(Database, Lookups):
                     rows = [(t.seq, t.key if queued else None, t.due_at or wall) for t in tasks]
                     self._each(RELEASED, rows, before=(PLAIN[target],))
                 case _, Status.SCHEDULED:
-                    pass  # it was replaced: keys.py has written that
+                    pass  # it was replaced: features/holders.py writes that afterwards
                 case _, Status.QUEUED:
                     self._each(DUE, [(task.seq, task.key) for task in tasks])
                 case _, _:  # cancelled or dropped

@@ -17,7 +17,8 @@ class Batch:
     It takes from the right: both ends of a deque may be popped from different threads at the
     same time, and each job is popped once.
 
-    tasks: what has not begun. claimed: what has not ended, as far as the dispatcher has looked.
+    tasks: what the worker has not taken yet. claimed: all, less what the dispatcher has seen end or
+        has taken back.
     token: the fencing token of these attempts.
     overdue_at: when the dispatcher looks after a batch of several jobs that is still out
         (monotonic); infinity for never.

@@ -23,7 +23,7 @@ from final import (
 )
 from final.beyond.graph import parents_first
 from final.job import Task
-from final.ledger.features.dependencies import AT_ONCE
+from final.ledger.base import AT_ONCE
 from final.workers.batch import Batch
 from tests.final import process_handlers
 from tests.final.engine import Engine, jobs, report

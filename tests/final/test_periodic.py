@@ -32,7 +32,7 @@ from final.beyond.filters import Filter
 from final.beyond.periodic import ON_TIME, Cron, Entry, Interval, iso
 from final.engine.messages import Close, Order
 from final.ledger import base
-from final.ledger.features.periodic import AT_ONCE
+from final.ledger.base import AT_ONCE
 from final.testing import InlineQueue
 from tests.final.engine import Engine, ask, jobs, report
 from tests.final.helpers import OpenQueue, child, completes, in_file, next_line, nothing

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 
 from final import Job, JobQueue, Status, UnknownJob, current_job
-from final.ledger.features.dependencies import AT_ONCE
+from final.ledger.base import AT_ONCE
 from final.ledger.postgres.address import parse
 from final.ledger.postgres.dependencies import WORKED_OFF
 from tests.final.test_dependencies import echo, graphs, model

@@ -18,13 +18,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from final.job import Status, Task
-from final.ledger.base import Move
+from final.ledger.base import AT_ONCE, Move
 from final.ledger.features.base import Feature
 from final.ledger.index import Index
 from final.ledger.rows import PLAIN, TASK_COLUMNS, task_of
 from final.ledger.sqlite import SqliteFile
-
-AT_ONCE = 500  # children that an exchange lets go on, at most: others get in between
 
 # The states of a row. OVER: the child has ended.
 OPEN, COUNTED, OVER = 0, 1, 2

@@ -16,7 +16,7 @@ from final.ledger.index import Index
 from final.ledger.rows import PLAIN
 from final.ledger.sqlite import SqliteFile
 
-AT_ONCE = 500  # keys whose time is over that an exchange deletes, at most
+KEYS_AT_ONCE = 500  # keys whose time is over that an exchange deletes, at most
 
 THESE = "IN (SELECT value FROM json_each(?))"
 HOLDERS = f"""SELECT holder.key, holder.id, holder.seq, until, expires_at, status, attempts,
@@ -161,8 +161,8 @@ class Holders(Feature):
             self._file.execute(LET_GO, (_seqs(off), json.dumps([task.id for task in off])))
         self.forget(deleted(moves))
         if self._wall >= self._sweep_at:
-            gone = self._file.execute(EXPIRED, (self._wall, AT_ONCE)).rowcount
-            self._sweep_at = self._wall if gone == AT_ONCE else self._wall + 1.0
+            gone = self._file.execute(EXPIRED, (self._wall, KEYS_AT_ONCE)).rowcount
+            self._sweep_at = self._wall if gone == KEYS_AT_ONCE else self._wall + 1.0
 
     def _write_replaced(self, task: Task) -> None:
         values = (PLAIN[task.priority], task.kind, task.size, task.timeout, task.group or None)

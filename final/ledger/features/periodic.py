@@ -15,14 +15,13 @@ from collections.abc import Callable
 
 from final.beyond.periodic import Entry
 from final.job import Task
-from final.ledger.base import ChangePeriodic
+from final.ledger.base import AT_ONCE, ChangePeriodic
 from final.ledger.features.base import Feature
 from final.ledger.lookups import PERIODIC
 from final.ledger.sqlite import SqliteFile
 
 log = logging.getLogger("final")
 
-AT_ONCE = 500  # jobs that an exchange makes at most: others get in between
 # A row that makes no sense here: without cronsim or its time zone, or of another program.
 UNREADABLE = (ImportError, ValueError, LookupError, TypeError)
 

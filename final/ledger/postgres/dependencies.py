@@ -16,8 +16,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from final.job import Status, Task
-from final.ledger.base import Move
-from final.ledger.features.dependencies import AT_ONCE, why
+from final.ledger.base import AT_ONCE, Move
+from final.ledger.features.dependencies import why
 from final.ledger.postgres import statements as sql
 from final.ledger.postgres.memory import Memory
 from final.ledger.postgres.session import Session

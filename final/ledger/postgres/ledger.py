@@ -35,7 +35,7 @@ from final.ledger.postgres.doubt import UNKNOWN, Doubt
 from final.ledger.postgres.housekeeping import Housekeeping
 from final.ledger.postgres.lease import Lease
 from final.ledger.postgres.listener import Listener
-from final.ledger.postgres.lookups import Lookups
+from final.ledger.postgres.lookups import PostgresLookups
 from final.ledger.postgres.memory import Memory
 from final.ledger.postgres.migrate import migrate
 from final.ledger.postgres.notices import Notices
@@ -79,8 +79,8 @@ class PostgresLedger:
         self._address = address
         self._options = options
         self._listener: Listener | None = None
-        self.look_ups = Lookups(address)
-        self._watching = Lookups(address)  # statistics are in the way of nobody
+        self.look_ups = PostgresLookups(address)
+        self._watching = PostgresLookups(address)  # statistics are in the way of nobody
         self._memory = memory = Memory()
         with contextlib.ExitStack() as undo:
             try:

@@ -15,7 +15,7 @@ import psycopg
 
 from final.ledger.base import Told
 from final.ledger.postgres.address import Address
-from final.ledger.postgres.lookups import Lookups
+from final.ledger.postgres.lookups import PostgresLookups
 from final.ledger.postgres.notices import Notices, parsed
 from final.ledger.postgres.session import Session, break_off, connect
 
@@ -31,7 +31,7 @@ class Listener:
         self,
         address: Address,
         session: Session,
-        look_ups: Sequence[Lookups],
+        look_ups: Sequence[PostgresLookups],
         notices: Notices,
         patience: float,
         tell: Callable[[Told], object],

@@ -31,7 +31,7 @@ from final.ledger.rows import attempt_of, record_of
 from final.payload import decode
 
 
-class Lookups:
+class PostgresLookups:
     """See ``Ledger``. All of them raise StorageError."""
 
     def __init__(self, address: Address) -> None:

@@ -17,9 +17,9 @@ from typing import Any
 
 from final.job import Status, Task
 from final.ledger.admission import admit
-from final.ledger.base import Move
+from final.ledger.base import AT_ONCE, Move
 from final.ledger.features.keys import Keys
-from final.ledger.features.periodic import AT_ONCE, UNREADABLE
+from final.ledger.features.periodic import UNREADABLE
 from final.ledger.postgres import holders
 from final.ledger.postgres import statements as sql
 from final.ledger.postgres.memory import Memory
