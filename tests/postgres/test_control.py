@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from final import Job, Kind, Pause, Priority, Status
+from final import Job, Kind, Pause, Priority, QueueFull, Status
 from final.ledger.postgres.witness import host
 from tests.final.helpers import AT_ONCE, nothing
 from tests.helpers import DEADLINE, Background, Gate, Journal
@@ -230,6 +230,14 @@ def test_a_full_lane_that_is_paused_is_as_full_as_ever(open_queue: OpenQueue) ->
     assert 5 <= held <= 6
     queue.resume(kind="mail")
     queue.join(LONG)
+
+
+def test_who_has_room_is_not_refused_for_its_turn(open_queue: OpenQueue) -> None:
+    queue = open_queue(capacity=1_700, overflow="reject", workers=0)
+    assert len(queue.enqueue_many([Job() for _ in range(1_200)])) == 1_200
+    with pytest.raises(QueueFull) as refused:
+        queue.enqueue_many([Job() for _ in range(1_200)])
+    assert len(refused.value.accepted) == 500
 
 
 # ---- workers ----------------------------------------------------------------------------------
