@@ -35,6 +35,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return here
 
 
+@pytest.mark.slow
 def test_the_report_has_every_row(tmp_path: Path) -> None:
     shown_to = io.StringIO()
     console = report.terminal(shown_to, width=200)

@@ -32,6 +32,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)  # pip fetches what it builds with
 def test_the_wheel_has_every_file_of_the_packages(installed: Path) -> None:
     expected = {
@@ -45,6 +46,7 @@ def test_the_wheel_has_every_file_of_the_packages(installed: Path) -> None:
     assert sorted(expected - there) == []
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_the_readme_s_example_runs_from_there(installed: Path, tmp_path: Path) -> None:
     [code] = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)

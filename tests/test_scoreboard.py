@@ -285,6 +285,7 @@ def test_a_file_that_cannot_be_read_is_shown_as_pytest_shows_it(suite: Suite) ->
 # --write-docs
 
 
+@pytest.mark.slow
 def test_a_full_run_writes_the_pages_and_only_once(suite: Suite) -> None:
     readme = suite.folder / pages.README
     readme.write_text(f"Above.\n{pages.BEGIN}\n{pages.END}\nBelow.\n", encoding="utf-8")

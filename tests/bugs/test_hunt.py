@@ -38,6 +38,7 @@ class TestHunt:
         assert not any(hint in readme for hint in bug.hints)
         assert list((build / "hunt").rglob("zoo")) == []
 
+    @pytest.mark.slow
     def test_its_symptom_is_there_until_it_is_mended(self, build: Path) -> None:
         Hunt.begin(2)
         complaint = Hunt.current().symptom()
@@ -51,6 +52,7 @@ class TestHunt:
         test.write_text(test.read_text(encoding="utf-8").replace("== 4", "== 3"))
         assert Hunt.current().symptom() != []
 
+    @pytest.mark.slow
     def test_who_mends_one_thing_and_breaks_another_is_told(self, build: Path) -> None:
         Hunt.begin(2)
         code = build / "hunt" / "improved" / "job_queue.py"

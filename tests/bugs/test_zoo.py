@@ -26,6 +26,7 @@ BUGS = [pytest.param(bug, id=f"{bug.number}") for bug in zoo().values()]
 
 
 class TestCatching:
+    @pytest.mark.slow
     @pytest.mark.parametrize("bug", BUGS)
     def test_the_test_that_a_page_names_catches_its_bug(
         self, bug: Bug, copy: Path, runs: Runs, tmp_path: Path

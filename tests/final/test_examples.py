@@ -105,6 +105,7 @@ def test_thumbnails_are_pictures(finished: tuple[Path, dict[str, Example]]) -> N
     assert sizes["bmng-480.webp"] == (480, 240)
 
 
+@pytest.mark.slow
 def test_tickets_are_sold_as_fast_as_may_be_and_the_rest_is_turned_away(tmp_path: Path) -> None:
     with Example("tickets", tmp_path) as example:
         assert example.read_to_the_end() == 0, example.output
@@ -121,6 +122,7 @@ def test_tickets_are_sold_as_fast_as_may_be_and_the_rest_is_turned_away(tmp_path
     assert "Traceback" not in example.output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", IN_FLIGHT)
 def test_a_killed_run_is_continued_and_nothing_is_lost(name: str, tmp_path: Path) -> None:
     file = tmp_path / f"{name}.db"

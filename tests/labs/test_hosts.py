@@ -10,6 +10,7 @@ from tests import postgres_server
 from tests.labs import hosts, network
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.timeout(150),
     pytest.mark.skipif(
         postgres_server.programs() is None or postgres_server.WINDOWS,

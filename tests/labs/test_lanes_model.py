@@ -171,6 +171,7 @@ class GivesBackToTheEnd(Lanes):
         super().add(task)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("broken", "sentence"),
     [

@@ -227,6 +227,7 @@ def a_due_time_is_forgotten(file: SqliteFile, moves: Sequence[Move], wall: float
     file._writer.execute("UPDATE job SET due_at = 0 WHERE status IN ('retrying', 'scheduled')")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("owner", "name", "fault", "sentence"),
     [

@@ -229,6 +229,7 @@ class DropsRetriesWhenClosing(Steered):
         return super()._unfinished() - sum(lane.counts.retrying for lane in self._lanes.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("broken", "sentence"),
     [

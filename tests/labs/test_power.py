@@ -25,6 +25,7 @@ def cut(durability: str, jobs: int, fault: str = "", by_copies: bool = False) ->
     return tally
 
 
+@pytest.mark.slow
 def test_the_promises_hold(capsys: pytest.CaptureFixture[str]) -> None:
     assert power.run(6, "", console())
     report = capsys.readouterr().out
@@ -32,6 +33,7 @@ def test_the_promises_hold(capsys: pytest.CaptureFixture[str]) -> None:
     assert "full loses nothing acknowledged" in report
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_planted_fault_is_found(fault: str) -> None:
     tally = cut("full", 6, fault)
@@ -40,6 +42,7 @@ def test_a_planted_fault_is_found(fault: str) -> None:
     assert (tally.corrupt > 0) == (fault == "sync-off")
 
 
+@pytest.mark.slow
 def test_the_coarser_way_finds_the_same() -> None:
     """Where SQLite cannot be watched; here it can, but the copies do not know."""
     full, normal, off = (cut(durability, 3, by_copies=True) for durability in DURABILITIES)

@@ -36,6 +36,7 @@ def play(scenario: Scenario, switches: int = 2) -> Verdict:
 
 
 class TestCatalogue:
+    @pytest.mark.slow
     @pytest.mark.parametrize("entry", CATALOGUE, ids=lambda entry: entry.name)
     def test_what_holds_and_what_breaks(self, entry: Entry) -> None:
         verdict = entry.explore(races.FOR_BUGS) if entry.breaks else entry.explore(1, every=3)

@@ -155,6 +155,7 @@ def forgets_the_fate(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(sql, "EXPIRED", sql.EXPIRED.replace("expires_at < clock_timestamp() AND", ""))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "sentence"),
     [

@@ -509,6 +509,7 @@ MEETINGS = {
 OFTEN = 40
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)  # the machine may be busy with other things
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_planted_fault_is_caught(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:

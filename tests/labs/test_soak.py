@@ -31,6 +31,7 @@ def run(seconds: float, folder: Path) -> Soak:
     return one
 
 
+@pytest.mark.slow
 def test_final_loses_nothing_miscounts_nothing_and_does_not_grow(tmp_path: Path) -> None:
     one = run(5.0, tmp_path)
     assert one.wrong == []
@@ -54,6 +55,7 @@ PLANTS = {
 COMPLAINTS = {"memory": "memory grew by", "miscount": "metrics", "lost": "close ran all that"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", PLANTS)
 def test_a_planted_fault_is_caught(fault: str, tmp_path: Path) -> None:
     with PLANTS[fault]():

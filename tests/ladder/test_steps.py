@@ -80,6 +80,7 @@ class TestList:
         assert len(worked._lines(SOLUTIONS / "step13_durable.py")) < 660
 
 
+@pytest.mark.slow
 class TestClimbing:
     def test_the_stub_passes_nothing(self) -> None:
         rows = ROWS if FULL else [step.rows[0] for step in STEPS]

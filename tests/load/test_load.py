@@ -11,6 +11,7 @@ from tests.benchmarks.report import terminal
 from tests.load.__main__ import SIZES, Books, run
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(180)  # the machine may be busy with other things
 def test_every_201_is_completed_and_a_503_stores_nothing(tmp_path: Path) -> None:
     output = io.StringIO()

@@ -22,6 +22,7 @@ def measures() -> PostgresMeasures:
     return measures
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("measure", [PostgresMeasures.elsewhere, PostgresMeasures.held])
 def test_a_table_has_all_its_rows(
     measures: PostgresMeasures, measure: Callable[[PostgresMeasures], Findings]
@@ -31,6 +32,7 @@ def test_a_table_has_all_its_rows(
     assert len(table.rows) >= 2
 
 
+@pytest.mark.slow
 def test_all_take_turns_and_those_that_are_absent_say_so(measures: PostgresMeasures) -> None:
     (table,) = measures.processes().tables
     names = ["final", "final's ledger alone", "pgqueuer", "procrastinate"]

@@ -13,6 +13,7 @@ from tests.service.conftest import OpenService
 EXAMPLES = 8  # of each endpoint and kind; more of them found nothing more
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("manner", ["positive", "negative"])
 def test_no_request_is_too_strange(open_service: OpenService, manner: str) -> None:
     """positive: as the document says. negative: as it does not."""
