@@ -265,6 +265,19 @@ def test_who_is_gone_for_longer_than_the_lease_loses_its_jobs(
     assert slow.get("a").attempts == 2
 
 
+def test_what_cannot_be_given_back_at_the_end_is_taken_over(
+    address: str, open_queue: OpenQueue, gate: Gate
+) -> None:
+    queue = open_queue(lambda job: gate.wait(), workers=1)
+    queue.enqueue(Job(id="a"))
+    becomes(lambda: queue.status("a") is Status.PROCESSING)
+    with closing(psycopg.connect(parse(address).dsn)) as other:
+        other.execute(f"SELECT FROM {parse(address).schema}.job FOR UPDATE".encode())
+        assert queue.close(drain=False, timeout=0) is False
+    gate.open()
+    assert open_queue(lambda job: "taken over").wait("a", DEADLINE).result == "taken over"
+
+
 def test_a_crash_on_this_host_is_noticed_before_the_lease_is_over(
     address: str, open_queue: OpenQueue
 ) -> None:

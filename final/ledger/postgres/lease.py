@@ -98,6 +98,7 @@ class Lease:
     def leave(self) -> None:
         """Raises psycopg.Error."""
         self._session.ask(sql.LEAVE, (self.owner,))
+        self._session.ask(sql.EXPIRE, ([self.owner],))
 
     def close(self) -> None:
         self._witness.close()

@@ -57,7 +57,9 @@ CLASS = "SELECT ('jobqueue.owner'::regclass::oid::bigint & 2147483647)::integer"
 REGISTER = f"""INSERT INTO jobqueue.owner (name, witness, workers, max_retries, own_retries,
         expires_at)
     VALUES (%s, %s, %s, %s, %s::jsonb, {SOON}) RETURNING id"""
-LEAVE = "DELETE FROM jobqueue.owner WHERE id = %s"
+# Who could not give back its jobs stays, until its lease is over and others take them.
+LEAVE = f"""DELETE FROM jobqueue.owner WHERE id = %s AND NOT EXISTS (SELECT FROM jobqueue.job
+    WHERE {LIVE} AND status = 'processing' AND job.owner = owner.id)"""
 WITNESSES = "SELECT id, witness FROM jobqueue.owner WHERE id <> %s AND witness LIKE %s"
 EXPIRE = "UPDATE jobqueue.owner SET expires_at = '-infinity' WHERE id = ANY (%s::integer[])"
 EXPIRED = f"""SELECT id, pg_try_advisory_xact_lock(%s, id),
