@@ -283,9 +283,12 @@ TRY_KEYS = f"""WITH buckets AS MATERIALIZED (
         FROM ({_BUCKETS}) AS buckets)
     SELECT key FROM unnest(%s::text[]) AS key
         JOIN buckets ON number = (%s::bigint << 32) | (hashtext(key) & 255) WHERE ours"""
-# Those that may be replaced are locked: nobody claims them meanwhile.
-KEY_HOLDERS = f"""WITH locked AS MATERIALIZED (SELECT seq, status, attempts, grp FROM jobqueue.job
-        WHERE seq IN (SELECT seq FROM jobqueue.holder WHERE key = ANY (%s::text[])) FOR UPDATE)
+# Those that may be replaced are locked: nobody claims them meanwhile. Not where another transaction
+# has the key: it may hold the job, too, and last.
+KEY_HOLDERS = f"""WITH ours AS MATERIALIZED (SELECT key FROM unnest(%s::text[]) AS key
+        WHERE pg_try_advisory_xact_lock((%s::bigint << 32) | (hashtext(key) & 255))),
+    locked AS MATERIALIZED (SELECT seq, status, attempts, grp FROM jobqueue.job
+        WHERE seq IN (SELECT seq FROM jobqueue.holder JOIN ours USING (key)) FOR UPDATE)
     SELECT holder.key, holder.id, holder.seq, until, extract(epoch FROM expires_at - {NOW})::float8,
         coalesce(locked.status, job.status), coalesce(locked.attempts, job.attempts, 0),
         coalesce(extract(epoch FROM {NOW} - enqueued_at), 0)::float8, coalesce(locked.grp, '')
