@@ -473,7 +473,7 @@ class Dispatcher:
 
     def _figures(self, now: float) -> Snapshot:
         if self._ledger.shared:
-            self._recorder.recount(self._ledger.look_ups.counts, now)
+            self._recorder.recount(self._ledger.counts, now)
         try:
             ages = self._ledger.ages(now)
         except StorageError:

@@ -366,6 +366,9 @@ class Ledger(Protocol):
     def ages(self, now: float) -> dict[Priority, float]:
         """Seconds that the first job of each lane has been ready to run."""
 
+    def counts(self) -> Mapping[tuple[Priority, Status], int]:
+        """As ``LookUps.counts``."""
+
     def paused(self) -> frozenset[Pause]:
         """What is paused. For any thread."""
 

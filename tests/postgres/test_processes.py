@@ -79,6 +79,24 @@ def test_wait_returns_where_a_job_is_gone(address: str, open_queue: OpenQueue) -
         waiting.result()
 
 
+def test_a_look_up_that_takes_long_holds_up_neither_turns_nor_the_end(
+    open_queue: OpenQueue, address: str, gate: Gate
+) -> None:
+    queue = open_queue(lambda job: gate.wait(), path=address.replace("lease=1", "lease=600"))
+    queue.enqueue(Job(id="a"))
+    waiting = Background(queue.wait, "a")
+    becomes(lambda: queue._dispatcher._waits)
+    with closing(psycopg.connect(parse(address).dsn)) as other:
+        other.execute(f"LOCK TABLE {parse(address).schema}.failure".encode())
+        looking = Background(queue.attempts, "a")
+        becomes(lambda: ledger(queue).look_ups._asked)
+        gate.open()
+        assert waiting.result().status is Status.COMPLETED
+        assert queue.metrics().completed == 1
+        assert Background(queue.close).result()
+    assert looking.result() == []
+
+
 def test_join_waits_for_jobs_of_others(open_queue: OpenQueue, gate: Gate) -> None:
     bringer, _ = open_queue(workers=0), open_queue(lambda job: gate.wait())
     bringer.enqueue(Job())

@@ -35,7 +35,7 @@ from final.ledger.postgres.doubt import UNKNOWN, Doubt
 from final.ledger.postgres.housekeeping import Housekeeping
 from final.ledger.postgres.lease import Lease
 from final.ledger.postgres.listener import Listener
-from final.ledger.postgres.lookups import PostgresLookups
+from final.ledger.postgres.lookups import OwnLookups, PostgresLookups
 from final.ledger.postgres.memory import Memory
 from final.ledger.postgres.migrate import migrate
 from final.ledger.postgres.notices import Notices
@@ -80,7 +80,7 @@ class PostgresLedger:
         self._options = options
         self._listener: Listener | None = None
         self.look_ups = PostgresLookups(address)
-        self._watching = PostgresLookups(address)  # statistics are in the way of nobody
+        self._watching = PostgresLookups(address)  # figures are in the way of nobody
         self._memory = memory = Memory()
         with contextlib.ExitStack() as undo:
             try:
@@ -92,6 +92,7 @@ class PostgresLedger:
             except psycopg.Error as error:
                 raise explained(address, error) from error
             undo.pop_all()
+        self._own = OwnLookups(session)
         self._window = Window(session, options, policies, memory, kinds, shares, self._lease.table)
         self._room = Room(session, options, memory)
         self._doubt = Doubt(session, self._lease, memory)
@@ -114,7 +115,7 @@ class PostgresLedger:
         return self._summary(self._with_what_was_done(Given()))
 
     def get(self, job_id: str) -> JobRecord | None:
-        return self.look_ups.get(job_id)
+        return self._own.get(job_id)
 
     def listen(self, tell: Callable[[Told], object]) -> None:
         def hear(told: Told) -> None:
@@ -252,7 +253,10 @@ class PostgresLedger:
     # ---- looking -----------------------------------------------------------------------------
 
     def ages(self, now: float) -> dict[Priority, float]:
-        return self.look_ups.ages()
+        return self._watching.ages()
+
+    def counts(self) -> Mapping[tuple[Priority, Status], int]:
+        return self._watching.counts()
 
     def shared_figures(self) -> SharedFigures:
         memory, tables = self._memory, self._watching.tables()
@@ -271,7 +275,7 @@ class PostgresLedger:
         return enqueue_within(connection, place, tasks, wall)
 
     def ended_of(self, job_ids: Sequence[str]) -> Sequence[str]:
-        return self.look_ups.ended_of(job_ids)
+        return self._own.ended_of(job_ids)
 
     def known(self, job_ids: Collection[str]) -> set[str]:
         return self.look_ups.known(job_ids)
