@@ -27,6 +27,8 @@ from final.job import AttemptRecord, GroupRecord, JobRecord, Outcome, Priority, 
 # How many jobs a step of an exchange moves or makes at most, where they are many: others get in
 # between.
 AT_ONCE = 500
+# And about how many bytes of payloads or results it takes in; one that is larger comes alone.
+BYTES_AT_ONCE = 8 << 20
 
 
 class Move(NamedTuple):

@@ -39,6 +39,7 @@ from final.ledger.postgres.lookups import OwnLookups, PostgresLookups
 from final.ledger.postgres.memory import Memory
 from final.ledger.postgres.migrate import migrate
 from final.ledger.postgres.notices import Notices
+from final.ledger.postgres.returned import portions
 from final.ledger.postgres.room import Room
 from final.ledger.postgres.session import Session, explained
 from final.ledger.postgres.ticks import Ticks
@@ -149,7 +150,7 @@ class PostgresLedger:
     def exchange(self, offer: Offer) -> Given:
         self._memory.now, self._memory.wall = offer.now, offer.wall
         try:
-            given = self._turn(offer)
+            given = self._turn(self._after_large_results(offer))
             self._broken = False
         except StorageError as error:
             self._broken = True
@@ -171,6 +172,19 @@ class PostgresLedger:
             given.live = {**given.live, Status.QUEUED: int(is_busy)}
             given.stalled = not goes_on
         return given
+
+    def _after_large_results(self, offer: Offer) -> Offer:
+        """What is left for the turn; before it is written what would make it too long.
+
+        Should a later part fail, these are offered once more, and are behind the fence then.
+        """
+        memory, began = self._memory, time.monotonic()
+        *before, last = portions(offer.outcomes)
+        for outcomes in before:
+            memory.moves += self._turn(Offer(memory.now, memory.wall, outcomes=outcomes)).moves
+            passed = time.monotonic() - began
+            memory.now, memory.wall = offer.now + passed, offer.wall + passed
+        return replace(offer, now=memory.now, wall=memory.wall, outcomes=last) if before else offer
 
     def _turn(self, offer: Offer) -> Given:
         """Tries until it has come about. Raises StorageError when nothing was written."""
