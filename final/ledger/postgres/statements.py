@@ -47,7 +47,7 @@ BEGIN_TURN = f"""SELECT nextval('jobqueue.token'), extract(epoch FROM {NOW})::fl
     (SELECT json_agg(json_build_array(sort, name))::text FROM jobqueue.pause)
     FROM jobqueue.owner WHERE id <> %s AND expires_at > {NOW}"""
 BEAT = f"""UPDATE jobqueue.owner SET expires_at = {SOON}, curious = %s, running = %s
-    WHERE id = %s"""
+    WHERE id = %s RETURNING expires_at::text"""
 
 # ---- owners
 
@@ -419,6 +419,7 @@ FATES = """SELECT job.seq, job.token, job.status FROM jobqueue.job
     JOIN unnest(%s::bigint[], %s::bigint[]) AS o (seq, token) USING (seq, token)
     WHERE job.status <> 'processing'"""
 IS_ENDED = f"SELECT EXISTS ({FATES})"
+HAS_BEATEN = "SELECT EXISTS (SELECT FROM jobqueue.owner WHERE id = %s AND expires_at = %s)"
 IS_IN = "SELECT EXISTS (SELECT FROM jobqueue.job WHERE id = %s)"
 
 # ---- around it
