@@ -28,7 +28,7 @@ from final.ledger.postgres.address import parse
 from final.ledger.postgres.ledger import PostgresLedger
 from final.ledger.postgres.notices import Notices
 from final.ledger.postgres.statements import CLASS
-from tests.final.helpers import comes_true
+from tests.final.helpers import comes_true, is_closing
 from tests.helpers import DEADLINE, Background, Broken, Gate, Journal
 from tests.host import Host
 from tests.postgres.conftest import OpenQueue
@@ -250,6 +250,23 @@ def test_draining_is_left_to_others_while_there_are_some(open_queue: OpenQueue, 
     becomes(lambda: one.status("job-2") is Status.COMPLETED)
     gate.open()
     assert one.close()
+
+
+def test_close_says_whether_a_handler_that_it_has_turned_away_left_its_job(
+    open_queue: OpenQueue, gate: Gate
+) -> None:
+    def handler(job: Job) -> None:
+        gate.wait()
+        Background(queue.enqueue, Job()).result()  # in a thread of which nobody knows whose it is
+
+    queue = open_queue(handler)
+    queue.enqueue(Job(id="a"))
+    becomes(lambda: queue.status("a") is Status.PROCESSING)
+    end = Background(queue.close)
+    becomes(lambda: is_closing(queue))
+    gate.open()
+    assert end.result() is False
+    assert open_queue(lambda job: None, workers=0).status("a") is Status.QUEUED
 
 
 # ---- leases

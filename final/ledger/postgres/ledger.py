@@ -155,7 +155,7 @@ class PostgresLedger:
         except StorageError as error:
             self._broken = True
             return self._summary(Given(error=str(error)), offer.closing)
-        is_busy, goes_on = 1, 1
+        is_busy, goes_on, is_left = 1, 1, bool(self._memory.aside)
         with contextlib.suppress(psycopg.Error):  # it is durable; this need not be
             self._notices.work |= self._dependencies.release(given.moves)
             if not offer.closing:
@@ -163,6 +163,8 @@ class PostgresLedger:
             if offer.count:
                 values = self._window.paused() | {"aside": list(self._memory.aside)}
                 (is_busy,) = self._session.one(sql.BUSY, values)
+                if values["aside"]:
+                    (is_left,) = self._session.one(sql.ANY_LEFT, (values["aside"],))
                 if self._memory.paused:
                     values["owner"] = self._lease.owner
                     (goes_on,) = self._session.one(sql.GOES_ON, values)
@@ -171,6 +173,7 @@ class PostgresLedger:
         if offer.count:
             given.live = {**given.live, Status.QUEUED: int(is_busy)}
             given.stalled = not goes_on
+            given.left = is_left
         return given
 
     def _after_large_results(self, offer: Offer) -> Offer:

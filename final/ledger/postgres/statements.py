@@ -448,6 +448,8 @@ BUSY = f"""SELECT EXISTS (SELECT FROM jobqueue.job
     OR EXISTS (SELECT FROM jobqueue.job
         WHERE due_at < 'infinity' AND status = 'retrying' AND {_RUNS_HERE})
     OR EXISTS (SELECT FROM jobqueue.release)"""
+ANY_LEFT = """SELECT EXISTS (SELECT FROM jobqueue.job
+    WHERE seq = ANY (%s::bigint[]) AND ended_at IS NULL)"""
 # Whether anything goes on by itself, beside what this process runs: it waits and is not paused,
 # comes back, or runs elsewhere.
 GOES_ON = f"""SELECT EXISTS (SELECT FROM jobqueue.job
