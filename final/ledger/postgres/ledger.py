@@ -87,9 +87,11 @@ class PostgresLedger:
             try:
                 self._session = session = Session(address)
                 undo.callback(session.close)
-                migrate(session.connection, address)
-                self._notices = Notices(session)
-                self._lease = Lease(session, options, policies, memory, self._notices)
+                session.persist(lambda: migrate(session.connection, address))
+                self._notices = notices = Notices(session)
+                self._lease = session.persist(
+                    lambda: Lease(session, options, policies, memory, notices)
+                )
             except psycopg.Error as error:
                 raise explained(address, error) from error
             undo.pop_all()
@@ -109,8 +111,8 @@ class PostgresLedger:
     def open(self, now: float, wall: float) -> Given:
         self._memory.now, self._memory.wall = now, wall
         try:
-            self._lease.register()
-            self._housekeeping.poll()
+            self._session.persist(self._lease.register)
+            self._session.persist(self._housekeeping.poll)
         except psycopg.Error as error:
             raise explained(self._address, error) from error
         return self._summary(self._with_what_was_done(Given()))

@@ -12,8 +12,8 @@ import contextlib
 import os
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import psycopg
 from psycopg import errors
@@ -24,6 +24,7 @@ from final.ledger.postgres.address import Address
 from final.ledger.postgres.arrays import with_arrays
 from final.ledger.postgres.migrate import in_schema
 
+T = TypeVar("T")
 CONNECT_SECONDS = 5
 # Unless the address says otherwise. Kept alive by the kernel; libpq gives up what is not answered
 # for as long.
@@ -70,6 +71,16 @@ class Session:
     def reconnect(self) -> None:
         self._connection.close()
         self._connection = connect(self.address)
+
+    def persist(self, step: Callable[[], T]) -> T:
+        """What it returns; once more, on another connection, if this one is lost on the way."""
+        try:
+            return step()
+        except psycopg.OperationalError:
+            if not self.is_lost:
+                raise
+            self.reconnect()
+            return step()
 
     def ask(
         self, statement: str, values: Sequence[Any] | Mapping[str, Any] = ()
