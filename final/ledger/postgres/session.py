@@ -26,6 +26,7 @@ from final.ledger.postgres.migrate import in_schema
 
 T = TypeVar("T")
 CONNECT_SECONDS = 5
+END_IF_IDLE = "SELECT set_config('idle_in_transaction_session_timeout', %s, true)"
 # Unless the address says otherwise. Kept alive by the kernel; libpq gives up what is not answered
 # for as long.
 _USUAL: dict[str, Any] = {
@@ -109,8 +110,12 @@ class Session:
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
-        """For what is seldom asked, and needs its answers in between."""
+        """For what is seldom asked, and needs its answers in between.
+
+        The server ends that of a process that is stopped half-way: others wait for its locks.
+        """
         with self._watched(), self._connection.transaction():
+            self.ask(END_IF_IDLE, (str(int(self.address.lease / 3 * 1000)),))
             yield
 
     @contextlib.contextmanager
