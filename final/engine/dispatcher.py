@@ -448,7 +448,8 @@ class Dispatcher:
 
     def _has_run_all(self) -> bool:
         """Nothing is left to run; what was set aside here, others may have run since."""
-        return not self._is_busy() and (self._ledger.shared or not self._set_aside)
+        left = self._given.left if self._ledger.shared else self._set_aside
+        return not self._is_busy() and not left
 
     def _has_to_run(self) -> bool:
         """Whether anything is left for a queue that drains.
@@ -473,7 +474,7 @@ class Dispatcher:
 
     def _figures(self, now: float) -> Snapshot:
         if self._ledger.shared:
-            self._recorder.recount(self._ledger.look_ups.counts, now)
+            self._recorder.recount(self._ledger.counts, now)
         try:
             ages = self._ledger.ages(now)
         except StorageError:

@@ -18,6 +18,7 @@ from itertools import islice
 
 from final.engine.messages import Enqueue
 from final.job import Priority, Task
+from final.ledger.base import BYTES_AT_ONCE
 from final.workers.batch import Batch
 
 # Jobs of a line that a turn offers to the ledger, at most: who brings more shares with the others.
@@ -65,18 +66,21 @@ class Producers:
         """Requests that may go, each with what may go of it; they stand in no line now."""
         left: dict[Priority | None, float] = {None: math.inf}
         left.update(room.items())
+        size = 0
         for own, line in self._lines.items():
             budget = OFFERED_AT_ONCE
-            while line and left[own] > 0 and budget > 0:
+            while line and left[own] > 0 and budget > 0 and size < BYTES_AT_ONCE:
                 request, _ = line.popitem(last=False)
                 self._inside.pop(request, None)
                 tasks: list[Task] = []
                 for task in islice(request.tasks, request.durable, None):
                     lane = _lane(task)
                     others_were_first = lane is not own and self._lines[lane]
-                    if left[lane] <= 0 or len(tasks) == budget or others_were_first:
+                    is_much = len(tasks) == budget or size >= BYTES_AT_ONCE
+                    if left[lane] <= 0 or is_much or others_were_first:
                         break
                     left[lane] -= 1
+                    size += task.size
                     tasks.append(task)
                 budget -= len(tasks)
                 yield request, tasks

@@ -27,6 +27,8 @@ from final.job import AttemptRecord, GroupRecord, JobRecord, Outcome, Priority, 
 # How many jobs a step of an exchange moves or makes at most, where they are many: others get in
 # between.
 AT_ONCE = 500
+# And about how many bytes of payloads or results it takes in; one that is larger comes alone.
+BYTES_AT_ONCE = 8 << 20
 
 
 class Move(NamedTuple):
@@ -240,6 +242,7 @@ class Given:
     releasing: parents have ended, and their children do not all know yet.
     paused: what is. stalled: so nothing of what waits will start, unless somebody resumes it.
     (Where the ledger is shared, only if that was asked for by ``count``.)
+    left: what was set aside here has not ended yet elsewhere. (Only where it is shared, as before.)
     ready: how many could be claimed at once. next_start: when a rate limit lets more start.
     next_due: when an exchange is needed, whoever asks. (Both monotonic; infinity for never.)
     room: how many jobs each lane has room for. not_before: until then nobody comes in (monotonic).
@@ -260,6 +263,7 @@ class Given:
     releasing: bool = False
     paused: frozenset[Pause] = frozenset()
     stalled: bool = False
+    left: bool = False
     ready: int = 0
     next_start: float = 0.0
     next_due: float = 0.0
@@ -365,6 +369,9 @@ class Ledger(Protocol):
 
     def ages(self, now: float) -> dict[Priority, float]:
         """Seconds that the first job of each lane has been ready to run."""
+
+    def counts(self) -> Mapping[tuple[Priority, Status], int]:
+        """As ``LookUps.counts``."""
 
     def paused(self) -> frozenset[Pause]:
         """What is paused. For any thread."""

@@ -432,6 +432,9 @@ class LocalLedger:
         heads = {priority: self._lanes.head(priority) for priority in Priority}
         return {priority: now - head.queued_at for priority, head in heads.items() if head}
 
+    def counts(self) -> Mapping[tuple[Priority, Status], int]:
+        return self.look_ups.counts()
+
     def shared_figures(self) -> None:
         return None
 

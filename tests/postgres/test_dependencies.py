@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+from contextlib import closing
 from typing import Any
 
 import psycopg
@@ -173,3 +174,22 @@ def test_a_transaction_of_the_callers_takes_no_child(open_queue: OpenQueue, addr
         pytest.raises(ValueError, match="cannot come after others"),
     ):
         queue.enqueue(Job(after=["parent"]), connection=connection)
+
+
+def test_a_process_that_is_stopped_while_children_go_on_holds_up_no_others(
+    address: str, open_queue: OpenQueue
+) -> None:
+    path = address.replace("lease=1", "lease=4")
+    with Host(path) as host, closing(psycopg.connect(parse(path).dsn)) as blocker:
+        host.wait_for("ready")
+        with open_queue(workers=0) as bringer:
+            bringer.enqueue(Job(id="parent", payload="held"))
+            bringer.enqueue(Job(id="child", after=["parent"]))
+        host.wait_for("started parent")
+        # It gets as far as this row, and then no further.
+        blocker.execute(f"SELECT FROM {parse(address).schema}.dependency FOR UPDATE".encode())
+        host.release()
+        becomes(lambda: sql(address, "SELECT pid FROM pg_locks WHERE NOT granted"))
+        host.pause()
+        blocker.rollback()
+        assert open_queue().wait("child", DEADLINE).status is Status.COMPLETED

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import signal
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from final import DuplicateJob, Job, JobQueue, Status, StorageError, TokenBucket
+from final import DuplicateJob, Every, Job, JobQueue, Status, StorageError, TokenBucket
 from final.ledger.postgres.statements import IS_IN, REGISTER
 from tests import postgres_server
 from tests.helpers import DEADLINE, Background, Gate, Journal
@@ -68,6 +69,28 @@ def test_all_hear_what_came_of_a_commit_whose_answer_was_lost(
                 journal.wait_for((place, f"job-{n}", "completed"))
             assert len(proxy.done) == done + 1
         assert queue.metrics().completed == 5
+        queue.close()
+
+
+def test_an_order_is_answered_once_though_its_first_answer_was_lost(
+    address: str, open_queue: OpenQueue
+) -> None:
+    dsn, _, query = address.partition("lease=1")
+    with Proxy(dsn) as proxy:
+        queue = open_queue(path=f"{proxy.dsn}&lease=10{query}")
+        ids = queue.enqueue_many([Job(run_at=1000) for _ in range(4)])
+        orders: list[tuple[Callable[[], object], object]] = [
+            (lambda: queue.cancel(ids[0]), True),
+            (lambda: queue.cancel_all(), 3),
+            (lambda: queue.delete(ids[0]), None),
+            (lambda: queue.purge(status="cancelled"), 3),
+            (lambda: queue.add_periodic(Every(1000, Job(), name="e")), None),
+            (lambda: queue.remove_periodic("e"), None),
+        ]
+        for order, answer in orders:
+            proxy.cuts = ["after"]
+            assert order() == answer
+            assert not proxy.cuts
         queue.close()
 
 

@@ -28,7 +28,7 @@ from final.ledger.postgres.address import parse
 from final.ledger.postgres.ledger import PostgresLedger
 from final.ledger.postgres.notices import Notices
 from final.ledger.postgres.statements import CLASS
-from tests.final.helpers import comes_true
+from tests.final.helpers import comes_true, is_closing
 from tests.helpers import DEADLINE, Background, Broken, Gate, Journal
 from tests.host import Host
 from tests.postgres.conftest import OpenQueue
@@ -77,6 +77,24 @@ def test_wait_returns_where_a_job_is_gone(address: str, open_queue: OpenQueue) -
     sql(address, "DELETE FROM jobqueue.job")
     with pytest.raises(UnknownJob):
         waiting.result()
+
+
+def test_a_look_up_that_takes_long_holds_up_neither_turns_nor_the_end(
+    open_queue: OpenQueue, address: str, gate: Gate
+) -> None:
+    queue = open_queue(lambda job: gate.wait(), path=address.replace("lease=1", "lease=600"))
+    queue.enqueue(Job(id="a"))
+    waiting = Background(queue.wait, "a")
+    becomes(lambda: queue._dispatcher._waits)
+    with closing(psycopg.connect(parse(address).dsn)) as other:
+        other.execute(f"LOCK TABLE {parse(address).schema}.failure".encode())
+        looking = Background(queue.attempts, "a")
+        becomes(lambda: ledger(queue).look_ups._asked)
+        gate.open()
+        assert waiting.result().status is Status.COMPLETED
+        assert queue.metrics().completed == 1
+        assert Background(queue.close).result()
+    assert looking.result() == []
 
 
 def test_join_waits_for_jobs_of_others(open_queue: OpenQueue, gate: Gate) -> None:
@@ -234,6 +252,23 @@ def test_draining_is_left_to_others_while_there_are_some(open_queue: OpenQueue, 
     assert one.close()
 
 
+def test_close_says_whether_a_handler_that_it_has_turned_away_left_its_job(
+    open_queue: OpenQueue, gate: Gate
+) -> None:
+    def handler(job: Job) -> None:
+        gate.wait()
+        Background(queue.enqueue, Job()).result()  # in a thread of which nobody knows whose it is
+
+    queue = open_queue(handler)
+    queue.enqueue(Job(id="a"))
+    becomes(lambda: queue.status("a") is Status.PROCESSING)
+    end = Background(queue.close)
+    becomes(lambda: is_closing(queue))
+    gate.open()
+    assert end.result() is False
+    assert open_queue(lambda job: None, workers=0).status("a") is Status.QUEUED
+
+
 # ---- leases
 
 
@@ -263,6 +298,19 @@ def test_who_is_gone_for_longer_than_the_lease_loses_its_jobs(
     assert slow.wait(slow.enqueue(Job(id="b")), DEADLINE)  # it goes on, as a new owner
     assert slow.get("a").result == "quick"
     assert slow.get("a").attempts == 2
+
+
+def test_what_cannot_be_given_back_at_the_end_is_taken_over(
+    address: str, open_queue: OpenQueue, gate: Gate
+) -> None:
+    queue = open_queue(lambda job: gate.wait(), workers=1)
+    queue.enqueue(Job(id="a"))
+    becomes(lambda: queue.status("a") is Status.PROCESSING)
+    with closing(psycopg.connect(parse(address).dsn)) as other:
+        other.execute(f"SELECT FROM {parse(address).schema}.job FOR UPDATE".encode())
+        assert queue.close(drain=False, timeout=0) is False
+    gate.open()
+    assert open_queue(lambda job: "taken over").wait("a", DEADLINE).result == "taken over"
 
 
 def test_a_crash_on_this_host_is_noticed_before_the_lease_is_over(

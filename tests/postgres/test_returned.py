@@ -12,6 +12,8 @@ import pytest
 
 from final.beyond.kinds import Policies
 from final.beyond.snooze import Again
+from final.engine import producers
+from final.engine.messages import Enqueue
 from final.job import Outcome, Priority, Status, Task
 from final.ledger.base import Given, Offer
 from final.ledger.postgres import returned
@@ -122,21 +124,21 @@ def test_of_two_attempts_of_a_job_in_one_exchange_the_latest_counts(ledger: Post
     assert ledger.shared_figures().fenced == 1
 
 
-def test_large_results_go_in_several(
+def test_large_results_take_several_turns(
     ledger: PostgresLedger, asked: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(returned, "MESSAGE_BYTES", 100)
+    monkeypatch.setattr(returned, "BYTES_AT_ONCE", 100)
     outcomes = [Outcome(task, 0.0, result="7" * 60) for task in claimed(ledger, 3)]
     asked.clear()
     given = exchange(ledger, outcomes=[(each.task.token, [each]) for each in outcomes])
-    assert asked.count(sql.KEPT) == 3
+    assert asked.count(sql.KEPT) == asked.count("COMMIT") == 3
     assert [len(move.tasks) for move in given.moves] == [1, 1, 1]
 
 
 def test_large_payloads_too(
     ledger: PostgresLedger, asked: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(returned, "MESSAGE_BYTES", 100)
+    monkeypatch.setattr(returned, "BYTES_AT_ONCE", 100)
     new = [[Task(f"large-{n}", "7" * 60, Priority.LOW, "default", size=60) for n in range(3)]]
     given = exchange(ledger, new=new, idle=1)
     assert given.accepted == [3]
@@ -144,6 +146,14 @@ def test_large_payloads_too(
     ids = [f"large-{n}" for n in range(3)]
     assert [task.id for batch in given.claims for task in batch] == ids[: len(given.claims[0])]
     assert ledger.look_ups.known(ids) == set(ids)
+
+
+def test_nor_do_large_payloads_all_come_in_one_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(producers, "BYTES_AT_ONCE", 100)
+    line = producers.Producers()
+    line.join(Enqueue([Task(f"{n}", "7" * 60, Priority.LOW, "default", size=60) for n in range(3)]))
+    ((_, tasks),) = line.take(dict.fromkeys(Priority, 1000))
+    assert [task.id for task in tasks] == ["0", "1"]
 
 
 def test_while_jobs_of_others_flow_it_looks_again_without_being_told(

@@ -5,11 +5,14 @@ from __future__ import annotations
 import tempfile
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from final import Job, JobQueue, Kind, StorageError, TokenBucket, UnknownJob
 from final.ledger.postgres.address import parse
+from final.ledger.postgres.session import Session
+from final.ledger.postgres.statements import CLASS, PRUNER, REGISTER
 from tests.helpers import DEADLINE, Background, Journal
 from tests.postgres.conftest import OpenQueue
 from tests.postgres.test_processes import becomes, sql
@@ -86,6 +89,26 @@ def test_a_queue_that_is_refused_leaves_no_connection(address: str, open_queue: 
     count = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE %s"
     becomes(lambda: sql(address, count, ours) == [(0,)])
     assert "newer release" in str(refused.value)
+
+
+def test_a_session_that_is_ended_while_a_queue_opens(
+    open_queue: OpenQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_queue(workers=0)
+    for moment in (CLASS, REGISTER, PRUNER):
+        ended, ask = list[str](), Session.ask
+
+        def end_once(session: Session, statement: str, values: Any = ()) -> Any:
+            if statement == moment and not ended:  # noqa: B023
+                ended.append(statement)  # noqa: B023
+                ask(session, "SELECT pg_terminate_backend(pg_backend_pid())")  # noqa: B023
+            return ask(session, statement, values)  # noqa: B023
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Session, "ask", end_once)
+            queue = open_queue()
+        assert ended
+        assert queue.wait(queue.enqueue(Job()), DEADLINE)
 
 
 def test_a_capacity_without_end(open_queue: OpenQueue) -> None:

@@ -116,6 +116,22 @@ class TestWithinATransaction:
                     waiting.result(deadline=0.05)
             assert waiting.result() == "first"
 
+    def test_nor_does_who_would_replace_the_job_that_it_has_replaced(
+        self, open_queue: OpenQueue, address: str
+    ) -> None:
+        queue, unique = open_queue(), Unique("report", then="replace")
+        queue.enqueue(Job("first", run_at=A_DAY, unique=unique))
+        with psycopg.connect(parse(address).dsn) as connection:
+            later = Job("second", 2, run_at=A_DAY, unique=unique)
+            assert queue.enqueue(later, connection=connection) == "first"
+            waiting = Background(queue.enqueue, Job("third", 3, unique=unique))
+            for n in range(20):
+                assert queue.wait(queue.enqueue(Job(payload=n)), DEADLINE).result == n
+            with pytest.raises(AssertionError, match="had not returned"):
+                waiting.result(deadline=0.05)
+        assert waiting.result() == "first"
+        assert queue.wait("first", DEADLINE).result == 3
+
 
 def test_a_dead_letter_and_a_new_job_do_not_both_come_in(
     open_queue: OpenQueue, address: str

@@ -78,7 +78,7 @@ class Holders:
     def ask(self) -> None:
         """After all that may move one of them."""
         if self._wanted:
-            values = (to_replace(self.unique), self._wanted)
+            values = (to_replace(self.unique), self._table, self._wanted)
             self._holders = self._session.ask(sql.KEY_HOLDERS, values)
 
     def keys(self) -> Keys:

@@ -80,10 +80,11 @@ class Lease:
         self._session.ask(self._guard, (self.table, self.owner, *self._settings))
         return self._session.ask(sql.BEGIN_TURN, (self.owner, self.owner))
 
-    def ask_to_renew(self, curious: bool) -> None:
+    def ask_to_renew(self, curious: bool) -> Any:
+        """Answered with the end of the lease."""
         running = Counter(task.kind for task in self._memory.flying.values()).most_common(KINDS)
         values = (self._seconds, curious, json.dumps(dict(running)), self.owner)
-        self._session.ask(sql.BEAT, values)
+        return self._session.ask(sql.BEAT, values)
 
     def renewed(self, curious: bool) -> None:
         self.curious = curious
@@ -98,6 +99,7 @@ class Lease:
     def leave(self) -> None:
         """Raises psycopg.Error."""
         self._session.ask(sql.LEAVE, (self.owner,))
+        self._session.ask(sql.EXPIRE, ([self.owner],))
 
     def close(self) -> None:
         self._witness.close()

@@ -35,10 +35,11 @@ from final.ledger.postgres.doubt import UNKNOWN, Doubt
 from final.ledger.postgres.housekeeping import Housekeeping
 from final.ledger.postgres.lease import Lease
 from final.ledger.postgres.listener import Listener
-from final.ledger.postgres.lookups import PostgresLookups
+from final.ledger.postgres.lookups import OwnLookups, PostgresLookups
 from final.ledger.postgres.memory import Memory
 from final.ledger.postgres.migrate import migrate
 from final.ledger.postgres.notices import Notices
+from final.ledger.postgres.returned import portions
 from final.ledger.postgres.room import Room
 from final.ledger.postgres.session import Session, explained
 from final.ledger.postgres.ticks import Ticks
@@ -80,18 +81,21 @@ class PostgresLedger:
         self._options = options
         self._listener: Listener | None = None
         self.look_ups = PostgresLookups(address)
-        self._watching = PostgresLookups(address)  # statistics are in the way of nobody
+        self._watching = PostgresLookups(address)  # figures are in the way of nobody
         self._memory = memory = Memory()
         with contextlib.ExitStack() as undo:
             try:
                 self._session = session = Session(address)
                 undo.callback(session.close)
-                migrate(session.connection, address)
-                self._notices = Notices(session)
-                self._lease = Lease(session, options, policies, memory, self._notices)
+                session.persist(lambda: migrate(session.connection, address))
+                self._notices = notices = Notices(session)
+                self._lease = session.persist(
+                    lambda: Lease(session, options, policies, memory, notices)
+                )
             except psycopg.Error as error:
                 raise explained(address, error) from error
             undo.pop_all()
+        self._own = OwnLookups(session)
         self._window = Window(session, options, policies, memory, kinds, shares, self._lease.table)
         self._room = Room(session, options, memory)
         self._doubt = Doubt(session, self._lease, memory)
@@ -107,14 +111,14 @@ class PostgresLedger:
     def open(self, now: float, wall: float) -> Given:
         self._memory.now, self._memory.wall = now, wall
         try:
-            self._lease.register()
-            self._housekeeping.poll()
+            self._session.persist(self._lease.register)
+            self._session.persist(self._housekeeping.poll)
         except psycopg.Error as error:
             raise explained(self._address, error) from error
         return self._summary(self._with_what_was_done(Given()))
 
     def get(self, job_id: str) -> JobRecord | None:
-        return self.look_ups.get(job_id)
+        return self._own.get(job_id)
 
     def listen(self, tell: Callable[[Told], object]) -> None:
         def hear(told: Told) -> None:
@@ -148,12 +152,12 @@ class PostgresLedger:
     def exchange(self, offer: Offer) -> Given:
         self._memory.now, self._memory.wall = offer.now, offer.wall
         try:
-            given = self._turn(offer)
+            given = self._turn(self._after_large_results(offer))
             self._broken = False
         except StorageError as error:
             self._broken = True
             return self._summary(Given(error=str(error)), offer.closing)
-        is_busy, goes_on = 1, 1
+        is_busy, goes_on, is_left = 1, 1, bool(self._memory.aside)
         with contextlib.suppress(psycopg.Error):  # it is durable; this need not be
             self._notices.work |= self._dependencies.release(given.moves)
             if not offer.closing:
@@ -161,6 +165,8 @@ class PostgresLedger:
             if offer.count:
                 values = self._window.paused() | {"aside": list(self._memory.aside)}
                 (is_busy,) = self._session.one(sql.BUSY, values)
+                if values["aside"]:
+                    (is_left,) = self._session.one(sql.ANY_LEFT, (values["aside"],))
                 if self._memory.paused:
                     values["owner"] = self._lease.owner
                     (goes_on,) = self._session.one(sql.GOES_ON, values)
@@ -169,7 +175,21 @@ class PostgresLedger:
         if offer.count:
             given.live = {**given.live, Status.QUEUED: int(is_busy)}
             given.stalled = not goes_on
+            given.left = is_left
         return given
+
+    def _after_large_results(self, offer: Offer) -> Offer:
+        """What is left for the turn; before it is written what would make it too long.
+
+        Should a later part fail, these are offered once more, and are behind the fence then.
+        """
+        memory, began = self._memory, time.monotonic()
+        *before, last = portions(offer.outcomes)
+        for outcomes in before:
+            memory.moves += self._turn(Offer(memory.now, memory.wall, outcomes=outcomes)).moves
+            passed = time.monotonic() - began
+            memory.now, memory.wall = offer.now + passed, offer.wall + passed
+        return replace(offer, now=memory.now, wall=memory.wall, outcomes=last) if before else offer
 
     def _turn(self, offer: Offer) -> Given:
         """Tries until it has come about. Raises StorageError when nothing was written."""
@@ -252,7 +272,10 @@ class PostgresLedger:
     # ---- looking -----------------------------------------------------------------------------
 
     def ages(self, now: float) -> dict[Priority, float]:
-        return self.look_ups.ages()
+        return self._watching.ages()
+
+    def counts(self) -> Mapping[tuple[Priority, Status], int]:
+        return self._watching.counts()
 
     def shared_figures(self) -> SharedFigures:
         memory, tables = self._memory, self._watching.tables()
@@ -271,7 +294,7 @@ class PostgresLedger:
         return enqueue_within(connection, place, tasks, wall)
 
     def ended_of(self, job_ids: Sequence[str]) -> Sequence[str]:
-        return self.look_ups.ended_of(job_ids)
+        return self._own.ended_of(job_ids)
 
     def known(self, job_ids: Collection[str]) -> set[str]:
         return self.look_ups.known(job_ids)

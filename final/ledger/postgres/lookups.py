@@ -1,7 +1,8 @@
 """What anybody may ask of the database, in any thread, while the dispatcher writes.
 
 One connection, made when it is first needed, and again after it was lost. After ``close``: one for
-each question.
+each question. A question may take long, and the next one waits for it; so the dispatcher asks its
+own (``OwnLookups``) on the connection that it has.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from final.ledger.postgres.matching import HOW_MANY, matching
 from final.ledger.postgres.migrate import in_schema
 from final.ledger.postgres.periodic import ENTRIES, entry_of
 from final.ledger.postgres.rows import LANES
-from final.ledger.postgres.session import break_off, connect, explained
+from final.ledger.postgres.session import Session, break_off, connect, explained
 from final.ledger.rows import attempt_of, record_of
 from final.payload import decode
 
@@ -124,10 +125,16 @@ class PostgresLookups:
         return [(name, dead, size) for name, dead, size in self._read(sql.TABLES)]
 
     def close(self) -> None:
-        with self._mutex:
-            self._closed = True
-            if self._connection is not None:
-                self._connection.close()
+        """Waits for nobody: a question that is under way is asked again, by whoever asks it."""
+        self._closed = True
+        if self._mutex.acquire(blocking=False):
+            try:
+                if self._connection is not None:
+                    self._connection.close()
+            finally:
+                self._mutex.release()
+        elif (connection := self._connection) is not None:
+            break_off(connection)
 
     def _records(self, query: str, values: Sequence[object]) -> list[JobRecord]:
         records = []
@@ -139,16 +146,23 @@ class PostgresLookups:
     def _read(self, statement: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         if any(isinstance(value, str) and "\0" in value for value in values):
             return []  # PostgreSQL has no such text
-        query = in_schema(statement, self._address.schema)
         try:
-            with self._mutex:
+            return self._ask(statement, values)
+        except psycopg.Error as error:
+            raise explained(self._address, error) from error
+
+    def _ask(self, statement: str, values: Sequence[object]) -> list[tuple[Any, ...]]:
+        query = in_schema(statement, self._address.schema)
+        with self._mutex:
+            try:
                 if self._connection is not None and not self._closed:
                     with contextlib.suppress(psycopg.OperationalError):
                         return self._answer(self._connection, query, values)
                 with self._fresh() as connection:
                     return self._answer(connection, query, values)
-        except psycopg.Error as error:
-            raise explained(self._address, error) from error
+            finally:
+                if self._closed and self._connection is not None:
+                    self._connection.close()
 
     def _answer(
         self, connection: psycopg.Connection, query: bytes, values: Sequence[object]
@@ -177,3 +191,18 @@ class PostgresLookups:
             self._connection.close()
         self._connection = connection
         yield connection
+
+
+class OwnLookups(PostgresLookups):
+    """For the dispatcher's thread, between its transactions: only what is found at once."""
+
+    def __init__(self, session: Session) -> None:
+        super().__init__(session.address)
+        self._session = session
+
+    def _ask(self, statement: str, values: Sequence[object]) -> list[tuple[Any, ...]]:
+        if not self._session.is_lost:
+            with contextlib.suppress(psycopg.OperationalError):
+                return self._session.ask(statement, values).fetchall()
+        self._session.reconnect()
+        return self._session.ask(statement, values).fetchall()

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from final.job import Outcome, Status, Task
-from final.ledger.base import AT_ONCE, Move, Offer
+from final.ledger.base import AT_ONCE, BYTES_AT_ONCE, Move, Offer
 from final.ledger.postgres import statements as sql
 from final.ledger.postgres.memory import Memory
 from final.ledger.postgres.rows import (
@@ -23,7 +23,6 @@ from final.ledger.postgres.rows import (
 from final.ledger.postgres.session import Session
 
 T = TypeVar("T")
-MESSAGE_BYTES = 64 << 20  # of results in one statement, about; a message has a gigabyte at most
 Columns = Callable[[Sequence[tuple[int, Outcome]]], list[list[Any]]]
 Fates = dict[tuple[int, int], Status]  # by number and token
 
@@ -53,7 +52,7 @@ class Returned:
         if said := self._offer.said:
             ask(sql.PROGRESS, progress_columns(said, self._memory.wall))
         for statement, columns_of, outcomes in self._by_end():
-            for some in batched(outcomes, _size_of):
+            for some in batched(outcomes):
                 self._ended.append((some, ask(statement, columns_of(some))))
         for tasks in batched(self._unstarted):
             self._back.append((tasks, ask(sql.GIVEN_BACK, _pairs(tasks))))
@@ -158,12 +157,12 @@ def _pairs(tasks: Iterable[tuple[int, Task]]) -> list[list[int]]:
 
 
 def batched(lot: Iterable[T], size_of: Callable[[T], int] = lambda _: 0) -> Iterator[list[T]]:
-    """So many at a time that the server takes them as one message, and soon."""
+    """So many at a time that the server is through with them soon."""
     some: list[T] = []
     size = 0
     for each in lot:
         size += size_of(each)
-        if len(some) == AT_ONCE or (some and size > MESSAGE_BYTES):
+        if len(some) == AT_ONCE or (some and size > BYTES_AT_ONCE):
             yield some
             some, size = [], size_of(each)
         some.append(each)
@@ -171,5 +170,11 @@ def batched(lot: Iterable[T], size_of: Callable[[T], int] = lambda _: 0) -> Iter
         yield some
 
 
-def _size_of(ended: tuple[int, Outcome]) -> int:
-    return len(ended[1].result or "")
+def portions(
+    outcomes: Sequence[tuple[int, Sequence[Outcome]]],
+) -> Sequence[Sequence[tuple[int, Sequence[Outcome]]]]:
+    """The same, in as many lists as there have to be turns; mostly one."""
+    if sum(len(o.result or "") for _, some in outcomes for o in some) <= BYTES_AT_ONCE:
+        return [outcomes]
+    each = [(token, [outcome]) for token, some in outcomes for outcome in some]
+    return list(batched(each, lambda ended: len(ended[1][0].result or "")))

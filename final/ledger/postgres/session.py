@@ -12,8 +12,8 @@ import contextlib
 import os
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import psycopg
 from psycopg import errors
@@ -24,7 +24,9 @@ from final.ledger.postgres.address import Address
 from final.ledger.postgres.arrays import with_arrays
 from final.ledger.postgres.migrate import in_schema
 
+T = TypeVar("T")
 CONNECT_SECONDS = 5
+END_IF_IDLE = "SELECT set_config('idle_in_transaction_session_timeout', %s, true)"
 # Unless the address says otherwise. Kept alive by the kernel; libpq gives up what is not answered
 # for as long.
 _USUAL: dict[str, Any] = {
@@ -71,6 +73,16 @@ class Session:
         self._connection.close()
         self._connection = connect(self.address)
 
+    def persist(self, step: Callable[[], T]) -> T:
+        """What it returns; once more, on another connection, if this one is lost on the way."""
+        try:
+            return step()
+        except psycopg.OperationalError:
+            if not self.is_lost:
+                raise
+            self.reconnect()
+            return step()
+
     def ask(
         self, statement: str, values: Sequence[Any] | Mapping[str, Any] = ()
     ) -> psycopg.Cursor[tuple[Any, ...]]:
@@ -98,8 +110,12 @@ class Session:
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
-        """For what is seldom asked, and needs its answers in between."""
+        """For what is seldom asked, and needs its answers in between.
+
+        The server ends that of a process that is stopped half-way: others wait for its locks.
+        """
         with self._watched(), self._connection.transaction():
+            self.ask(END_IF_IDLE, (str(int(self.address.lease / 3 * 1000)),))
             yield
 
     @contextlib.contextmanager

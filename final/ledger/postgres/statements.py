@@ -47,7 +47,7 @@ BEGIN_TURN = f"""SELECT nextval('jobqueue.token'), extract(epoch FROM {NOW})::fl
     (SELECT json_agg(json_build_array(sort, name))::text FROM jobqueue.pause)
     FROM jobqueue.owner WHERE id <> %s AND expires_at > {NOW}"""
 BEAT = f"""UPDATE jobqueue.owner SET expires_at = {SOON}, curious = %s, running = %s
-    WHERE id = %s"""
+    WHERE id = %s RETURNING expires_at::text"""
 
 # ---- owners
 
@@ -57,7 +57,9 @@ CLASS = "SELECT ('jobqueue.owner'::regclass::oid::bigint & 2147483647)::integer"
 REGISTER = f"""INSERT INTO jobqueue.owner (name, witness, workers, max_retries, own_retries,
         expires_at)
     VALUES (%s, %s, %s, %s, %s::jsonb, {SOON}) RETURNING id"""
-LEAVE = "DELETE FROM jobqueue.owner WHERE id = %s"
+# Who could not give back its jobs stays, until its lease is over and others take them.
+LEAVE = f"""DELETE FROM jobqueue.owner WHERE id = %s AND NOT EXISTS (SELECT FROM jobqueue.job
+    WHERE {LIVE} AND status = 'processing' AND job.owner = owner.id)"""
 WITNESSES = "SELECT id, witness FROM jobqueue.owner WHERE id <> %s AND witness LIKE %s"
 EXPIRE = "UPDATE jobqueue.owner SET expires_at = '-infinity' WHERE id = ANY (%s::integer[])"
 EXPIRED = f"""SELECT id, pg_try_advisory_xact_lock(%s, id),
@@ -281,9 +283,12 @@ TRY_KEYS = f"""WITH buckets AS MATERIALIZED (
         FROM ({_BUCKETS}) AS buckets)
     SELECT key FROM unnest(%s::text[]) AS key
         JOIN buckets ON number = (%s::bigint << 32) | (hashtext(key) & 255) WHERE ours"""
-# Those that may be replaced are locked: nobody claims them meanwhile.
-KEY_HOLDERS = f"""WITH locked AS MATERIALIZED (SELECT seq, status, attempts, grp FROM jobqueue.job
-        WHERE seq IN (SELECT seq FROM jobqueue.holder WHERE key = ANY (%s::text[])) FOR UPDATE)
+# Those that may be replaced are locked: nobody claims them meanwhile. Not where another transaction
+# has the key: it may hold the job, too, and last.
+KEY_HOLDERS = f"""WITH ours AS MATERIALIZED (SELECT key FROM unnest(%s::text[]) AS key
+        WHERE pg_try_advisory_xact_lock((%s::bigint << 32) | (hashtext(key) & 255))),
+    locked AS MATERIALIZED (SELECT seq, status, attempts, grp FROM jobqueue.job
+        WHERE seq IN (SELECT seq FROM jobqueue.holder JOIN ours USING (key)) FOR UPDATE)
     SELECT holder.key, holder.id, holder.seq, until, extract(epoch FROM expires_at - {NOW})::float8,
         coalesce(locked.status, job.status), coalesce(locked.attempts, job.attempts, 0),
         coalesce(extract(epoch FROM {NOW} - enqueued_at), 0)::float8, coalesce(locked.grp, '')
@@ -414,6 +419,7 @@ FATES = """SELECT job.seq, job.token, job.status FROM jobqueue.job
     JOIN unnest(%s::bigint[], %s::bigint[]) AS o (seq, token) USING (seq, token)
     WHERE job.status <> 'processing'"""
 IS_ENDED = f"SELECT EXISTS ({FATES})"
+HAS_BEATEN = "SELECT EXISTS (SELECT FROM jobqueue.owner WHERE id = %s AND expires_at = %s)"
 IS_IN = "SELECT EXISTS (SELECT FROM jobqueue.job WHERE id = %s)"
 
 # ---- around it
@@ -442,6 +448,8 @@ BUSY = f"""SELECT EXISTS (SELECT FROM jobqueue.job
     OR EXISTS (SELECT FROM jobqueue.job
         WHERE due_at < 'infinity' AND status = 'retrying' AND {_RUNS_HERE})
     OR EXISTS (SELECT FROM jobqueue.release)"""
+ANY_LEFT = """SELECT EXISTS (SELECT FROM jobqueue.job
+    WHERE seq = ANY (%s::bigint[]) AND ended_at IS NULL)"""
 # Whether anything goes on by itself, beside what this process runs: it waits and is not paused,
 # comes back, or runs elsewhere.
 GOES_ON = f"""SELECT EXISTS (SELECT FROM jobqueue.job

@@ -104,7 +104,7 @@ class Ticks:
             return Keys({}, now)
         ask = self._session.ask
         ours = {key for (key,) in ask(sql.TRY_KEYS, (self._table, wanted, wanted, self._table))}
-        found = ask(sql.KEY_HOLDERS, (holders.to_replace(tasks), wanted))
+        found = ask(sql.KEY_HOLDERS, (holders.to_replace(tasks), self._table, wanted))
         keys = Keys(holders.holders_of(found, now), now)
         keys.busy = set(wanted) - ours
         return keys

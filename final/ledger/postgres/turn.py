@@ -218,9 +218,10 @@ class Turn:
         ask, offer, lease = self._session.ask, self._offer, self._lease
         self._begun = lease.begin()
         self._holders.ask_to_lock()
-        self._beats = offer.now >= lease.beat_at or offer.curious != lease.curious
-        if self._beats:
-            lease.ask_to_renew(offer.curious)
+        beats = offer.now >= lease.beat_at or offer.curious != lease.curious
+        # Of an order nothing else may tell whether it has come about.
+        beats |= bool(offer.orders)
+        self._beat = lease.ask_to_renew(offer.curious) if beats else None
         is_due = offer.now >= self._memory.due_at
         self._due = (ask(sql.DUE, (AT_ONCE,)), ask(sql.NEXT_DUE)) if is_due else None
         self._returned.ask()
@@ -236,7 +237,7 @@ class Turn:
         self._token, clock, self._last, memory.helped, self._curious, self._others, _, rows = begun
         memory.hear(frozenset(map(pause_from, json.loads(rows or "[]"))))
         memory.ahead = clock - memory.now
-        if self._beats:
+        if self._beat is not None:
             self._lease.renewed(self._offer.curious)
         if self._due is not None:
             due, next_due = self._due
@@ -257,6 +258,8 @@ class Turn:
             return sql.IS_IN, (self._admission.coming[0][0].id,)
         if self._returned:
             return sql.IS_ENDED, self._returned.pairs()
+        if self._offer.orders and self._beat is not None:
+            return sql.HAS_BEATEN, (self._lease.owner, *self._beat.fetchone())
         return None
 
     def _admit(self, known: Iterable[str]) -> None:

@@ -113,7 +113,7 @@ def _who_is_there(
     replaceable, kept = holders.to_replace(unique), dict[str, Holder]()
     while True:
         with connection.transaction() as savepoint:
-            found = ask(sql.KEY_HOLDERS, (replaceable, wanted))
+            found = ask(sql.KEY_HOLDERS, (replaceable, table, wanted))
             there = holders.holders_of(found, wall) | kept
             kept |= {
                 key: there[key] for key in replaceable if key in there and not there[key].waits
