@@ -944,7 +944,7 @@ class JobQueue:
         self._dispatcher.unanswered.difference_update(waits)
         for wait in waits:
             wait.sender = None  # no handler waits for it any more
-        cancels = [Order[bool](base.Cancel(wait.job_id)) for wait in waits]
+        cancels = [Order[bool](base.Cancel(wait.job_id)) for wait in waits if not wait.shared]
         for cancel in cancels:
             self._dispatcher.inbox.put(cancel)
         with contextlib.suppress(RuntimeError):
