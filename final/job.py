@@ -232,8 +232,8 @@ class Task:
     payload: in stored form (see payload.py); None while it is in the file only. size: its bytes.
     due_at: Unix seconds, while it waits for its time. by_clock: it is a time of the wall clock (a
         datetime), and holds whoever sets that; else it is the end of a delay.
-    job: as it was enqueued, if a handler may see just that: its payload cannot change and it
-        had no ``run_at`` and no key. Else the handler's job is made from the above.
+    job: as it was enqueued, if a handler may see just that: its payload cannot change, and it had
+        no ``run_at``, key or parents. Else the handler's job is made from the above.
     seq: its number in order of acceptance.
     key: what orders it among those that wait (no ``Unique.key``): its place in line, a new one each
         time that it goes to the back; or the moment when it is due.

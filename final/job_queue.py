@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import dataclasses
 import functools
 import itertools
 import logging
@@ -839,9 +838,10 @@ class JobQueue:
             task.group = job.group
         if job.after is not None:
             task.after, task.if_failed = job.after, job.if_failed or "cancel"
-            job = dataclasses.replace(job, after=None, if_failed=None)  # as its handler sees it
         task.unique = job.unique
-        if type(job.payload) in IMMUTABLE and job.run_at is None and job.unique is None:
+        unchangeable = type(job.payload) in IMMUTABLE and type(job.timeout) in IMMUTABLE
+        asks_for_more = job.run_at is not None or job.unique is not None or job.after is not None
+        if type(job) is Job and unchangeable and not asks_for_more:
             task.job = job
         return task
 
@@ -944,7 +944,7 @@ class JobQueue:
         self._dispatcher.unanswered.difference_update(waits)
         for wait in waits:
             wait.sender = None  # no handler waits for it any more
-        cancels = [Order[bool](base.Cancel(wait.job_id)) for wait in waits]
+        cancels = [Order[bool](base.Cancel(wait.job_id)) for wait in waits if not wait.shared]
         for cancel in cancels:
             self._dispatcher.inbox.put(cancel)
         with contextlib.suppress(RuntimeError):

@@ -70,12 +70,14 @@ class AsyncJobQueue:
 
     async def __aenter__(self) -> AsyncJobQueue:
         if self._queue is None:
-            opening = asyncio.ensure_future(asyncio.to_thread(self._open_queue))
+            opening = asyncio.get_running_loop().run_in_executor(None, self._open_queue)
             try:
                 self._queue = await asyncio.shield(opening)
             except asyncio.CancelledError:  # it opens all the same, and nobody would close it
-                queue = await opening
-                await asyncio.to_thread(queue.close, False, 0)
+                while not opening.done():
+                    with contextlib.suppress(asyncio.CancelledError):  # a second time
+                        await asyncio.wait([opening])
+                await asyncio.to_thread(opening.result().close, False, 0)
                 raise
         return self
 

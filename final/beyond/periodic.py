@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
@@ -253,9 +254,8 @@ def iso(tick: float) -> str:
 
 def require_names(entries: Sequence[Entry]) -> None:
     """Raise where two have one name."""
-    names = [entry.name for entry in entries]
-    for name in names:
-        if names.count(name) > 1:
+    for name, count in Counter(entry.name for entry in entries).items():
+        if count > 1:
             raise ValueError(
                 f"Two periodic entries are called {name!r}: tell them apart with Every(name=)."
             )

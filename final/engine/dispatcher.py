@@ -301,12 +301,8 @@ class Dispatcher:
         """Who is through is answered; the others go back to where they stood, the last first."""
         for number in reversed(range(len(requests))):
             request, stood = requests[number], new[number][0]
-            accepted = request.durable + given.accepted[number]
-            for wait in request.waits[request.durable : accepted]:
-                self._waits.add(wait)
-            for position, job_id in given.instead.get(number, {}).items():
-                request.instead[request.durable + position] = job_id
-            request.durable = accepted
+            for wait in request.come_in(given.accepted[number], given.instead.get(number, {})):
+                self._waits.look_up(wait) if wait.shared else self._waits.add(wait)
             if number in given.taken:
                 request.cut(given.taken[number])
             if number in given.unknown:

@@ -53,8 +53,10 @@ class Events:
         # Log lines that were dropped since the last one that was not. (Two threads at a time may
         # miscount it, which is all that can happen.)
         self._unwritten = 0
-        self._mutex = threading.Lock()  # guards the two below; no subscriber is called under it
-        self._subscribers: list[Subscriber] = []
+        # Guards the two below; no subscriber is called under it. A finalizer may end a subscription
+        # at any moment, also in who has it.
+        self._mutex = threading.RLock()
+        self._subscribers: dict[object, Subscriber] = {}  # each under a key of its own
         self._courier: Courier[Transition] | None = None
         # Transitions that subscribers were not told of, which whoever watches a queue sees as
         # Metrics.missed_events. (A log line for each would come in floods, just when everything
@@ -74,12 +76,11 @@ class Events:
                 courier = Courier("final-events", self._tell)
                 courier.start()
                 self._courier = courier
-            self._subscribers.append(subscriber)
+            self._subscribers[key := object()] = subscriber
 
         def unsubscribe() -> None:
             with self._mutex:
-                if subscriber in self._subscribers:
-                    self._subscribers.remove(subscriber)
+                self._subscribers.pop(key, None)
 
         return unsubscribe
 
@@ -108,10 +109,9 @@ class Events:
 
     def close(self) -> None:
         """Deliver what waits, for as long as can be expected."""
-        with self._mutex:
-            courier = self._courier
-        if courier is not None:
-            courier.close(LAST_EVENTS_SECONDS)
+        with self._mutex:  # who comes after this hears nothing, and needs no thread for that
+            courier = self._courier = self._courier or Courier("final-events", self._tell)
+        courier.close(LAST_EVENTS_SECONDS)
         self._log.close(LAST_LINES_SECONDS)
 
     def _write(self, lines: list[Line]) -> None:
@@ -123,7 +123,7 @@ class Events:
 
     def _tell(self, transition: Transition) -> None:
         with self._mutex:
-            subscribers = list(self._subscribers)
+            subscribers = list(self._subscribers.values())
         for subscriber in subscribers:
             try:
                 subscriber(transition)

@@ -7,7 +7,7 @@ for its answer.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from final.engine.metrics import Snapshot
@@ -82,6 +82,15 @@ class Enqueue(Request[list[str]]):
         self.taken: Sequence[str] = ()
         self.instead: dict[int, str] = {}
 
+    def come_in(self, count: int, instead: Mapping[int, str]) -> Sequence[Wait]:
+        """So many more are in, or another job holds their keys; returns the waits of these."""
+        first, self.durable = self.durable, self.durable + count
+        for number, job_id in instead.items():
+            self.instead[first + number] = job_id
+            for wait in self.waits[first + number : first + number + 1]:
+                wait.job_id, wait.shared = job_id, True
+        return self.waits[first : self.durable]
+
     def next_task(self) -> Task:
         return self.tasks[self.durable]
 
@@ -131,6 +140,7 @@ class Wait(Request[JobRecord]):
     """Answered with the job's record when it has ended.
 
     sender: the batch of the handler that waits; None from outside. kind and group: of that job.
+    shared: it holds the key of the one that was sent, so it is not the sender's to call off.
     """
 
     def __init__(
@@ -141,6 +151,7 @@ class Wait(Request[JobRecord]):
         self.sender = sender
         self.kind = kind
         self.group = group
+        self.shared = False
 
     def asker(self) -> str | None:
         """The job whose handler waits; None from outside."""

@@ -227,12 +227,11 @@ def _require_place(path: str) -> None:
         raise StorageError("path is empty: give the path of a file.")
     if "\0" in path:
         raise StorageError(f"{path!r} has a null character: no file can have that name.")
-    place = Path(path)
-    if place.is_dir():
+    if os.path.isdir(path):  # (``Path`` raises for a name that is too long)
         raise StorageError(f"{path} is a folder: give the path of a file in it.")
-    if place.exists() and not place.is_file():
+    if os.path.exists(path) and not os.path.isfile(path):
         raise StorageError(f"{path} is no regular file: what is written there is not kept.")
-    if not place.absolute().parent.is_dir():
+    if not os.path.isdir(os.path.dirname(os.path.abspath(path))):
         raise StorageError(f"The folder of {path} does not exist: create it first.")
 
 

@@ -141,13 +141,16 @@ def failure(error: BaseException) -> Ending:
         line = lines[-1 if isinstance(error, SyntaxError) else 0]
         trace = "".join(traceback.format_exception(error))
     except BaseException as trouble:  # code of the error's own, or it is a group of great depth
-        line, trace = f"{type(error).__name__}: {type(trouble).__name__} in describing it", ""
+        line, trace = f"{_name(type(error))}: {_name(type(trouble))} in describing it", ""
     return Ending(
         error=_line(line),
         traceback=_storable(_shortened(trace, LONGEST_TRACEBACK)),
         permanent=permanent,
         closed=closed,
     )
+
+
+_name = type.__dict__["__name__"].__get__  # of a class, whatever its metaclass says
 
 
 def _line(text: str) -> str:

@@ -325,10 +325,17 @@ class _Run:
             # A copy: this loop may be in it still, when the worker that is told of the end is.
             context = self.context.copy()
             self._task = asyncio.create_task(self._to_its_end(), context=context)
+            self._task.add_done_callback(self._over)
             self.loop = loop
             self._loops.begun(self)
             if self.told:
                 loop.call(self._hear)
+
+    def _over(self, _: object) -> None:
+        """It has ended itself, unless its task was cancelled (by another one) before it began."""
+        if not self.has_ended():
+            discard(self._awaitable)
+            self.end(asyncio.CancelledError())
 
     def _hear(self) -> None:
         """Cancel it, once: a second time would end its cleaning up."""

@@ -97,7 +97,7 @@ class CurrentJob:
         if self._told is None and self._batch is not None:
             self._batch.stop = wake.set  # first this, then the look at `cancelled`
         while not self.cancelled and (remaining := until - time.monotonic()) > 0:
-            wake.wait(remaining)
+            wake.wait(min(remaining, threading.TIMEOUT_MAX))
         return not self.cancelled
 
 

@@ -23,6 +23,10 @@ def echo(job: Job) -> object:
     return job.payload
 
 
+def type_of_its_job(job: Job) -> str:
+    return type(job).__name__
+
+
 def process_id(job: Job) -> int:
     return os.getpid()
 

@@ -194,8 +194,9 @@ class TestOpeningAndClosing:
         with pytest.raises(ValueError, match="workers"):
             run(lambda queue: asyncio.sleep(0), nothing, workers=0)
 
+    @pytest.mark.parametrize("times", [1, 2])
     def test_who_is_cancelled_while_it_opens_leaves_nothing_open(
-        self, path: str, monkeypatch: pytest.MonkeyPatch, gate: Gate
+        self, path: str, monkeypatch: pytest.MonkeyPatch, gate: Gate, times: int
     ) -> None:
         begun, init = Journal(), JobQueue.__init__
 
@@ -209,7 +210,9 @@ class TestOpeningAndClosing:
         async def main() -> None:
             opening = asyncio.create_task(AsyncJobQueue(nothing, path=path).__aenter__())
             await asyncio.to_thread(begun.wait_for, "opening")
-            opening.cancel()
+            for _ in range(times):
+                opening.cancel()
+                await asyncio.sleep(0.01)
             gate.open()
             with pytest.raises(asyncio.CancelledError):
                 await opening

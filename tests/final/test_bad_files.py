@@ -52,6 +52,13 @@ class TestPlaces:
         with pytest.raises(StorageError, match=r"The folder of .*jobs\.db does not exist"):
             open_queue(nothing, path=tmp_path / "file" / "jobs.db")
 
+    def test_a_name_that_is_too_long_is_refused(
+        self, open_queue: OpenQueue, tmp_path: Path
+    ) -> None:
+        for place in (tmp_path / ("x" * 300), tmp_path / ("x" * 300) / "jobs.db"):
+            with pytest.raises(StorageError, match=r"File name too long|folder of .* not exist"):
+                open_queue(nothing, path=place)
+
     def test_an_empty_path_is_refused(self, open_queue: OpenQueue) -> None:
         with pytest.raises(StorageError, match="path is empty: give the path of a file"):
             open_queue(nothing, path="")

@@ -60,6 +60,16 @@ class Secretive(ExceptionGroup[Exception]):
         raise RuntimeError("this concerns nobody")
 
 
+class NobodysName(type):
+    @property
+    def __name__(cls) -> NoReturn:  # type: ignore[override]
+        raise RuntimeError("nor is this")
+
+
+class Nameless(Indescribable, metaclass=NobodysName):
+    """Cannot be described, and its class does not even say what it is called."""
+
+
 def circle() -> list[Any]:
     inside: list[Any] = []
     inside.append(inside)
@@ -89,6 +99,7 @@ RAISED_HERE: dict[str, tuple[BaseException, str]] = {
         Secretive("both", [ValueError("x")]),
         "Secretive: RuntimeError in describing it",
     ),
+    "a class without a name": (Nameless(), "Nameless: RuntimeError in describing it"),
 }
 
 

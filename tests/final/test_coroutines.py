@@ -23,7 +23,7 @@ from final import (
     current_job,
 )
 from tests.final import inside
-from tests.final.helpers import AT_ONCE, OpenQueue, completes, nothing
+from tests.final.helpers import AT_ONCE, OpenQueue, completes, nothing, reaches
 from tests.helpers import DEADLINE, Background, Gate, Journal, eventually
 
 SOON = 0.03  # seconds; a time-out that is meant to strike
@@ -586,6 +586,25 @@ class TestRaising:
         record = queue.wait(queue.enqueue(Job()), DEADLINE)
         assert record.status is Status.FAILED
         assert "CancelledError" in str(record.error)
+
+    @pytest.mark.filterwarnings("error")  # such as: the coroutine was never awaited
+    def test_one_whose_task_another_one_cancels_before_it_begins_has_failed(
+        self, open_queue: OpenQueue
+    ) -> None:
+        async def handler(job: Job) -> None:
+            while job.id == "canceller":
+                await asyncio.sleep(0)
+                for task in asyncio.all_tasks() - {asyncio.current_task()}:
+                    task.cancel()
+
+        queue = open_queue(handler, workers=9, max_retries=0)
+        queue.enqueue(Job("canceller"))
+        reaches(queue, "canceller", Status.PROCESSING)
+        ids = queue.enqueue_many([Job() for _ in range(100)])
+        records = [queue.wait(job_id, DEADLINE) for job_id in ids]
+        assert any("CancelledError" in (record.error or "") for record in records)
+        queue.cancel("canceller")
+        assert queue.close(timeout=DEADLINE)
 
 
 class TestCleaningUp:

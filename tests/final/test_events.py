@@ -259,6 +259,18 @@ class TestComingAndGoing:
         assert {t.job_id for t in listener.entries} == {"x"}
         assert {t.job_id for t in other.entries} == {"x", "y"}
 
+    def test_one_that_listens_twice_may_end_the_first_time_twice(
+        self, open_queue: OpenQueue, listener: Listener
+    ) -> None:
+        queue = open_queue(nothing)
+        unsubscribe = queue.subscribe(listener)
+        queue.subscribe(listener)
+        unsubscribe()
+        unsubscribe()
+        queue.enqueue(Job("x"))
+        heard_all(queue)
+        assert listener.of("x") == [(QUEUED, 0), (PROCESSING, 1), (Status.COMPLETED, 1)]
+
     def test_what_was_before_is_not_heard(self, open_queue: OpenQueue, listener: Listener) -> None:
         queue = open_queue(nothing)
         assert completes(queue, Job("before"))
@@ -275,6 +287,15 @@ class TestComingAndGoing:
             queue.subscribe(lambda transition: None)
         assert len(set(threading.enumerate()) - before) == quiet + 1
         heard_all(queue)
+        assert set(threading.enumerate()) <= before
+
+    def test_who_comes_after_the_end_needs_none(
+        self, open_queue: OpenQueue, listener: Listener
+    ) -> None:
+        queue = open_queue(nothing)
+        heard_all(queue)
+        before = set(threading.enumerate())
+        queue.subscribe(listener)()
         assert set(threading.enumerate()) <= before
 
     def test_closing_delivers_the_rest(self, open_queue: OpenQueue, gate: Gate) -> None:

@@ -609,6 +609,28 @@ class TestAQueue:
         assert found == {str(n): (n, n == 7) for n in range(20) if n != 8}
 
 
+def test_to_change_one_of_many_looks_at_that_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With thousands of them each change would hold up everybody else for a while."""
+    looks, due = Journal(), Entry.due
+
+    def noted(entry: Entry, now: float, most: int) -> Any:
+        looks.write(entry.name)
+        return due(entry, now, most)
+
+    periodic = [Every(HOUR, Job(), name=f"entry {number}") for number in range(100)]
+    with InlineQueue(nothing, periodic=periodic) as queue:
+        monkeypatch.setattr(Entry, "due", noted)
+        queue.add_periodic(Every(MINUTE, Job(), name="new"))
+        queue.pause_periodic("entry 7")
+        queue.resume_periodic("entry 7")
+        queue.remove_periodic("entry 8")
+        assert set(looks.entries) == {"new", "entry 7"}
+        queue.clock.advance(MINUTE)
+        assert len(queue.drain()) == 1
+        queue.clock.advance(HOUR)
+        assert len(queue.drain()) == 100
+
+
 def test_in_tests_of_others_ticks_come_when_the_clock_says_so() -> None:
     ran: list[str] = []
     every = Every(HOUR, Job(), name="hourly", missed="all")

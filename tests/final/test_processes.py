@@ -60,6 +60,21 @@ def test_jobs_go_there_and_results_come_back(open_process_queue: OpenQueue) -> N
     assert list(queue.map(payloads, timeout=LONG)) == payloads
 
 
+def test_a_job_of_a_class_of_ones_own_comes_as_a_job(open_process_queue: OpenQueue) -> None:
+    """That class need not be there, and may not even have a way to get there."""
+
+    class Mail(Job):
+        pass
+
+    class Seconds(float):
+        pass
+
+    queue = open_process_queue(handlers.type_of_its_job)
+    for job in (Mail("mail"), Job("seconds", timeout=Seconds(LONG))):
+        record = queue.wait(queue.enqueue(job), LONG)
+        assert (record.result, record.attempts) == ("Job", 1)
+
+
 def test_each_worker_has_one_process_for_all_its_jobs(open_process_queue: OpenQueue) -> None:
     queue = open_process_queue(handlers.process_id, workers=2)
     pids = set(queue.map(range(40), timeout=LONG))

@@ -44,6 +44,16 @@ class TestWhoListens:
         slept.wait_for_count(2)
         assert slept.entries == [False, True]
 
+    def test_it_may_sleep_for_ever(self, open_queue: OpenQueue) -> None:
+        queue = open_queue(lambda job: current_job().sleep(math.inf), timeout=SOON, max_retries=0)
+        record = queue.wait(queue.enqueue(Job()), DEADLINE)
+        assert record.error == f"TimeoutError: the attempt took longer than {SOON:g} s."
+        queue = open_queue(lambda job: current_job().sleep(math.inf))
+        job_id = queue.enqueue(Job())
+        reaches(queue, job_id, Status.PROCESSING)
+        assert queue.cancel(job_id)
+        assert queue.wait(job_id, DEADLINE).result is False
+
     def test_it_sleeps_no_longer_than_to_its_deadline_though_nobody_wakes_it(self) -> None:
         """The dispatcher does so, when it comes to it; it may be busy."""
         task, now = Task("x", "null", Priority.LOW, "default"), time.monotonic()

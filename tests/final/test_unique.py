@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import sqlite3
 import threading
 import time
@@ -11,7 +12,17 @@ from typing import Any
 
 import pytest
 
-from final import DuplicateJob, Job, JobQueue, PermanentFailure, Priority, QueueFull, Status, Unique
+from final import (
+    CallNext,
+    DuplicateJob,
+    Job,
+    JobQueue,
+    PermanentFailure,
+    Priority,
+    QueueFull,
+    Status,
+    Unique,
+)
 from tests.final import inside
 from tests.final.engine import Engine, jobs
 from tests.final.helpers import AT_ONCE, NOT_TODAY, HeldUp, OpenQueue, eventually, nothing, reaches
@@ -522,3 +533,35 @@ class TestBadKeys:
         assert Unique("k").until == "ended"
         assert Unique("k", then="replace").until == "started"
         assert Unique("k", within=1).until is None
+
+
+class KeyedByPayload:
+    """As middleware: of jobs with the same payload one is enough."""
+
+    def __call__(self, job: Job, call_next: CallNext) -> object:
+        return call_next(job)
+
+    def before_enqueue(self, job: Job) -> Job:
+        return dataclasses.replace(job, unique=Unique(str(job.payload), within=A_DAY))
+
+
+class TestMap:
+    """Its jobs may have keys, by ``before_enqueue``: what is there already has the result."""
+
+    def test_each_payload_gets_the_result_of_the_job_with_its_key(
+        self, open_queue: OpenQueue
+    ) -> None:
+        queue = open_queue(lambda job: job.payload * 10, middleware=[KeyedByPayload()])
+        queue.wait(queue.enqueue(Job(payload=3)), DEADLINE)
+        results = queue.map([1, 2, 1, 3, 1], timeout=DEADLINE)
+        assert list(results) == [10, 20, 10, 30, 10]
+        assert queue.metrics().accepted == 3
+
+    def test_who_stops_early_cancels_no_job_of_others(self, open_queue: OpenQueue) -> None:
+        queue = open_queue(lambda job: job.payload, middleware=[KeyedByPayload()])
+        queue.pause(kind="theirs")
+        theirs = queue.enqueue(Job(payload=2, kind="theirs"))
+        results = queue.map([1, 2, 3], timeout=DEADLINE)
+        assert next(iter(results)) == 1
+        results.close()  # type: ignore[attr-defined]
+        assert queue.status(theirs) is Status.QUEUED

@@ -41,25 +41,29 @@ MOVE_ON = "UPDATE periodic SET last_tick = ?, next_tick = ? WHERE name = ?"
 
 
 class Periodic(Feature):
-    """Those of a file. handles: whether jobs of a kind can run here."""
+    """Those of a file. handles: whether jobs of a kind can run here.
+
+    next_tick: when the next one comes, in Unix seconds; infinity for never.
+    """
 
     def __init__(self, file: SqliteFile, handles: Callable[[str], bool]) -> None:
         super().__init__(file)
         self._handles = handles
-        self._next: dict[str, float] | None = None  # by name; None: to be read again
-
-    @property
-    def next_tick(self) -> float:
-        """When the next one comes, in Unix seconds; infinity for never."""
-        return min(self._next.values(), default=math.inf) if self._next else math.inf
+        self._next: dict[str, float] = {}  # by name
+        self._is_read = False  # else it is to be read again
+        self.next_tick = math.inf
 
     def open(self) -> None:
-        self._next = self._ticks()
+        self._come_next(self._ticks(PERIODIC))
 
-    def _ticks(self) -> dict[str, float]:
-        """Which of them are next, by name."""
+    def _come_next(self, ticks: dict[str, float]) -> None:
+        self._next, self._is_read = ticks, True
+        self.next_tick = min(ticks.values(), default=math.inf)
+
+    def _ticks(self, query: str, *values: str) -> dict[str, float]:
+        """Of the entries that the query finds, which of their ticks are next, by name."""
         ticks = {}
-        for row in self._file.execute(PERIODIC).fetchall():
+        for row in self._file.execute(query, values).fetchall():
             entry = Entry(*row)
             try:
                 if entry.next is not None and self._handles(entry.kind()):
@@ -73,9 +77,14 @@ class Periodic(Feature):
 
     def carry_out(self, order: ChangePeriodic) -> bool:
         """Whether there was anything to change."""
-        self._next, done = None, True
+        done = True
         for entry in order.entries:
             done = self._change(order.how, entry) and done
+        if self._is_read:  # there may be thousands, of which this concerns one
+            for entry in order.entries:
+                self._next.pop(entry.name, None)
+                self._next |= self._ticks(ENTRY, entry.name)
+            self._come_next(self._next)
         return done
 
     def _change(self, how: str, entry: Entry) -> bool:
@@ -99,8 +108,8 @@ class Periodic(Feature):
 
     def ticks(self, wall: float) -> list[list[Task]]:
         """A list for the job of each tick that has come; their entries are moved on."""
-        if self._next is None:
-            self._next = self._ticks()
+        if not self._is_read:
+            self._come_next(self._ticks(PERIODIC))
         if wall < self.next_tick:
             return []
         tasks: list[list[Task]] = []
@@ -113,7 +122,8 @@ class Periodic(Feature):
             self._file.execute(MOVE_ON, (last, following, name))
             self._next[name] = math.inf if following is None else following
             tasks += [[entry.task(tick)] for tick in ticks]
+        self._come_next(self._next)
         return tasks
 
     def undo(self) -> None:
-        self._next = None
+        self._is_read, self.next_tick = False, math.inf
