@@ -53,14 +53,27 @@ def test_it_runs(query: str, schema: str) -> None:
     run(query, schema)
 
 
-def test_who_holds_the_oldest_snapshot_is_named(schema: str) -> None:
+@pytest.mark.parametrize(
+    ("level", "query"),
+    [
+        ("REPEATABLE READ", "SELECT 'lunch'"),
+        ("READ COMMITTED", "SELECT pg_current_xact_id()"),  # as a write would give it
+    ],
+)
+def test_who_holds_the_oldest_snapshot_is_named(schema: str, level: str, query: str) -> None:
     import psycopg
 
+    from final.ledger.postgres.statements import OLDEST_VIEW
+
     with psycopg.connect(postgres_server.dsn()) as forgotten:
-        forgotten.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-        forgotten.execute("SELECT 'lunch'")
-        holders = {name: (state, query) for _, name, state, _, _, query in run(QUERIES[0], schema)}
-        assert holders[str(forgotten.info.backend_pid)] == ("idle in transaction", "SELECT 'lunch'")
+        forgotten.execute(f"SET TRANSACTION ISOLATION LEVEL {level}".encode())
+        forgotten.execute(query.encode())
+        pid = str(forgotten.info.backend_pid)
+        holders = {name: (state, text) for _, name, state, _, _, text in run(QUERIES[0], schema)}
+        assert holders[pid] == ("idle in transaction", query)
+        # The metric's query is one of its own, and names the first alone.
+        views = run(OLDEST_VIEW.replace("LIMIT 1", ""), schema)
+        assert any(holder.endswith(f"pid {pid}") for _, _, holder in views)
 
 
 def test_processes_and_their_leases_are_shown(schema: str) -> None:

@@ -526,13 +526,15 @@ PAUSED = "SELECT sort, name FROM jobqueue.pause"
 OWNERS = f"""SELECT id, name, workers, extract(epoch FROM started_at)::float8,
         extract(epoch FROM expires_at - {NOW})::float8, running
     FROM jobqueue.owner ORDER BY id"""
-# Whose view of the rows is the oldest: what has died since then no vacuum can remove.
+# Whose view of the rows is the oldest: what has died since then no vacuum can remove. (One that
+# has written, and waits at READ COMMITTED, has no snapshot, and holds them by its own number.)
 OLDEST_VIEW = f"""SELECT age, seconds, holder FROM (
-        SELECT age(backend_xmin) AS age,
+        SELECT greatest(age(backend_xmin), age(backend_xid)) AS age,
             extract(epoch FROM {NOW} - coalesce(xact_start, {NOW}))::float8 AS seconds,
             concat_ws(' ', nullif(application_name, ''), usename, backend_type, 'pid ' || pid)
             AS holder
-        FROM pg_stat_activity WHERE backend_xmin IS NOT NULL AND pid <> pg_backend_pid()
+        FROM pg_stat_activity
+            WHERE coalesce(backend_xmin, backend_xid) IS NOT NULL AND pid <> pg_backend_pid()
         UNION ALL SELECT age(transaction), extract(epoch FROM {NOW} - prepared)::float8,
             'prepared transaction ' || gid FROM pg_prepared_xacts
         UNION ALL SELECT age(xmin), 0, 'replication slot ' || slot_name
