@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import sys
 import textwrap
@@ -32,7 +33,7 @@ ENDINGS = {
 }
 COLOURS = {"processing": 36, "completed": 32, "failed": 31, "retrying": 33}
 COLOURED = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-JOB_SECONDS = float(os.environ.get("JOB_SECONDS") or 4)
+JOB_SECONDS = 4.0  # main() takes it from the environment
 
 start = time.monotonic()
 go = threading.Event()
@@ -43,7 +44,9 @@ before: list[str] = []  # of these twelve, what an earlier process completed
 
 
 def main() -> None:
+    global JOB_SECONDS
     loading.done()
+    JOB_SECONDS = job_seconds()
     say_how_to_kill_it()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # an exception, as for Ctrl-C
     logging.getLogger("final").setLevel(logging.ERROR)  # show() tells of failures already
@@ -70,6 +73,13 @@ def main() -> None:
         queue.close(drain=False)
     print("\nall workers stopped:")
     summarise(queue)
+
+
+def job_seconds() -> float:
+    text = os.environ.get("JOB_SECONDS") or "4"
+    if not re.fullmatch(r"\d{1,4}(\.\d+)?", text):
+        sys.exit(f"JOB_SECONDS is {text!r}: give a number of seconds, for example 0.5.")
+    return float(text)
 
 
 def say_how_to_kill_it() -> None:

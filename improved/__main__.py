@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import sys
 import textwrap
@@ -23,7 +24,7 @@ from improved import Backoff, Job, JobQueue, Priority
 PRIORITIES = {"payment": "high", "report": "low", "photo": "low", "email": "medium"}
 COLOURS = {"processing": 36, "completed": 32, "retrying": 33}
 COLOURED = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-JOB_SECONDS = float(os.environ.get("JOB_SECONDS") or 4)
+JOB_SECONDS = 4.0  # main() takes it from the environment
 
 start = time.monotonic()
 go = threading.Event()
@@ -32,6 +33,8 @@ latest: dict[str, str] = {}  # job id -> the latest event: this queue has totals
 
 
 def main() -> None:
+    global JOB_SECONDS
+    JOB_SECONDS = job_seconds()
     say_how_to_kill_it()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # an exception, as for Ctrl-C
     logging.getLogger("improved").setLevel(logging.ERROR)  # show() tells of failures already
@@ -55,6 +58,13 @@ def main() -> None:
         queue.close()
     print("\nall workers stopped:")
     summarise()
+
+
+def job_seconds() -> float:
+    text = os.environ.get("JOB_SECONDS") or "4"
+    if not re.fullmatch(r"\d{1,4}(\.\d+)?", text):
+        sys.exit(f"JOB_SECONDS is {text!r}: give a number of seconds, for example 0.5.")
+    return float(text)
 
 
 def say_how_to_kill_it() -> None:

@@ -10,6 +10,7 @@ The same scenario runs in every stage: compare ``python -m improved``, ``python 
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import textwrap
@@ -27,7 +28,7 @@ ENDINGS = {
 }
 COLOURS = {"processing": 36, "completed": 32, "lost": 31}
 COLOURED = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-JOB_SECONDS = float(os.environ.get("JOB_SECONDS") or 4)
+JOB_SECONDS = 4.0  # main() takes it from the environment
 
 start = time.monotonic()
 go = threading.Event()
@@ -36,6 +37,8 @@ latest: dict[str, str] = {}  # job id -> the latest event: this queue can't tell
 
 
 def main() -> None:
+    global JOB_SECONDS
+    JOB_SECONDS = job_seconds()
     say_how_to_kill_it()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # an exception, as for Ctrl-C
     threading.excepthook = lambda args: say(f"{'and its worker dies':>29}", "lost")
@@ -51,6 +54,13 @@ def main() -> None:
     queue.close()
     print("\nclose() has returned, and the process ends:")
     summarise()
+
+
+def job_seconds() -> float:
+    text = os.environ.get("JOB_SECONDS") or "4"
+    if not re.fullmatch(r"\d{1,4}(\.\d+)?", text):
+        sys.exit(f"JOB_SECONDS is {text!r}: give a number of seconds, for example 0.5.")
+    return float(text)
 
 
 def say_how_to_kill_it() -> None:

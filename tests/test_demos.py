@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import signal
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +16,8 @@ import pytest
 
 from tests.expectations import STAGES
 from tests.final.helpers import eventually
-from tests.processes import Program, needs_signals
+from tests.helpers import DEADLINE
+from tests.processes import ROOT, Program, needs_signals
 
 EVENT = re.compile(r"^ +\d+\.\d\d s  (\w+) +(\w+-\d+) +(high|medium|low) +([\w-]+)( .*)?$", re.M)
 
@@ -85,6 +89,27 @@ def test_the_columns_are_aligned_and_fit_80_characters(
     assert len(columns) == 1
     assert max(map(len, finished[name].output.splitlines())) <= 80
     assert "\033[" not in finished[name].output, "colour codes in a pipe"
+
+
+@pytest.mark.parametrize("text", ["abc", "-1", "nan", "99999999999"])
+@pytest.mark.parametrize("name", STAGES)
+def test_what_is_no_number_of_seconds_is_said(name: str, text: str, tmp_path: Path) -> None:
+    with started(name, tmp_path, text) as demo:
+        out, error = demo.communicate(timeout=3 * DEADLINE)
+    assert (demo.returncode, out) == (1, "")
+    assert error == f"JOB_SECONDS is {text!r}: give a number of seconds, for example 0.5.\n"
+
+
+def started(name: str, place: Path, seconds: str) -> subprocess.Popen[str]:
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "JOB_SECONDS": seconds}
+    return subprocess.Popen(
+        [sys.executable, "-m", name],
+        cwd=place,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 @needs_signals
