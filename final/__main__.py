@@ -47,6 +47,8 @@ def main() -> None:
     global JOB_SECONDS
     loading.done()
     JOB_SECONDS = job_seconds()
+    if hasattr(signal, "SIGPIPE"):  # nobody reads on, as with | head: that ends it without a word
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     say_how_to_kill_it()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # an exception, as for Ctrl-C
     logging.getLogger("final").setLevel(logging.ERROR)  # show() tells of failures already

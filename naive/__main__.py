@@ -39,6 +39,8 @@ latest: dict[str, str] = {}  # job id -> the latest event: this queue can't tell
 def main() -> None:
     global JOB_SECONDS
     JOB_SECONDS = job_seconds()
+    if hasattr(signal, "SIGPIPE"):  # nobody reads on, as with | head: that ends it without a word
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     say_how_to_kill_it()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # an exception, as for Ctrl-C
     threading.excepthook = lambda args: say(f"{'and its worker dies':>29}", "lost")

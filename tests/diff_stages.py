@@ -12,6 +12,7 @@ import ast
 import difflib
 import os
 import re
+import signal
 import sys
 from pathlib import Path
 
@@ -92,4 +93,6 @@ def _painted(code: str, text: str) -> str:
 
 if __name__ == "__main__":
     os.system("")  # a quirk: after this, the Windows console understands colours
+    if hasattr(signal, "SIGPIPE"):  # nobody reads on, as with | head: that ends it without a word
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     main(*sys.argv[1:])

@@ -17,6 +17,7 @@ import importlib.util
 import os
 import platform
 import shutil
+import signal
 import statistics
 import sys
 import tempfile
@@ -293,4 +294,6 @@ def _painted(code: str, text: str) -> str:
 
 if __name__ == "__main__":
     os.system("")  # a quirk: after this, the Windows console understands colours
+    if hasattr(signal, "SIGPIPE"):  # nobody reads on, as with | head: that ends it without a word
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     sys.exit(main())

@@ -18,6 +18,15 @@ ROOT = Path(__file__).parents[1]
 needs_signals = pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 
 
+def said_to_nobody(process: subprocess.Popen[str]) -> str:
+    """Read one line of what it prints and no more, as ``| head`` does; all of its stderr."""
+    assert process.stdout
+    assert process.stderr
+    process.stdout.readline()
+    process.stdout.close()
+    return process.stderr.read()
+
+
 class Program:
     """``python -m MODULE ARGUMENTS`` in ``folder``; ends with the ``with`` block at the latest."""
 

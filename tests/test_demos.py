@@ -17,7 +17,7 @@ import pytest
 from tests.expectations import STAGES
 from tests.final.helpers import eventually
 from tests.helpers import DEADLINE
-from tests.processes import ROOT, Program, needs_signals
+from tests.processes import ROOT, Program, needs_signals, said_to_nobody
 
 EVENT = re.compile(r"^ +\d+\.\d\d s  (\w+) +(\w+-\d+) +(high|medium|low) +([\w-]+)( .*)?$", re.M)
 
@@ -100,12 +100,18 @@ def test_what_is_no_number_of_seconds_is_said(name: str, text: str, tmp_path: Pa
     assert error == f"JOB_SECONDS is {text!r}: give a number of seconds, for example 0.5.\n"
 
 
+@needs_signals
+@pytest.mark.parametrize("name", STAGES)
+def test_it_ends_without_a_word_when_nobody_reads_it(name: str, tmp_path: Path) -> None:
+    with started(name, tmp_path, "0.1") as demo:
+        assert said_to_nobody(demo) == ""
+
+
 def started(name: str, place: Path, seconds: str) -> subprocess.Popen[str]:
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "JOB_SECONDS": seconds}
     return subprocess.Popen(
         [sys.executable, "-m", name],
         cwd=place,
-        env=environment,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "JOB_SECONDS": seconds},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

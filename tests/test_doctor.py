@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests import doctor
+from tests.processes import needs_signals, said_to_nobody
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -37,6 +39,20 @@ def test_here_nothing_is_missing() -> None:
     assert report.returncode == 0, report.stdout
     assert "Everything that is needed is here." in report.stdout
     assert doctor.MISSING not in report.stdout
+
+
+@needs_signals
+@pytest.mark.parametrize("command", ["doctor", "diff_stages naive improved"])
+def test_it_ends_without_a_word_when_nobody_reads_it(command: str) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", *f"tests.{command}".split()],
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+    ) as process:
+        assert said_to_nobody(process) == ""
 
 
 def test_a_bare_python_is_told_what_to_install() -> None:
