@@ -82,8 +82,8 @@ class Hunt:
         hunt = cls(next(iter(zoo().values())))
         try:
             state = json.loads(hunt._state.read_text(encoding="utf-8"))
-            hunt.bug, hunt.hints = zoo()[state["bug"]], state["hints"]
-        except (FileNotFoundError, ValueError, KeyError):
+            hunt.bug, hunt.hints = zoo()[state["bug"]], int(state["hints"])
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
             raise NoHuntError("No hunt is on. Begin one with: make hunt") from None
         return hunt
 
@@ -150,8 +150,9 @@ def _solved() -> Path:
 def numbers_solved() -> list[int]:
     """Of the bugs that were solved here."""
     try:
-        return list(json.loads(_solved().read_text(encoding="utf-8")))
-    except (FileNotFoundError, ValueError):  # cut short: to solve one writes it anew
+        solved = json.loads(_solved().read_text(encoding="utf-8"))
+        return [number for number in solved if number in zoo()]
+    except (FileNotFoundError, ValueError, TypeError):  # damaged: to solve one writes it anew
         return []
 
 

@@ -10,7 +10,7 @@ import pytest
 from tests.bugs import __main__ as command
 from tests.bugs import hunt
 from tests.bugs.bug import Bug, zoo
-from tests.bugs.hunt import Hunt
+from tests.bugs.hunt import Hunt, NoHuntError
 
 pytestmark = pytest.mark.timeout(200)  # the machine may be busy with other things
 
@@ -61,6 +61,23 @@ class TestHunt:
         complaint = Hunt.current().damage(lambda test, percent: seen.append(test))
         assert "FAILED tests/suite/" in complaint[0]
         assert seen
+
+    @pytest.mark.parametrize("text", ["5", "null", '[[1], "a", 99]', '{"a": 1}', "[1"])
+    def test_a_list_of_the_solved_that_is_damaged_counts_for_nothing(
+        self, text: str, build: Path
+    ) -> None:
+        (build / "hunts-solved.json").write_text(text)
+        assert hunt.numbers_solved() == []
+        assert Hunt(zoo()[3]).solved() == [3]
+
+    @pytest.mark.parametrize(
+        "text", ["[]", "5", '{"bug": [], "hints": 1}', '{"bug": 1, "hints": "x"}']
+    )
+    def test_a_hunt_that_cannot_be_read_is_none(self, text: str, build: Path) -> None:
+        (build / "hunt").mkdir()
+        (build / "hunt" / ".hunt.json").write_text(text)
+        with pytest.raises(NoHuntError, match="make hunt"):
+            Hunt.current()
 
     def test_there_are_three_hints_and_no_fourth(self) -> None:
         Hunt.begin(1)

@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
     page = Page(Console(highlight=False))
     try:
         return COMMANDS[chosen.what](page, chosen)
-    except NoSuchFile as error:
+    except (NoSuchFile, progress.NoNotebook) as error:
         page.line(str(error))
         return 2
     except GraderBroke as error:

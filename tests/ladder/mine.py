@@ -12,6 +12,7 @@ import json
 import os
 import re
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -82,10 +83,12 @@ class Memory:
     def __init__(self, candidate: Candidate) -> None:
         self._name = shown(candidate.path)
         self._candidate = candidate
-        entry = self._all().get(self._name, {})
-        self._passed: dict[str, dict[str, Any]] = entry.get("passed", {})
-        self._hints: dict[str, int] = entry.get("hints", {})
-        self.current: int = entry.get("current", 0)  # the step it was on, 0 if never graded
+        self._passed: dict[str, dict[str, Any]] = {}
+        self._hints: dict[str, int] = {}
+        self.current = 0  # the step it was on, 0 if never graded
+        # Never graded, or not written by us: nothing depends on it.
+        with suppress(KeyError, TypeError, ValueError, AttributeError):
+            self._recall(self._all()[self._name])
 
     def remember(self, verdict: Verdict) -> list[Step]:
         """Take down what passes now; returns the steps that never did before."""
@@ -126,6 +129,16 @@ class Memory:
         """The file begins anew."""
         self._passed, self._hints, self.current = {}, {}, 0
         self._save()
+
+    def _recall(self, entry: dict[str, Any]) -> None:
+        """Raises something if this is no entry; then nothing of it is taken over."""
+        passed = {
+            number: {"at": float(before["at"]), "source": str(before["source"])}
+            for number, before in entry["passed"].items()
+        }
+        hints = {number: int(given) for number, given in entry["hints"].items()}
+        self.current = range(len(STEPS) + 1).index(entry["current"])
+        self._passed, self._hints = passed, hints
 
     def _all(self) -> dict[str, Any]:
         try:

@@ -26,6 +26,10 @@ from tests.ladder.showing import Page
 from tests.ladder.steps import ROOT, STEPS
 
 
+class NoNotebook(ValueError):
+    """It cannot be read; the message says what to do."""
+
+
 @dataclass(frozen=True)
 class Done:
     """step: the last that passed. notebooks: the numbers of those that are solved."""
@@ -127,8 +131,15 @@ def exercises_solved(folder: Path) -> tuple[dict[int, tuple[int, int]], int]:
     """For each notebook how many of its checks say "Right.", and how many it has; and all."""
     counts = {}
     for notebook in sorted(folder.glob("0*.ipynb")):
-        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-        checks = [c for c in cells if "check" in c.get("metadata", {}).get("tags", ())]
+        try:
+            cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+            checks = [c for c in cells if "check" in c.get("metadata", {}).get("tags", ())]
+        except (ValueError, KeyError, TypeError, AttributeError):
+            name = mine.shown(notebook)
+            raise NoNotebook(
+                f"{name} is no notebook any more: `git checkout {name}` brings it back, without "
+                "your answers."
+            ) from None
         right = sum("Right." in json.dumps(cell.get("outputs", [])) for cell in checks)
         counts[int(notebook.name[:2])] = right, len(checks)
     return counts, sum(of for _, of in counts.values())

@@ -207,6 +207,27 @@ def test_who_begins_anew_has_nothing_that_broke(capsys: pytest.CaptureFixture[st
     assert Memory(Candidate(mine.FILE)).broke(STEPS[0], "") == ""
 
 
+@pytest.mark.parametrize(
+    "entry",
+    [
+        5,
+        {"passed": 3, "hints": {}, "current": 1},
+        {"passed": {"1": {}}, "hints": {}, "current": 1},
+        {"passed": {}, "hints": {"1": "x"}, "current": 1},
+        {"passed": {}, "hints": {}, "current": 99},
+        {"passed": {}, "hints": {}, "current": "x"},
+    ],
+)
+def test_a_memory_that_is_damaged_is_forgotten(
+    entry: object, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine.begin()
+    mine.MEMORY.write_text(json.dumps({mine.shown(mine.FILE): entry}))
+    assert progress.step_reached() == 0
+    assert "hint 1 of 3" in said(capsys, "hint")[1]
+    assert "hint 2 of 3" in said(capsys, "hint")[1]
+
+
 def test_diff_waits_for_the_step_to_pass(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -344,6 +365,21 @@ class TestProgress:
         assert code == 0
         assert "Steps 0 of 13" in text
         assert "Next " in text
+
+    @pytest.mark.parametrize("text", ['{"cells": [\n<<<<<<< HEAD\n', "[]", '{"cells": [1]}'])
+    def test_a_notebook_that_cannot_be_read_is_named(
+        self,
+        text: str,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        (tmp_path / "notebooks").mkdir()
+        (tmp_path / "notebooks" / "01_a.ipynb").write_text(text)
+        monkeypatch.setattr(progress, "ROOT", tmp_path)
+        code, complaint = said(capsys, "progress")
+        assert code == 2
+        assert "01_a.ipynb is no notebook any more: `git checkout" in complaint
 
     def test_exercises_are_counted_where_the_notebooks_say_right(self, tmp_path: Path) -> None:
         def cell(said: str) -> dict[str, object]:
