@@ -167,17 +167,17 @@ def grade(
     if (error := no_python(candidate)) and left:
         verdict.rows[left[0]] = Row(left[0], False, error, "setup")
         return verdict
-    with copy_of_the_tests() as folder:
-        candidate.copy_to(folder)
-        while left:
+    while left:
+        with copy_of_the_tests() as folder:  # anew: the process before may have damaged it
+            candidate.copy_to(folder)
             run = Run(folder, left, limits, stop=not to_the_end, watcher=watcher)
             run.into(verdict)
-            if verdict.failed and not to_the_end:
-                break
-            done = [row for row in left if row in verdict.rows]
-            if not done:
-                raise GraderBroke(run.output)
-            left = [row for row in left if row not in verdict.rows]
+        if verdict.failed and not to_the_end:
+            break
+        done = [row for row in left if row in verdict.rows]
+        if not done:
+            raise GraderBroke(run.output)
+        left = [row for row in left if row not in verdict.rows]
     verdict.rows = {row: verdict.rows[row] for row in ROWS if row in verdict.rows}
     return verdict
 
@@ -214,11 +214,13 @@ def no_python(candidate: Candidate) -> list[str]:
         try:
             ast.parse(file.read_bytes())
         except SyntaxError as error:
+            if error.lineno is None:  # bytes that no text has
+                return [f"{file.name} is no text ({error.msg}): save it as UTF-8."]
             where = "" if file == candidate.main else f"{file.name}, "
             line = [f"    {error.text.strip()}"] if error.text else []
             return [f"SyntaxError: {error.msg} ({where}line {error.lineno}).", *line]
-        except ValueError as error:  # it holds bytes that no text has
-            return [f"{file.name} is no text: {error}."]
+        except ValueError as error:  # so says Python before 3.12 of some
+            return [f"{file.name} is no text ({error}): save it as UTF-8."]
         except (MemoryError, RecursionError):
             return [f"{file.name} is nested too deeply for Python to read it."]
     return []
@@ -235,7 +237,7 @@ def copy_of_the_tests() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(
         prefix="ladder-", dir=place, ignore_cleanup_errors=True
     ) as name:
-        folder = Path(name).resolve()
+        folder = Path(name).resolve() / "copy"
         tests = ROOT / "tests"
         for file in [*tests.glob("*.py"), *tests.glob("suite/*.py"), *tests.glob("ladder/*.py")]:
             target = folder / file.relative_to(ROOT)
@@ -265,7 +267,8 @@ class Run:
         self._folder = folder
         self._limits = limits
         self._watcher = watcher
-        self._report, self._stacks = folder / "report", folder / "stacks"
+        # Beside the copy: a file may delete what is around it.
+        self._report, self._stacks = folder.parent / "report", folder.parent / "stacks"
         for file in (self._report, self._stacks):
             file.write_bytes(b"")
         self._events: list[dict[str, Any]] = []

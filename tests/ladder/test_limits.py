@@ -123,6 +123,19 @@ class TestLimits:
             assert program.read_to_the_end() == 130
         assert not Path(told.read_text()[:-1]).exists()
 
+    def test_who_deletes_the_folder_that_it_is_tested_in_is_graded(self, tmp_path: Path) -> None:
+        source = "import os, shutil\nshutil.rmtree(os.getcwd())\nos._exit(0)\n"
+        candidate = written(tmp_path, at_the_end=source)
+        verdict = grade(candidate, ["enqueue", "fifo"], to_the_end=True, limits=TIGHT)
+        assert [row.passed for row in verdict.rows.values()] == [False, False]
+        assert all("os._exit" in row.seen[0] for row in verdict.rows.values())
+
+    @pytest.mark.parametrize("source", [b"x = 1\0\n", "x = 1\n".encode("utf-16")])
+    def test_what_is_no_text_is_said(self, source: bytes, tmp_path: Path) -> None:
+        file = tmp_path / "queue.py"
+        file.write_bytes(source)
+        assert first_failure(Candidate(file)).endswith(": save it as UTF-8.")
+
     def test_after_one_that_was_ended_the_others_go_on(self, tmp_path: Path) -> None:
         body = "if job.payload is True:\n    import os\n    os._exit(0)\nself._jobs.put(job)"
         verdict = grade(written(tmp_path, body), ["enqueue", "fifo"], to_the_end=True)
