@@ -5,11 +5,13 @@ Each is answered when it is durable, and may be sent again.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from fastapi import APIRouter
 
 from final.service.context import Service
 from final.service.models import Part, Paused, PauseView, Workers
-from final.service.problems import invalid
+from final.service.problems import invalid, refused_value
 from final.service.routes import StrictRoute
 
 
@@ -28,13 +30,18 @@ def control_routes(service: Service) -> APIRouter:
 
         Those that run go on to their end. It holds over restarts, until it is resumed.
         """
-        queue.pause(part.type, part.priority, part.group)
-        return paused()
+        return change(queue.pause, part)
 
     @router.post("/resume")
     def resume(part: Part) -> Paused:
         """Take back the pause of the same type, lane or group; of `{}`, that of the queue."""
-        queue.resume(part.type, part.priority, part.group)
+        return change(queue.resume, part)
+
+    def change(act: Callable[..., object], part: Part) -> Paused:
+        try:
+            act(part.type, part.priority, part.group)
+        except ValueError as error:
+            raise refused_value(error) from None
         return paused()
 
     @router.put("/workers")

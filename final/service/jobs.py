@@ -28,7 +28,7 @@ from final.service.models import (
     NewBatch,
     NewJob,
 )
-from final.service.problems import Problem, accepted, cut, duplicate, invalid
+from final.service.problems import FIELDS, Problem, accepted, cut, duplicate, invalid
 from final.service.routes import StrictRoute
 
 Answer = TypeVar("Answer")
@@ -211,7 +211,6 @@ def job_routes(service: Service) -> APIRouter:
 
 
 LANES = list(Priority)  # the most urgent first
-FIELDS = {"kind": "type"}  # what the queue calls the fields of a job, and this API does not
 
 
 def _written(job: JobView, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

@@ -15,10 +15,8 @@ from fastapi import APIRouter
 from final import Status
 from final.service.context import Service
 from final.service.models import Dealt, Meant
-from final.service.problems import invalid
+from final.service.problems import invalid, refused_value
 from final.service.routes import StrictRoute
-
-FIELDS = {"kind": "type"}  # what the queue calls them, and this API does not
 
 
 def many_routes(service: Service) -> APIRouter:
@@ -51,9 +49,8 @@ def many_routes(service: Service) -> APIRouter:
         def turn_by_turn() -> int:
             try:
                 return act(**meant.which(), dry_run=meant.dry_run)
-            except (TypeError, ValueError) as error:  # the queue has the last word
-                field, _, rest = str(error).partition(" ")
-                raise invalid((FIELDS.get(field, field), rest)) from None
+            except (TypeError, ValueError) as error:
+                raise refused_value(error) from None
 
         jobs = await to_thread.run_sync(turn_by_turn, limiter=one_at_a_time)
         return Dealt(jobs=jobs, dry_run=meant.dry_run)

@@ -67,6 +67,7 @@ HEADERS = {
     "Cache-Control": "no-store",
 }
 
+FIELDS = {"kind": "type"}  # what the queue calls the fields of a job, and this API does not
 MOST_ERRORS = 20
 MOST_IDS = 100
 LARGEST_LIST = 40_000  # bytes of ids in an answer: room for a thousand that the queue has made
@@ -94,6 +95,12 @@ def invalid(*errors: tuple[str, str], detail: str = "") -> Problem:
         detail or "Some fields cannot be accepted: see errors.",
         errors=listed[:MOST_ERRORS],
     )
+
+
+def refused_value(error: Exception) -> Problem:
+    """The queue has the last word on a value; its sentence begins with the field."""
+    field, _, rest = str(error).partition(" ")
+    return invalid((FIELDS.get(field, field), rest))
 
 
 def cut(text: str, longest: int = LONGEST_NAME) -> str:

@@ -54,6 +54,8 @@ def test_workers_are_changed(live: Live) -> None:
         ("POST", "/pause", {"kind": "a"}, "kind"),
         ("POST", "/resume", {"priority": "urgent"}, "priority"),
         ("POST", "/resume", {"group": ""}, "group"),
+        ("POST", "/pause", {"type": "a\0b"}, "type"),
+        ("POST", "/resume", {"group": "a\0b"}, "group"),
         ("PUT", "/workers", {"workers": 0}, "workers"),
         ("PUT", "/workers", {"workers": -1}, "workers"),
         ("PUT", "/workers", {"workers": 1_001}, "workers"),
