@@ -427,6 +427,7 @@ class TestEitherPlace:
             (["jobs", "--status", "lost"], "for '--status': 'lost' is not one of"),
             (["jobs", "--limit", "0"], "'--limit'"),
             (["tidy"], "No such command 'tidy'"),
+            (["enqueu"], "Did you mean 'enqueue'? See --help."),
         ],
     )
     def test_what_makes_no_sense(self, anywhere: Run, arguments: list[str], complaint: str) -> None:
@@ -492,9 +493,13 @@ class TestService:
         assert ended.code == 3
         assert "start one with `python -m final serve`" in ended.error
 
-    @pytest.mark.parametrize("url", ["localhost:8080", "http://", "http://x:y", "ftp://x"])
+    @pytest.mark.parametrize(
+        "url", ["localhost:8080", "http://", "http://x:y", "http://x:99999", "http://[", "ftp://x"]
+    )
     def test_what_is_no_address(self, run: Run, url: str) -> None:
-        assert run("jobs", "--url", url).code in (2, 3)
+        ended = run("jobs", "--url", url)
+        assert ended.code == 2
+        assert "is no address: write it as http://127.0.0.1:8080." in ended.error
 
     def test_somebody_else_answers(self, run: Run) -> None:
         with HTTPServer(("127.0.0.1", 0), SomebodyElse) as other:

@@ -92,7 +92,8 @@ def main(arguments: list[str] | None = None) -> None:
         sys.stdout.flush()
     except UsageError as error:
         said = error.format_message().replace("Value error, ", "").rstrip(".")
-        _end(Misuse.code, f"{said}. See --help.")
+        stop = "" if said.endswith("?") else "."
+        _end(Misuse.code, f"{said}{stop} See --help.")
     except Trouble as trouble:
         _end(trouble.code, str(trouble))
     except StorageError as error:

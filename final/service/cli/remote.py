@@ -6,6 +6,7 @@ But: a token goes only to a service that was named.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any, Self
 from urllib.parse import parse_qsl, quote, urlsplit, urlunsplit
 
@@ -40,6 +41,7 @@ from final.service.models import (
     Workers,
 )
 
+NO_ADDRESS = "{} is no address: write it as http://127.0.0.1:8080."
 PATIENCE = 10.0  # seconds for an answer; the service itself lets nobody wait that long
 PAGE = 100  # the most that the service puts on one
 
@@ -60,7 +62,7 @@ class Remote:
     """
 
     def __init__(self, url: str, token: str | None, withheld: bool = False) -> None:
-        self.name = _without_password(url).rstrip("/")
+        self.name = _checked(url)
         self._withheld = withheld
         if token is not None and not (token.isascii() and token.isprintable()):
             raise Misuse("The token has characters that cannot be sent: only printable ASCII can.")
@@ -75,7 +77,7 @@ class Remote:
                 verify=url.lower().startswith("https:"),
             )
         except (httpx.InvalidURL, UnicodeEncodeError):
-            raise Misuse(f"{self.name} is no address: write it as http://127.0.0.1:8080.") from None
+            raise Misuse(NO_ADDRESS.format(self.name)) from None
 
     def __enter__(self) -> Self:
         return self
@@ -159,7 +161,7 @@ class Remote:
         except UnicodeEncodeError as error:
             raise Misuse(f"This cannot be sent: {error.reason}.") from None
         except (httpx.InvalidURL, ValueError):
-            raise Misuse(f"{self.name} is no address: write it as http://127.0.0.1:8080.") from None
+            raise Misuse(NO_ADDRESS.format(self.name)) from None
         try:
             answer = self._http.send(request)
         except httpx.HTTPError as error:
@@ -197,12 +199,15 @@ def _path(job_id: str, place: str = "jobs") -> str:
     return f"/{place}/{quote(job_id, safe='', errors='surrogatepass').replace('.', '%2E')}"
 
 
-def _without_password(url: str) -> str:
-    try:
+def _checked(url: str) -> str:
+    """How it is called: without a password. Raises Misuse if it is no address of a service."""
+    name = "That"
+    with suppress(ValueError):  # no port, or brackets around what is no address
         parts = urlsplit(url)
-    except ValueError:
-        return "This"
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+        name = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])).rstrip("/")
+        if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
+            return name
+    raise Misuse(NO_ADDRESS.format(name))
 
 
 def _trouble(status: int, problem: Document, place: str, withheld: bool) -> Trouble:
