@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 from rich.padding import Padding
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -142,8 +143,8 @@ def solves(verdict: Verdict, assignment: str) -> bool:
 def _show(page: Page, grades: list[Grade]) -> None:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for heading in ("file", "step", "rows", "done", "mended", "first failure"):
-        table.add_column(heading, justify="right" if heading in ("step", "rows") else "left")
-    table.columns[0].overflow = "fold"
+        justify: Literal["left", "right"] = "right" if heading in ("step", "rows") else "left"
+        table.add_column(heading, justify=justify, overflow="fold")
     for grade in grades:
         failure = grade.first_failure
         where = f"{step_of(failure).number} {failure}" if failure else grade.seen.split("\n")[0]

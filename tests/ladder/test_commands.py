@@ -252,6 +252,20 @@ def test_steps_begin_with_the_idea_and_end_with_the_imports(
     assert "retry-frees-worker" in said(capsys, "steps")[1]
 
 
+@pytest.mark.parametrize("columns", ["40", "60"])
+def test_where_it_is_narrow_no_name_is_cut(
+    columns: str, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    failed = Verdict("0", {"backpressure-timeout": Row("backpressure-timeout", False)})
+    monkeypatch.setattr(teachers, "climb", lambda *_, **__: failed)
+    shutil.copy(NAIVE, home / "ada_lovelace_with_a_long_name.py")
+    for arguments in (["steps"], ["grade", "--dir", str(home)]):
+        code, text = said(capsys, *arguments)
+        assert code == 0
+        assert "…" not in text
+
+
 def test_the_card_has_four_columns(home: Path) -> None:
     verdict = grade(Candidate(NAIVE), ["enqueue", "worker-survival"], to_the_end=True)
     text = card.markdown(Candidate(NAIVE), verdict)

@@ -28,7 +28,9 @@ def overview(page: Page) -> None:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for heading in ("", "step", "minutes", "lines", "rows that turn green"):
         table.add_column(
-            heading, justify="right" if heading in ("", "minutes", "lines") else "left"
+            heading,
+            justify="right" if heading in ("", "minutes", "lines") else "left",
+            overflow="fold",
         )
     for step in STEPS:
         added, removed = (0, 0) if step.stars else size(step)
