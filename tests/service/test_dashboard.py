@@ -272,6 +272,24 @@ def test_a_dead_letter_says_why_and_is_retried(
 
 
 @pytest.mark.parametrize("status", ["failed", "retrying"])
+def test_beyond_the_newest_ten_there_is_a_way_to_all(
+    open_service: OpenService, open_page: OpenPage, status: str
+) -> None:
+    backoff = Backoff(base=3600) if status == "retrying" else AT_ONCE
+    live = open_service(demo_handlers(seconds=0), demo=True, backoff=backoff)
+    page = open_page(live)
+    way = page.get_by_role("link", name="All dead" if status == "failed" else "All that wait")
+    for n in range(11):
+        live.create(type="email", id=f"job-{n}", payload={"fails": 9})
+        if n == 9:
+            reaches(live.queue, f"job-{n}", Status(status))
+            expect(page.locator("#dead tbody tr, #retries tbody tr")).to_have_count(10)
+            expect(way).to_be_hidden()
+    way.click()
+    expect(page.locator("body")).to_contain_text('"id":"job-0"')
+
+
+@pytest.mark.parametrize("status", ["failed", "retrying"])
 def test_a_list_forgets_what_no_figure_has_seen(
     open_service: OpenService, open_page: OpenPage, status: str
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import html
 import re
 import sqlite3
 import threading
@@ -276,7 +277,7 @@ class TestPages:
     def test_they_load_only_what_is_here(self, live: Live, path: str) -> None:
         page = live.http.get(path)
         assert page.headers["content-type"].startswith("text/html")
-        files = re.findall(r'(?:src|href)="([^"#]+)"', page.text)
+        files = re.findall(r'(?:src|href)="([^"#]+)"', html.unescape(page.text))
         assert files
         for file in files:
             assert not file.startswith(("/", "http"))  # a proxy may have put it under a path

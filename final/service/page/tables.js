@@ -108,7 +108,7 @@ export class Retries {
   async load(total) {
     const { jobs } = await ask("GET", `jobs?status=retrying&limit=${SHOWN}`);
     this.#jobs = jobs.sort((one, other) => Date.parse(one.due_at) - Date.parse(other.due_at));
-    write(find("#retries-count"), howMany(total));
+    showCount("retries", total);
     return jobs.length === Math.min(total, SHOWN);
   }
 
@@ -140,7 +140,7 @@ export class Retries {
 /** Whether the list is as long as the figures say. */
 export async function loadDeadLetters(total) {
   const { jobs } = await ask("GET", `dead-letters?limit=${SHOWN}`);
-  write(find("#dead-count"), howMany(total));
+  showCount("dead", total);
   fillRows(find("#dead"), jobs, deadLetterRow, (row, job) => {
     writeError(row, job.error);
     write(find(".attempts summary", row), `${job.attempts} ${job.attempts === 1 ? "attempt" : "attempts"}`);
@@ -217,6 +217,12 @@ function latencyRow({ id }) {
   title.append(id);
   const cells = Array.from({ length: 3 }, () => element("td", { class: "number" }));
   return element("tr", {}, title, ...cells);
+}
+
+/** How many there are; and where there are more than a list shows, the way to all of them. */
+function showCount(list, total) {
+  write(find(`#${list}-count`), howMany(total));
+  find(`#${list}-all`).hidden = total <= SHOWN;
 }
 
 function howMany(total) {
