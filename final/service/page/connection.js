@@ -32,7 +32,7 @@ export async function ask(method, path, body, patience = PATIENCE) {
   const said = await answer.json();
   if (answer.ok) return said;
   const wrong = (said.errors ?? []).map(({ field, message }) => `${field}: ${message}`);
-  throw new Refused([said.detail, ...wrong].join(" "));
+  throw new Refused(wrong.join(" ") || said.detail);
 }
 
 export const jobPath = (id) => `jobs/${encodeURIComponent(id)}`;
