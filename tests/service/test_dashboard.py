@@ -388,6 +388,46 @@ def test_a_retry_counts_down(open_service: OpenService, open_page: OpenPage) -> 
     expect(figure(page, "medium", "completed")).to_have_text("1")
 
 
+def test_a_retry_that_is_far_away_is_told_in_hours(
+    open_service: OpenService, open_page: OpenPage
+) -> None:
+    backoff = Backoff(base=10_000, maximum=10_000, jitter=0)
+    live = open_service(demo_handlers(seconds=0), demo=True, backoff=backoff)
+    page = open_page(live)
+    live.create(type="email", payload={"fails": 9})
+    expect(page.locator("#retries").get_by_text("in 2 h 46 min")).to_be_visible()
+
+
+def test_an_attempt_is_told_with_its_date(
+    flaky: Live, open_page: OpenPage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A dead letter may be weeks old."""
+
+    def long_ago(route: Any) -> None:
+        job = route.fetch().json()
+        for failure in job["failures"]:
+            failure |= {"started_at": "2020-12-31T20:00:00Z", "ended_at": "2020-12-31T20:00:01Z"}
+        route.fulfill(json=job)
+
+    flaky.create(type="email", id="old")
+    page = open_page(flaky, locale="en-GB", timezone_id="Asia/Tokyo")
+    page.route("**/jobs/old", long_ago)
+    page.get_by_text("4 attempts").click()
+    said = "01/01/2021, 05:00:00, after 1.0 s: ConnectionError: the mail server is down"
+    expect(page.locator("#dead").get_by_role("listitem")).to_have_text([said] * 4)
+
+
+def test_attempts_that_are_unfolded_are_those_of_now(flaky: Live, open_page: OpenPage) -> None:
+    flaky.create(type="email", id="again")
+    page = open_page(flaky)
+    page.get_by_text("4 attempts").click()
+    lines = page.locator("#dead").get_by_role("listitem")
+    expect(lines).to_have_count(4)
+    flaky.queue.retry("again")
+    reaches(flaky.queue, "again", Status.FAILED)
+    expect(lines).to_have_count(8)
+
+
 # ---- starvation ------------------------------------------------------------------------------
 
 

@@ -129,7 +129,8 @@ export class Retries {
         writeError(row, job.error);
         write(find(".note", row), `attempt ${job.attempts} failed`);
         const seconds = Math.ceil((Date.parse(job.due_at) - now) / 1000);
-        write(row.cells[2], seconds > 0 ? `in ${seconds} s` : "now");
+        const left = seconds < 60 ? `${seconds} s` : duration(seconds);
+        write(row.cells[2], seconds > 0 ? `in ${left}` : "now");
       },
     );
   }
@@ -144,6 +145,10 @@ export async function loadDeadLetters(total) {
   fillRows(find("#dead"), jobs, deadLetterRow, (row, job) => {
     writeError(row, job.error);
     write(find(".attempts summary", row), `${job.attempts} ${job.attempts === 1 ? "attempt" : "attempts"}`);
+    const attempts = find(".attempts", row);
+    // It may have been retried elsewhere, and have failed anew, before its row was gone.
+    if (attempts.open && attempts.dataset.endedAt !== job.ended_at) showAttempts(job.id, attempts);
+    attempts.dataset.endedAt = job.ended_at;
   });
   return jobs.length === Math.min(total, SHOWN);
 }
@@ -172,8 +177,8 @@ async function showAttempts(id, place) {
     write(find(".about", place), about.join(", "));
     const lines = failures.map(({ started_at, ended_at, error, number }) => {
       const took = duration((Date.parse(ended_at) - Date.parse(started_at)) / 1000);
-      const clock = new Date(started_at).toLocaleTimeString();
-      return element("li", { value: number }, `${clock}, after ${took}: ${error}`);
+      const when = new Date(started_at).toLocaleString();
+      return element("li", { value: number }, `${when}, after ${took}: ${error}`);
     });
     find("ol", place).replaceChildren(...lines);
   } catch (error) {
