@@ -8,19 +8,36 @@ But: it compares ``job_queue.py`` alone, and by name: what is renamed shows as n
 
 from __future__ import annotations
 
+import argparse
 import ast
 import difflib
+import io
 import os
 import re
 import signal
 import sys
 from pathlib import Path
 
+from tests.expectations import STAGES
+
 REPOSITORY = Path(__file__).parents[1]
 RED, GREEN, BOLD = "31", "32", "1"
 
 
-def main(before: str, after: str) -> None:
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.diff_stages",
+        description="What one stage changed in another, method by method.",
+    )
+    for name in ("before", "after"):
+        parser.add_argument(name, choices=STAGES)
+    chosen = parser.parse_args()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # the console may not know every character
+    compare(chosen.before, chosen.after)
+
+
+def compare(before: str, after: str) -> None:
     old_source, new_source = read(before), read(after)
     old, new = sections(old_source), sections(new_source)
     print(f"From {before} ({len(old_source)} lines) to {after} ({len(new_source)} lines)\n")
@@ -95,4 +112,4 @@ if __name__ == "__main__":
     os.system("")  # a quirk: after this, the Windows console understands colours
     if hasattr(signal, "SIGPIPE"):  # nobody reads on, as with | head: that ends it without a word
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    main(*sys.argv[1:])
+    main()
