@@ -60,7 +60,7 @@ def candidate(path: Path | None) -> Candidate:
         path = FILE if alone else FILE.parent
     elif not path.exists():
         raise NoSuchFile(f"There is no {path}. Without FILE= it is mine/job_queue.py.")
-    elif path.is_file() and path.suffix != ".py":
+    elif not path.is_dir() and not (path.is_file() and path.suffix == ".py"):
         raise NoSuchFile(f"{path} is no Python file: its name should end with .py.")
     elif path.is_dir() and not any(
         (path / name).exists() for name in ("job_queue.py", "__init__.py")

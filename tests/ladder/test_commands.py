@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 import signal
 import time
@@ -135,6 +136,9 @@ def test_watching_grades_on_each_save_until_ctrl_c(
 
 def test_what_cannot_be_graded_is_said(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (home / "notes.txt").write_text("a queue")
+    if hasattr(os, "mkfifo"):  # whoever reads one waits for whoever writes it
+        os.mkfifo(home / "pipe.py")
+        assert "is no Python file" in said(capsys, "mine", "--file", str(home / "pipe.py"))[1]
     for arguments, sentence in (
         (("mine", "--file", str(home / "none.py")), "There is no "),
         (("mine", "--file", str(home / "notes.txt")), "is no Python file"),
