@@ -36,7 +36,8 @@ def main() -> int:
     except BadProgress as error:
         print(error, file=sys.stderr)
     except OSError as error:
-        print(f"It cannot be read or written: {error.filename}: {error.strerror}.", file=sys.stderr)
+        file = error.filename or "the output"  # where nobody names a file, it is full or gone
+        print(f"It cannot be read or written: {file}: {error.strerror}.", file=sys.stderr)
     return 1
 
 

@@ -130,7 +130,7 @@ def install(app: FastAPI, refused: Counter[str]) -> None:
     async def answer_http_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         too_large = error.status_code == 413
-        return await (answer_problem(request, error) if too_large else _http_error(error))
+        return await (answer_problem(request, error) if too_large else _http_error(request, error))
 
     async def answer_internal_error(_: Request, __: Exception) -> Response:
         return internal_error()
@@ -205,7 +205,13 @@ def _field_and_message(error: dict[str, Any]) -> tuple[str, str]:
     return field, str(error["msg"]).removeprefix("Value error, ")
 
 
-async def _http_error(error: HTTPException) -> Response:
+async def _http_error(request: Request, error: HTTPException) -> Response:
+    """Of the framework, whose words are only the name of the status."""
     title = http.HTTPStatus(error.status_code).phrase
     headers = dict(error.headers or {})
-    return _details("about:blank", title, error.status_code, error.detail, headers, {})
+    detail = error.detail
+    if error.status_code == 404:
+        detail = "Nothing has this address: GET /docs shows those that there are."
+    elif error.status_code == 405:
+        detail = f"{cut(request.method)} is not for this address: GET /docs shows what is."
+    return _details("about:blank", title, error.status_code, detail, headers, {})

@@ -321,3 +321,4 @@ class TestPages:
             answer = live.http.request(method, path)
             assert answer.status_code == status
             assert answer.headers["content-type"] == "application/problem+json"
+            assert "this address: GET /docs shows " in answer.json()["detail"]
