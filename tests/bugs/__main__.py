@@ -58,7 +58,8 @@ def main() -> int:
         console.print(str(error))
         return 2
     except OSError as error:
-        console.print(f"It cannot be read or written: {error.filename}: {error.strerror}.")
+        file = error.filename or "the output"  # where nobody names a file, it is full or gone
+        console.print(f"It cannot be read or written: {file}: {error.strerror}.")
         return 3
     except KeyboardInterrupt:
         console.print()

@@ -218,6 +218,13 @@ class TestQuiz:
         assert ended.returncode == 1
         assert ended.stderr == f"It cannot be read or written: {tmp_path}: Is a directory.\n"
 
+    @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has a disk that is full.")
+    def test_a_full_disk_is_said(self) -> None:
+        ended = run("--flashcards", "/dev/full")
+        assert (
+            ended.stderr == "It cannot be read or written: the output: No space left on device.\n"
+        )
+
 
 class Typist(Console):
     """A console at which somebody types these lines."""

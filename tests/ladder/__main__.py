@@ -49,7 +49,8 @@ def main(arguments: list[str] | None = None) -> int:
         page.line(f"The tests did not begin; this is no fault of yours:\n{error}")
         return 3
     except OSError as error:
-        page.line(f"It cannot be read or written: {error.filename}: {error.strerror}.")
+        file = error.filename or "the output"  # where nobody names a file, it is full or gone
+        page.line(f"It cannot be read or written: {file}: {error.strerror}.")
         return 3
     except KeyboardInterrupt:
         page.blank()

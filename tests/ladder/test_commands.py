@@ -168,6 +168,15 @@ def test_what_cannot_be_read_or_written_is_said(
     assert said(capsys, "mine")[0] == 2
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has a disk that is full.")
+def test_a_full_disk_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Memory, "forget", lambda memory: Path("/dev/full").write_text("x"))
+    code, text = said(capsys, "mine")
+    assert (code, text) == (3, "It cannot be read or written: the output: No space left on device.")
+
+
 def test_a_package_may_be_the_current_folder(
     home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
