@@ -636,6 +636,8 @@ def test_the_number_of_workers_is_changed(live: Live, open_page: OpenPage) -> No
     field.press("Enter")
     expect(page.locator("[data-figure=busy]")).to_have_text("0 of 5")
     live.queue.set_workers(3)
+    expect(page.locator("[data-figure=busy]")).to_have_text("0 of 3")
+    expect(field).to_have_value("5")  # somebody may be about to type
     page.get_by_role("button", name="Change").focus()
     expect(field).to_have_value("3")
 

@@ -15,7 +15,7 @@ export class Operation {
       return [priority, new Switch(button, { priority }, `The ${priority} lane`)];
     }),
   );
-  #workers = 0;
+  #workers = 0; // that the field was last told
 
   constructor() {
     find("#scale").addEventListener("submit", (event) => {
@@ -31,8 +31,10 @@ export class Operation {
     }
     showOthers(paused.filter(({ type, group }) => type ?? group));
     const field = find("#workers-wanted");
-    if (workers !== this.#workers && document.activeElement !== field) field.value = workers;
-    this.#workers = workers;
+    if (workers !== this.#workers && document.activeElement !== field) {
+      field.value = workers;
+      this.#workers = workers;
+    }
   }
 
   async #scale(field) {
