@@ -45,10 +45,10 @@ class History:
         return len(self._ended) - len(self._purged) - len(self._purging) - self._limit
 
     def oldest(self) -> list[int]:
-        """Those beyond the limit, so many as an exchange lets go of."""
+        """Those beyond the limit, so many as an exchange lets go of; what is gone is passed over."""
         self._going = max(0, min(self._excess(), AT_ONCE))
-        oldest = list(islice(self._ended, self._going))
-        return [seq for seq in oldest if seq not in self._purging] if self._purging else oldest
+        oldest = islice(self._ended, self._going)
+        return [seq for seq in oldest if seq not in self._purging and seq not in self._purged]
 
     def written(self, moves: Sequence[Move]) -> None:
         """The exchange is in the file."""

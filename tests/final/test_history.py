@@ -305,3 +305,15 @@ def counting(sizes: list[int], forget: Forget) -> Forget:
         sizes.append(len(seqs))
 
     return counted
+
+
+def test_what_was_purged_is_not_let_go_of_again() -> None:
+    ended = history.History(limit=1)
+    ended.add([1, 2, 3])
+    ended.purge([1])
+    ended.written([])
+    let_go = []
+    while ended.is_too_long():
+        let_go += ended.oldest()
+        ended.written([])
+    assert let_go == [2]
