@@ -18,6 +18,7 @@ from final.engine.producers import Producers
 from final.engine.waits import Waits
 from final.errors import QueueFull
 from final.ledger.base import Given, Ledger
+from final.workers.batch import Batch
 
 
 class Deadlocks:
@@ -28,6 +29,7 @@ class Deadlocks:
         self._flight = flight
         self._producers = producers
         self._waits = waits
+        self._inside: list[Enqueue] = []  # those of handlers that wait for room, at this moment
 
     def refuse(self, given: Given, idle: int, claiming: bool, closing: bool) -> None:
         """If every handler waits for what only another one could do, turn one away.
@@ -36,6 +38,7 @@ class Deadlocks:
         """
         if not self._flight.batches:
             return  # nobody waits in a handler
+        self._inside = self._producers.inside(given.room)
         if closing and given.stalled:
             self._refuse_what_is_paused()
         elif given.helped:
@@ -46,8 +49,10 @@ class Deadlocks:
             self._refuse_one_of_all(claiming)
 
     def _all_wait(self) -> bool:
-        waiting = self._waits.senders() | self._producers.senders()
-        return waiting.issuperset(self._flight.batches)
+        return (self._waits.senders() | self._wait_for_room()).issuperset(self._flight.batches)
+
+    def _wait_for_room(self) -> set[Batch | None]:
+        return {request.sender for request in self._inside}
 
     def _refuse_one_of_all(self, claiming: bool) -> None:
         workers = self._flight.workers
@@ -77,7 +82,7 @@ class Deadlocks:
             return
         self._waits.refuse_hopeless(caps, group_limit)
         may_start = given.ready or given.next_start < math.inf or given.paused
-        if not may_start and self._producers.senders().issuperset(self._flight.batches):
+        if not may_start and self._wait_for_room().issuperset(self._flight.batches):
             self._refuse_room(
                 "All handlers that run wait to enqueue into full lanes, and what waits there is of "
                 "kinds or groups of which no more may run, so no room would ever come: raise "
@@ -90,7 +95,7 @@ class Deadlocks:
 
     def _last_for_room(self) -> Enqueue:
         """Of the handlers that wait for room the one that came last; it waits no more."""
-        request = self._producers.last_inside(self._flight.batches)
-        assert request is not None, "somebody waits"
+        # (One that was given up may still wait: that is none of those in flight.)
+        request = [r for r in self._inside if r.sender in self._flight.batches][-1]
         self._producers.leave(request)
         return request

@@ -13,13 +13,12 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from itertools import islice
 
 from final.engine.messages import Enqueue
 from final.job import Priority, Task
 from final.ledger.base import BYTES_AT_ONCE
-from final.workers.batch import Batch
 
 # Jobs of a line that a turn offers to the ledger, at most: who brings more shares with the others.
 OFFERED_AT_ONCE = 500
@@ -33,7 +32,7 @@ class Producers:
         self._lines: dict[Priority | None, OrderedDict[Enqueue, None]] = {
             which: OrderedDict() for which in (None, *Priority)
         }
-        self._inside: dict[Enqueue, None] = {}  # those of handlers that wait for room
+        self._inside: dict[Enqueue, None] = {}  # those of handlers that would wait for room
 
     def __bool__(self) -> bool:
         return any(self._lines.values())
@@ -95,17 +94,9 @@ class Producers:
         if lane is not None and lane is _lane(stood):
             self._lines[lane].move_to_end(request, last=False)
 
-    def senders(self) -> set[Batch | None]:
-        """The batches of the handlers that wait for room."""
-        return {request.sender for request in self._inside}
-
-    def last_inside(self, batches: Collection[Batch]) -> Enqueue | None:
-        """Of the handlers that wait for room, the one that came last.
-
-        batches: those in flight. One that was given up may still wait; it is not among these.
-        """
-        inside = [request for request in self._inside if request.sender in batches]
-        return inside[-1] if inside else None
+    def inside(self, room: Mapping[Priority, float]) -> list[Enqueue]:
+        """Those of handlers that wait for room, and not for their turns alone."""
+        return [request for request in self._inside if not self.comes_in(request, room)]
 
 
 def _lane(task: Task) -> Priority | None:

@@ -14,6 +14,7 @@ from final import DuplicateJob, Job, Priority, QueueClosed, QueueFull, StorageEr
 from final.beyond.filters import Filter
 from final.engine.dispatcher import STORAGE_RETRY_SECONDS
 from final.engine.messages import Close, Join, Measure, Order, Request, Wait, Withdraw
+from final.engine.producers import OFFERED_AT_ONCE
 from final.job import Outcome, Task
 from final.ledger.base import Cancel, Offer, Retry
 from final.ledger.picking import BATCH_JOBS
@@ -922,6 +923,18 @@ class TestRequests:
         ]
         engine.turn(*requests)
         assert not any(request.answered for request in requests)
+
+    def test_who_waits_for_its_turn_does_not_count(self) -> None:
+        """There is room; one turn takes no more than so many from a line."""
+        engine = Engine(capacity=5_000)
+        engine.turn(jobs("a"))
+        flood = jobs(*map(str, range(OFFERED_AT_ONCE)))
+        inside = jobs("b", sender=engine.batches[0])
+        engine.turn(flood, inside)
+        assert flood.answered
+        assert not inside.answered
+        engine.turn()
+        assert inside.result() == ["b"]
 
 
 class TestClosing:

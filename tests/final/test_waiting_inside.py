@@ -191,6 +191,20 @@ def test_one_that_waits_for_a_job_and_one_that_waits_for_room(open_queue: OpenQu
     assert counts.accepted == counts.completed + counts.failed
 
 
+@pytest.mark.parametrize("run_at", [None, 3600.0])
+@pytest.mark.parametrize("how", ["thread", "to_thread"])
+def test_who_has_room_may_bring_more_than_a_turn_takes(
+    open_queue: OpenQueue, how: str, run_at: float | None
+) -> None:
+    """To wait for its turns is no wait for room: nobody has to run anything."""
+
+    def bring_many(queue: JobQueue, job: Job) -> object:
+        return len(queue.enqueue_many([Job(run_at=run_at) for _ in range(1_200)]))
+
+    parents = Parents(open_queue, bring_many, how, workers=1, capacity=1_200)
+    assert parents.end_of("x") == (Status.COMPLETED, "")
+
+
 def test_closing_without_drain_ends_the_wait_for_what_does_not_start(
     open_queue: OpenQueue, path: str, gate: Gate
 ) -> None:

@@ -240,6 +240,16 @@ def test_who_has_room_is_not_refused_for_its_turn(open_queue: OpenQueue) -> None
     assert len(refused.value.accepted) == 500
 
 
+def test_nor_is_the_handler_of_the_only_worker(open_queue: OpenQueue) -> None:
+    def handler(job: Job) -> object:
+        if job.id == "parent":
+            return len(queue.enqueue_many([Job(run_at=3600.0) for _ in range(1_200)]))
+        return None
+
+    queue = open_queue(handler, workers=1, max_retries=0)
+    assert queue.wait(queue.enqueue(Job("parent")), LONG).result == 1_200
+
+
 # ---- workers ----------------------------------------------------------------------------------
 
 
