@@ -214,20 +214,21 @@ class JobQueue:
                 handles, shares = self._handlers.handles, self._handlers.share_batches
                 require_limits(rate_limit, handles)
                 entries = self._entries(periodic)
+                self._events = Events()
+                say = self._events.say
                 self._ledger: base.Ledger
                 if shared:
-                    self._ledger = _on_postgres(os.fspath(path), options, policies, self._handlers)
+                    place = os.fspath(path)
+                    self._ledger = _on_postgres(place, options, policies, self._handlers, say)
                 else:
                     file = SqliteFile(path, durability)
-                    self._ledger = LocalLedger(file, options, policies, handles, shares, now)
+                    self._ledger = LocalLedger(file, options, policies, handles, shares, now, say)
                 undo.callback(self._ledger.close)
-                self._events = Events()
                 self._events.start()
                 undo.callback(self._events.close)
                 self._thread.start()  # before the workers, which may do with fewer threads
                 undo.callback(self._thread.join)
                 undo.callback(self._complete.put, False)
-                say = self._events.say
                 delay = functools.partial(policies.retry_delay, say=say)
                 sayings = Sayings(self._wake)
                 ways = Ways(policies.timeout, self._ledger.look_ups.parents, sayings.say)
@@ -987,7 +988,9 @@ class JobQueue:
                 self._pool.stop()
 
 
-def _on_postgres(url: str, options: Options, policies: Policies, handlers: Handlers) -> base.Ledger:
+def _on_postgres(
+    url: str, options: Options, policies: Policies, handlers: Handlers, say: Callable[..., None]
+) -> base.Ledger:
     place = address.parse(url)
     try:
         from final.ledger.postgres.ledger import PostgresLedger
@@ -996,7 +999,7 @@ def _on_postgres(url: str, options: Options, policies: Policies, handlers: Handl
             "A queue on PostgreSQL needs psycopg: pip install 'three-stage-job-queue[postgres]'."
         ) from error
     kinds = None if handlers.handles_all else handlers.kinds()
-    return PostgresLedger(place, options, policies, kinds, handlers.share_batches)
+    return PostgresLedger(place, options, policies, kinds, handlers.share_batches, say)
 
 
 def _nobody(job: Job) -> None:

@@ -124,6 +124,7 @@ class InlineQueue(JobQueue):
             self._handlers.handles,
             self._handlers.share_batches,
             now,
+            say,
         )
         sayings = Sayings()
         ways = Ways(

@@ -62,7 +62,7 @@ class LocalLedger:
     """See ``Ledger``.
 
     handles: whether jobs of a kind can run here; others stay as they are, in the file alone.
-    shares: whether jobs of a kind may share a batch (``picking.py``).
+    shares: whether jobs of a kind may share a batch (``picking.py``). say: as ``Events.say``.
     """
 
     shared = False
@@ -75,6 +75,7 @@ class LocalLedger:
         handles: Callable[[str], bool],
         shares: Callable[[str], bool],
         now: float,
+        say: Callable[..., None],
     ) -> None:
         self.lasting = file.lasting
         self.capacity = options.capacity
@@ -94,7 +95,7 @@ class LocalLedger:
         self._dependencies = Dependencies(file, lambda: index.number)
         self._controls = Controls(file)
         self._progress = ProgressRows(file)
-        self._periodic = Periodic(file, handles)
+        self._periodic = Periodic(file, handles, say)
         self._features: list[Feature] = [
             *(self._keys, self._metas, self._dependencies),
             *(self._controls, self._progress, self._periodic),

@@ -119,7 +119,7 @@ class LedgerAlone(SharedQueue):
         with final.JobQueue(None, path=dsn, workers=0, capacity=CAPACITY) as queue:
             options = queue._ledger._options  # type: ignore[attr-defined]
         self._ledger = PostgresLedger(
-            parse(dsn), options, Policies(options), None, lambda kind: True
+            parse(dsn), options, Policies(options), None, lambda kind: True, print
         )
         self._ledger.open(time.monotonic(), time.time())
         self._ran = ran

@@ -81,14 +81,17 @@ class Engine:
         """Open the file, as the first process or as another one after it."""
         workers = self._options.workers
         self.file = WatchedFile(self._path)
-        self.ledger = LocalLedger(self.file, self._options, self._policies, *self._kinds, self.now)
+        events = Events()
+        self.ledger = LocalLedger(
+            self.file, self._options, self._policies, *self._kinds, self.now, events.say
+        )
         self.batches: list[Batch] = []  # delivered, oldest first
         self.handed_out: list[list[str]] = []  # the jobs in each of them
         self.dispatcher = Dispatcher(
             self.ledger,
             Flight(self, workers, self._policies.timeout, self._delay),
             Recorder(self.now),
-            Events(),
+            events,
         )
         self.dispatcher.open(self.now, self.wall)
         self.file.commits.clear()

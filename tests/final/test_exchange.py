@@ -15,6 +15,7 @@ import pytest
 from final import Backoff, Priority, Status, TokenBucket, Unique
 from final.beyond.filters import Filter
 from final.beyond.kinds import Policies
+from final.engine.events import Events
 from final.job import Outcome, Task
 from final.ledger.base import Cancel, CancelAll, Given, Offer, Order, Purge, RetryAll
 from final.ledger.local import LocalLedger
@@ -91,6 +92,7 @@ class Life:
             lambda kind: True,
             lambda kind: kind != "slow",
             self.now,
+            Events().say,
         )
         self.ledger.open(self.now, self.now)
 
@@ -262,7 +264,8 @@ def test_who_was_passed_over_is_so_still_after_an_exchange_that_failed(left: int
     connection = Failing(file._writer)
     file._writer = file._reader = connection  # type: ignore[assignment]
     chosen = options(capacity=100, fairness=2)
-    ledger = LocalLedger(file, chosen, Policies(chosen), lambda kind: True, lambda kind: True, 0.0)
+    policies, say = Policies(chosen), Events().say
+    ledger = LocalLedger(file, chosen, policies, lambda kind: True, lambda kind: True, 0.0, say)
     ledger.open(0.0, 0.0)
 
     def claim(*new: Task) -> str | None:

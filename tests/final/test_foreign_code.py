@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 import threading
 from collections.abc import Callable, Iterator
 
 import pytest
 
-from final import Backoff, Job, JobQueue, Status, current_job
+from final import Backoff, Every, Job, JobQueue, Status, StorageError, current_job
 from final.engine import courier
-from tests.final.helpers import HeldUp, OpenQueue, completes, nothing
+from tests.final import inside
+from tests.final.helpers import HeldUp, OpenQueue, completes, eventually, nothing
 from tests.helpers import DEADLINE, Background, Gate, Journal
 
 
@@ -85,6 +87,28 @@ class TestTheLog:
         assert completes(queue, Job(kind="odd"))
         assert Background(queue.close).result() is True
         assert asked.entries == ["WARNING"] * 3
+
+    def test_nor_does_a_handler_that_raises_on_what_the_ledger_says(
+        self, open_queue: OpenQueue, log: logging.Logger, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        said, failures = Journal(), [StorageError("The disk is full.")]
+
+        def broken(message: str) -> None:
+            said.write(message)
+            raise ValueError("the log server is away")
+
+        def fail_once(moves: object) -> None:
+            if failures:
+                raise failures.pop()
+
+        queue = open_queue(nothing, periodic=[Every("0 3 * * *", Job(), name="cron")])
+        log.addHandler(Notes(broken))
+        monkeypatch.setitem(sys.modules, "cronsim", None)  # as if it were not installed
+        inside.before_each_commit(queue, fail_once)
+        with pytest.raises(StorageError):
+            queue.enqueue(Job())
+        assert completes(queue)  # now all entries have been read again
+        eventually(lambda: any("'cron' is left alone" in line for line in said.entries), "the log")
 
     def test_a_handler_may_use_the_queue(self, open_queue: OpenQueue, log: logging.Logger) -> None:
         """As one does who wants to be sent a mail when something fails."""

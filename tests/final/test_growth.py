@@ -19,6 +19,7 @@ from final import Priority, Status, TokenBucket
 from final.beyond.filters import Filter, filter_of
 from final.beyond.kinds import Policies
 from final.engine import many
+from final.engine.events import Events
 from final.engine.many import in_turns
 from final.job import Outcome, Task
 from final.ledger.base import (
@@ -42,7 +43,8 @@ FEW, MANY = 30, 3_000
 
 
 def open_ledger(file: SqliteFile, chosen: Options) -> LocalLedger:
-    return LocalLedger(file, chosen, Policies(chosen), lambda k: True, lambda k: True, 0.0)
+    policies, say = Policies(chosen), Events().say
+    return LocalLedger(file, chosen, policies, lambda k: True, lambda k: True, 0.0, say)
 
 
 class Ledger:

@@ -406,7 +406,7 @@ class Engine:
         entry = PeriodicEntry.of(every, self.wall, 4)
         file = self._disk.open()
         with file.transaction():
-            Periodic(file, lambda kind: True).carry_out(ChangePeriodic("add", [entry]))
+            Periodic(file, lambda kind: True, _say).carry_out(ChangePeriodic("add", [entry]))
         self._disk.crash()
         self.model.declare("deaf", seconds, self.wall, missed)
 
@@ -422,7 +422,7 @@ class Engine:
             self._delay = functools.partial(policies.retry_delay, say=_say)
             file = cast(SqliteFile, WatchedFile(self._disk.open(), self))
             self.ledger = LocalLedger(
-                file, options, policies, handled.__contains__, lambda kind: True, self.now
+                file, options, policies, handled.__contains__, lambda kind: True, self.now, _say
             )
             self.dispatcher = Dispatcher(
                 self.ledger,

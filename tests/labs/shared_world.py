@@ -22,6 +22,7 @@ from typing import Any
 import psycopg
 
 from final.beyond.kinds import Policies
+from final.engine.events import Events
 from final.job import Outcome, Priority, Task
 from final.ledger.base import Cancel, Given, Offer, Order
 from final.ledger.postgres.address import parse
@@ -50,7 +51,7 @@ class Process:
         self._skew = skew
         chosen = options(workers=2, max_retries=MAX_RETRIES, capacity=10)
         self.ledger = PostgresLedger(
-            parse(world.address), chosen, Policies(chosen), None, lambda kind: True
+            parse(world.address), chosen, Policies(chosen), None, lambda kind: True, Events().say
         )
         self.hands: list[Task] = []
         self.back: list[Outcome] = []

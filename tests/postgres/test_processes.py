@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -14,6 +16,7 @@ import pytest
 from final import (
     Backoff,
     DuplicateJob,
+    Every,
     Job,
     JobQueue,
     LeakyBucket,
@@ -29,6 +32,7 @@ from final.ledger.postgres.ledger import PostgresLedger
 from final.ledger.postgres.notices import Notices
 from final.ledger.postgres.statements import CLASS
 from tests.final.helpers import comes_true, is_closing
+from tests.final.test_foreign_code import Notes, log  # noqa: F401  (a fixture)
 from tests.helpers import DEADLINE, Background, Broken, Gate, Journal
 from tests.host import Host
 from tests.postgres.conftest import OpenQueue
@@ -311,6 +315,30 @@ def test_what_cannot_be_given_back_at_the_end_is_taken_over(
         assert queue.close(drain=False, timeout=0) is False
     gate.open()
     assert open_queue(lambda job: "taken over").wait("a", DEADLINE).result == "taken over"
+
+
+def test_a_log_handler_that_raises_on_it_ends_nothing(
+    address: str,
+    open_queue: OpenQueue,
+    log: logging.Logger,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Neither for the one that takes over, nor for the one that is taken over."""
+    said = Journal()
+
+    def broken(message: str) -> None:
+        said.write(message.partition(" ")[0])
+        raise ValueError("the log server is away")
+
+    queues = [open_queue(workers=1) for _ in range(2)]
+    queues[0].add_periodic(Every("0 3 * * *", Job(), name="cron"))
+    log.addHandler(Notes(broken))
+    monkeypatch.setitem(sys.modules, "cronsim", None)  # as if it were not installed
+    sql(address, "UPDATE jobqueue.periodic SET next_tick = now()")
+    expire = "UPDATE jobqueue.owner SET expires_at = '-infinity', witness = NULL WHERE id = 1"
+    becomes(lambda: {"Owners", "The", "Periodic"} <= set(said.entries) or sql(address, expire))
+    for queue in queues:
+        assert queue.wait(queue.enqueue(Job()), DEADLINE).status is Status.COMPLETED
 
 
 def test_a_crash_on_this_host_is_noticed_before_the_lease_is_over(

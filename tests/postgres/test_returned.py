@@ -13,6 +13,7 @@ import pytest
 from final.beyond.kinds import Policies
 from final.beyond.snooze import Again
 from final.engine import producers
+from final.engine.events import Events
 from final.engine.messages import Enqueue
 from final.job import Outcome, Priority, Status, Task
 from final.ledger.base import Given, Offer
@@ -45,7 +46,9 @@ def elsewhere(address: str) -> Iterator[PostgresLedger]:
 
 def opened(address: str) -> Iterator[PostgresLedger]:
     chosen = options()
-    ledger = PostgresLedger(parse(address), chosen, Policies(chosen), None, lambda kind: True)
+    ledger = PostgresLedger(
+        parse(address), chosen, Policies(chosen), None, lambda kind: True, Events().say
+    )
     ledger.open(time.monotonic(), time.time())
     yield ledger
     ledger.close()

@@ -20,8 +20,6 @@ from final.ledger.features.base import Feature
 from final.ledger.lookups import PERIODIC
 from final.ledger.sqlite import SqliteFile
 
-log = logging.getLogger("final")
-
 # A row that makes no sense here: without cronsim or its time zone, or of another program.
 UNREADABLE = (ImportError, ValueError, LookupError, TypeError)
 
@@ -41,14 +39,17 @@ MOVE_ON = "UPDATE periodic SET last_tick = ?, next_tick = ? WHERE name = ?"
 
 
 class Periodic(Feature):
-    """Those of a file. handles: whether jobs of a kind can run here.
+    """Those of a file. handles: whether jobs of a kind can run here. say: as ``Events.say``.
 
     next_tick: when the next one comes, in Unix seconds; infinity for never.
     """
 
-    def __init__(self, file: SqliteFile, handles: Callable[[str], bool]) -> None:
+    def __init__(
+        self, file: SqliteFile, handles: Callable[[str], bool], say: Callable[..., None]
+    ) -> None:
         super().__init__(file)
         self._handles = handles
+        self._say = say
         self._next: dict[str, float] = {}  # by name
         self._is_read = False  # else it is to be read again
         self.next_tick = math.inf
@@ -70,7 +71,8 @@ class Periodic(Feature):
                     entry.due(entry.next, 1)  # can it be read?
                     ticks[entry.name] = entry.next
             except UNREADABLE as error:
-                log.warning("Periodic entry %r is left alone: %s", entry.name, error)
+                text = "Periodic entry %r is left alone: %s"
+                self._say(logging.WARNING, text, entry.name, error)
         return ticks
 
     # ---- in an exchange ----------------------------------------------------------------------

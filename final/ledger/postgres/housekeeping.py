@@ -19,8 +19,6 @@ from final.ledger.postgres.lease import Lease
 from final.ledger.postgres.memory import Memory
 from final.ledger.postgres.session import Session
 
-log = logging.getLogger("final")
-
 POLL_SECONDS = 0.5
 PRUNED_AT_ONCE = 5_000
 
@@ -90,7 +88,8 @@ class Housekeeping:
             self._memory.low = list(self._session.one(sql.FIRST, values))
             self._memory.beyond = [0, 0, 0]
         except errors.QueryCanceled:
-            log.warning("Too many ended jobs to pass over: is a transaction held open there?")
+            text = "Too many ended jobs to pass over: is a transaction held open there?"
+            self._memory.say(logging.WARNING, text)
         self._look_back_at = began + max(1.0, 20 * (time.monotonic() - began))
 
     def _prune(self) -> None:

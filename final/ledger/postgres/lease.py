@@ -23,8 +23,6 @@ from final.ledger.postgres.session import Session
 from final.ledger.postgres.witness import Witness, host, is_gone
 from final.options import Options
 
-log = logging.getLogger("final")
-
 KINDS = 10  # of which it says how many jobs it runs
 
 
@@ -92,7 +90,8 @@ class Lease:
 
     def start_over(self) -> None:
         """It ran out, and somebody has taken over."""
-        log.warning("The lease ran out: %d jobs are given up.", len(self._memory.flying))
+        text = "The lease ran out: %d jobs are given up."
+        self._memory.say(logging.WARNING, text, len(self._memory.flying))
         self._memory.give_up()
         self.register()
 
@@ -119,7 +118,8 @@ class Lease:
                     ask(sql.HOLDERS, (self.table, owner, patience))
             if not dead:
                 return
-            log.warning("Owners %s are gone; their jobs are taken over.", dead)
+            text = "Owners %s are gone; their jobs are taken over."
+            self._memory.say(logging.WARNING, text, dead)
             values = {"dead": dead, "max_retries": self._options.max_retries}
             moved = ask(sql.TAKE_OVER, values).fetchall()
             ask(sql.FORGET_OWNERS, (dead,))

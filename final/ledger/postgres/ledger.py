@@ -61,7 +61,10 @@ PASSING = (
 
 
 class PostgresLedger:
-    """See ``Ledger``. kinds: those that run here; None for all. shares: see ``picking.py``."""
+    """See ``Ledger``.
+
+    kinds: those that run here; None for all. shares: see ``picking.py``. say: as ``Events.say``.
+    """
 
     lasting = shared = True
 
@@ -72,6 +75,7 @@ class PostgresLedger:
         policies: Policies,
         kinds: Collection[str] | None,
         shares: Callable[[str], bool],
+        say: Callable[..., None],
     ) -> None:
         options = replace(options, capacity=min(options.capacity, LARGEST))
         self.capacity = options.capacity
@@ -82,7 +86,7 @@ class PostgresLedger:
         self._listener: Listener | None = None
         self.look_ups = PostgresLookups(address)
         self._watching = PostgresLookups(address)  # figures are in the way of nobody
-        self._memory = memory = Memory()
+        self._memory = memory = Memory(say)
         with contextlib.ExitStack() as undo:
             try:
                 self._session = session = Session(address)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from final.beyond.control import Pause
@@ -20,6 +20,7 @@ from final.ledger.postgres.rows import LANES
 class Memory:
     """Used by the dispatcher's thread, except for ``more``, which any may set.
 
+    say: as ``Events.say``.
     now and wall: of the exchange under way, as in ``Offer``. ahead: the database's clock minus now.
     flying: our claims, by seq. aside: jobs, by seq, that are not to run here any more.
     more: jobs may wait. suspects: and some of them under suspicion. flows: the latest look has
@@ -34,7 +35,8 @@ class Memory:
     nobody had told that there is something.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, say: Callable[..., None]) -> None:
+        self.say = say
         self.now = self.wall = self.ahead = 0.0
         self.flying: dict[int, Task] = {}
         self.aside: set[int] = set()

@@ -28,8 +28,6 @@ from final.ledger.postgres.rows import LANES
 from final.ledger.postgres.session import Session
 from final.ledger.postgres.within import put
 
-log = logging.getLogger("final")
-
 LOOK_AGAIN_SECONDS = 0.1  # at a tick that another process is at, or whose unique key is busy
 
 # Those that have come, with the time; but for entries that cannot be read here.
@@ -81,7 +79,8 @@ class Ticks:
                 ticks, following = entry.due(now, left)
                 tasks = [entry.task(tick) for tick in ticks]
             except UNREADABLE as error:
-                log.warning("Periodic entry %r is left alone: %s", entry.name, error)
+                text = "Periodic entry %r is left alone: %s"
+                self._memory.say(logging.WARNING, text, entry.name, error)
                 self._memory.unreadable.add(entry.name)
                 continue
             keys = self._keys(tasks, now)

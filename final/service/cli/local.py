@@ -10,6 +10,7 @@ But: ``capacity`` is not looked at, because it is no property of the file but of
 from __future__ import annotations
 
 import contextlib
+import logging
 import sqlite3
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -251,7 +252,8 @@ class File:
     ) -> bool:
         with self._owned() as file:
             changes = ChangePeriodic(how, [entry])
-            return Periodic(file, lambda _: True).carry_out(changes)
+            say = logging.getLogger("final").log
+            return Periodic(file, lambda _: True, say).carry_out(changes)
 
     def _periodic(self, name: str) -> Document:
         for document in self.periodic():
