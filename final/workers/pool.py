@@ -162,7 +162,7 @@ class WorkerPool:
     def _work(self) -> None:
         while (batch := self._batches.get()) is not None:
             if not self._work_off(batch):
-                return  # given up, and replaced
+                break  # given up, and replaced
         self._handlers.leave()
 
     def _work_off(self, batch: Batch) -> bool:

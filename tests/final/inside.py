@@ -65,6 +65,11 @@ def workers(queue: JobQueue) -> list[threading.Thread]:
     return list(queue._pool._threads)
 
 
+def processes(queue: JobQueue) -> Collection[object]:
+    """Those for handlers that have not been seen to end: ``close`` waits for them."""
+    return queue._handlers._processes._all
+
+
 def ask_at_once(queue: JobQueue, orders: Sequence[Order[Any]]) -> None:
     """Let the dispatcher find all ``orders`` in one and the same turn; wait for the answers."""
     queue._dispatcher._orders += orders

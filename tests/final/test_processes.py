@@ -18,8 +18,9 @@ import psutil
 import pytest
 
 import final.workers.child_process
-from final import Job, JobQueue, Status
+from final import Job, JobQueue, Kind, Status
 from final.workers.child_process import Process
+from tests.final import inside
 from tests.final import process_handlers as handlers
 from tests.final.helpers import AT_ONCE, POSIX, ROOT, OpenQueue, child, eventually, next_line
 from tests.final.process_handlers import echo
@@ -451,6 +452,20 @@ class TestTheEnd:
         eventually(lambda: children() > before, "a process to start")
         Background(queue.close, True, 0).result()
         eventually(lambda: children() == before, "the process to end")
+
+    def test_that_of_a_worker_that_was_given_up_ends_with_it(
+        self, open_queue: OpenQueue, gate: Gate
+    ) -> None:
+        before = children()
+        late = Kind(lambda job: gate.wait(), timeout=0.1, max_retries=0)
+        both = {"late": late, "here": Kind(echo, executor="process")}
+        queue = open_queue(both, workers=1)
+        queue.wait(queue.enqueue(Job(kind="here")), LONG)
+        assert children() > before
+        assert queue.wait(queue.enqueue(Job(kind="late")), LONG).status is Status.FAILED
+        gate.open()
+        eventually(lambda: children() == before, "its process to end")
+        eventually(lambda: not inside.processes(queue), "it to be forgotten")
 
     def test_what_a_process_does_at_its_end_is_done(
         self, open_process_queue: OpenQueue, tmp_path: Path
