@@ -153,12 +153,12 @@ class Dispatcher:
         self.failed = True
         if isinstance(cause, QueueClosed):  # the file has another owner, or is cut off
             self.why_closed = str(cause)
-            self._flight.abandon()  # they are not ours any more, and may run elsewhere by now
         else:
             self.why_closed = (
                 f"The queue stopped on an internal error: {cause!r}. Open the file again."
             )
         self._events.say(logging.CRITICAL, "%s", self.why_closed, error=cause)
+        self._flight.abandon()  # whoever has the file runs these jobs
 
     def _end(self) -> None:
         """Close the ledger and answer everybody who still waits."""

@@ -10,9 +10,9 @@ from collections.abc import Callable
 
 import pytest
 
-from final import Job, JobQueue, QueueClosed, Status
+from final import Job, JobQueue, QueueClosed, Status, current_job
 from final.ledger.sqlite import SqliteFile
-from tests.final.helpers import OpenQueue, completes, nothing
+from tests.final.helpers import OpenQueue, completes, eventually, nothing
 from tests.helpers import DEADLINE, Background, Gate, Journal
 
 CAUSE = r"^The queue stopped on an internal error: RuntimeError\('a bug'\)\. Open the file again\.$"
@@ -92,3 +92,22 @@ def test_the_file_is_free_and_what_was_accepted_is_in_it(
     again = open_queue(nothing, path=path)
     assert again.wait("running", DEADLINE).status is Status.COMPLETED
     assert completes(again)
+
+
+def test_what_runs_is_told_to_stop_since_another_queue_may_run_it_now(
+    open_queue: OpenQueue, path: str, break_file: Callable[[], None]
+) -> None:
+    said = Journal()
+
+    def handler(job: Job) -> None:
+        said.write("running")
+        eventually(lambda: current_job().cancelled, "the handler to be told")
+        said.write("told")
+
+    queue = open_queue(handler, path=path)
+    queue.enqueue(Job())
+    said.wait_for("running")
+    break_file()
+    with pytest.raises(QueueClosed, match=CAUSE):
+        queue.enqueue(Job("refused"))
+    said.wait_for("told")
