@@ -23,8 +23,9 @@ from final import (
     Status,
     Unique,
 )
+from final.ledger.base import Offer
 from tests.final import inside
-from tests.final.engine import Engine, jobs
+from tests.final.engine import START, Engine, jobs
 from tests.final.helpers import AT_ONCE, NOT_TODAY, HeldUp, OpenQueue, eventually, nothing, reaches
 from tests.helpers import DEADLINE, Background, Journal
 
@@ -172,6 +173,29 @@ class TestReplace:
         assert new.result() == ["page"]
         lanes = engine.metrics().by_priority
         assert [(lanes[p].scheduled, lanes[p].queued) for p in Priority] == [(0, 1), (0, 0), (0, 0)]
+
+    @pytest.mark.parametrize("priority", [Priority.MEDIUM, Priority.LOW])
+    @pytest.mark.parametrize("failures", [0, 1])
+    def test_one_that_is_set_aside_at_that_moment_is_given_back_once(
+        self, failures: int, priority: Priority
+    ) -> None:
+        """By a handler that was turned away while the queue closes."""
+        engine = Engine()
+        first, new = jobs("page"), jobs("new", priority=priority)
+        first.tasks[0].unique = Unique("page")
+        new.tasks[0].unique = Unique("page", then="replace")
+        engine.turn(first)
+        [batch] = engine.batches
+        offer = Offer(0.0, START, aside=[(batch.token, batch.claimed)], new=[new.tasks])
+        for engine.file.failures in (failures, 0):
+            given = engine.ledger.exchange(offer)
+            if given.error:
+                assert given.live[Status.PROCESSING] == 1
+        assert engine.status("page") == ("queued", 0)
+        assert (given.live[Status.PROCESSING], given.live[Status.QUEUED]) == (0, 1)
+        assert engine.waiting(priority) == ["page"]
+        assert engine.ledger.exchange(Offer(1.0, START, idle=1)).error is None
+        assert engine.status("page") == ("processing", 1)
 
     def test_by_default_one_that_runs_stays_as_it_is_and_the_new_one_runs_after_it(
         self, open_queue: OpenQueue, gate: Any

@@ -81,10 +81,12 @@ class Holders(Feature):
             holders[key] = holder
         return holders
 
-    def find(self, holder: Holder) -> Task:
-        """The job itself, to be replaced."""
-        task = self._live.get(holder.id) or self._file.find(holder.id)
+    def find(self, holder: Holder, moves: Sequence[Move]) -> Task:
+        """The job itself, to be replaced. (What was just set aside, the file does not say yet.)"""
+        aside = (t for move in moves for t in move.tasks if t.id == holder.id and not t.status)
+        task = self._live.get(holder.id) or next(aside, None) or self._file.find(holder.id)
         assert task is not None, "it waits"
+        task.status = task.status or holder.status
         return task
 
     def replace(self, task: Task, new: Task) -> None:
@@ -95,7 +97,7 @@ class Holders(Feature):
 
     def replace_waiting(self, holder: Holder, new: Task, index: Index) -> None:
         """The job becomes the new one, under its own id, and at its place if it can."""
-        task = self.find(holder)
+        task = self.find(holder, index.moves)
         if task.id not in index.live:  # nobody handled its kind
             task.by_clock = True
             index.put_in(task)

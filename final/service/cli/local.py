@@ -391,7 +391,7 @@ def _put(file: SqliteFile, task: Task) -> str:
 
 
 def _replace(holders: Holders, holder: Holder, new: Task) -> list[Move]:
-    task = holders.find(holder)
+    task = holders.find(holder, ())
     source = task.status
     holders.replace(task, new)
     if source is Status.RETRYING:
