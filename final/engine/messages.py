@@ -67,7 +67,7 @@ class Enqueue(Request[list[str]]):
     outside. waits: one for each job, if any, which hold from the moment that it is accepted.
     taken: ids because of which it was cut short; DuplicateJob names them in the end. instead: where
     another job holds the key of one, the id of that, by the number of the one. patient: whether its
-    sender waits for room, if there is none.
+    sender waits for room, if there is none. number: among those of handlers, as they came.
     """
 
     def __init__(
@@ -78,6 +78,7 @@ class Enqueue(Request[list[str]]):
         self.sender = sender
         self.waits = waits
         self.patient = True
+        self.number = 0
         self.durable = 0
         self.taken: Sequence[str] = ()
         self.instead: dict[int, str] = {}

@@ -11,6 +11,7 @@ the ledger said last. Who has waited for too long says so itself (``Withdraw``).
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
@@ -33,6 +34,7 @@ class Producers:
             which: OrderedDict() for which in (None, *Priority)
         }
         self._inside: dict[Enqueue, None] = {}  # those of handlers that would wait for room
+        self._numbers = itertools.count(1)  # in the order in which these came first
 
     def __bool__(self) -> bool:
         return any(self._lines.values())
@@ -45,6 +47,7 @@ class Producers:
         """Stand at the end of the line of its first job."""
         self._lines[_lane(request.next_task())][request] = None
         if request.sender is not None and request.patient:
+            request.number = request.number or next(self._numbers)
             self._inside[request] = None
 
     def leave(self, request: Enqueue) -> None:
@@ -95,8 +98,9 @@ class Producers:
             self._lines[lane].move_to_end(request, last=False)
 
     def inside(self, room: Mapping[Priority, float]) -> list[Enqueue]:
-        """Those of handlers that wait for room, and not for their turns alone."""
-        return [request for request in self._inside if not self.comes_in(request, room)]
+        """Those of handlers that wait for room, and not for their turns alone, as they came."""
+        inside = [request for request in self._inside if not self.comes_in(request, room)]
+        return sorted(inside, key=lambda request: request.number)
 
 
 def _lane(task: Task) -> Priority | None:

@@ -924,6 +924,17 @@ class TestRequests:
         engine.turn(*requests)
         assert not any(request.answered for request in requests)
 
+    def test_of_those_that_wait_for_room_the_last_that_came_is_turned_away(self) -> None:
+        """Also where one that came before was let in halfway."""
+        engine = Engine(workers=2, capacity=1)
+        engine.settle(jobs("a", "b"))
+        one, other = engine.batches
+        first, second = jobs("c", "d", sender=one), jobs("e", sender=other)
+        engine.settle(first, second)
+        with pytest.raises(QueueFull):
+            second.result()
+        assert not first.answered
+
     def test_who_waits_for_its_turn_does_not_count(self) -> None:
         """There is room; one turn takes no more than so many from a line."""
         engine = Engine(capacity=5_000)
