@@ -151,12 +151,9 @@ class Dispatcher:
     def _fail(self, cause: BaseException) -> None:
         """Whoever asks is told the cause from now on, and not that the queue was closed."""
         self.failed = True
+        self.why_closed = f"The queue stopped on an internal error: {cause!r}. Open the file again."
         if isinstance(cause, QueueClosed):  # the file has another owner, or is cut off
             self.why_closed = str(cause)
-        else:
-            self.why_closed = (
-                f"The queue stopped on an internal error: {cause!r}. Open the file again."
-            )
         self._events.say(logging.CRITICAL, "%s", self.why_closed, error=cause)
         self._flight.abandon()  # whoever has the file runs these jobs
 

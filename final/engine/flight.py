@@ -132,9 +132,10 @@ class Flight:
             self.idle -= 1
 
     def tell(self, task: Task) -> None:
-        """Tell the handler of a running job to stop."""
+        """Tell the handler of a running job to stop. One that has not begun is not charged."""
         for batch in self.batches:
             if task.token == batch.token and task in batch.claimed:
+                self._take_unstarted(batch)
                 self._pool.tell(batch, task)
 
     def recall(self, running: bool = False) -> int:

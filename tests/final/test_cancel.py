@@ -203,8 +203,9 @@ class TestRunning:
         assert queue.status("y") is Status.PROCESSING, "It was not handed out with the other."
         assert queue.cancel("x") is True
         assert queue.cancel("y") is True
+        not_begun = queue.wait("y", DEADLINE)
+        assert (not_begun.status, not_begun.attempts) == (Status.CANCELLED, 0)
         gate.open()
-        assert queue.wait("y", DEADLINE).status is Status.CANCELLED
         told.wait_for(True)
         assert told.entries == [True]
 

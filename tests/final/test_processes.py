@@ -317,6 +317,15 @@ class TestTimeouts:
         assert queue.wait("x", LONG).status is Status.CANCELLED
         eventually(lambda: not psutil.pid_exists(int(note.read_text())), "the process to end")
 
+    def test_one_that_is_cancelled_while_its_process_starts_is_not_charged(
+        self, open_process_queue: OpenQueue
+    ) -> None:
+        queue = open_process_queue(echo)
+        queue.enqueue(Job("x"))
+        assert queue.cancel("x") is True
+        record = queue.wait("x", LONG)
+        assert (record.status, record.attempts) == (Status.CANCELLED, 0)
+
     def test_one_that_is_told_before_it_could_be_heard_is_killed(
         self, open_process_queue: OpenQueue, monkeypatch: pytest.MonkeyPatch, gate: Gate
     ) -> None:
