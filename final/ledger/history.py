@@ -45,7 +45,7 @@ class History:
         return len(self._ended) - len(self._purged) - len(self._purging) - self._limit
 
     def oldest(self) -> list[int]:
-        """Those beyond the limit, so many as an exchange lets go of; what is gone is passed over."""
+        """Those beyond the limit that are still there, so many as an exchange lets go of."""
         self._going = max(0, min(self._excess(), AT_ONCE))
         oldest = islice(self._ended, self._going)
         return [seq for seq in oldest if seq not in self._purging and seq not in self._purged]
