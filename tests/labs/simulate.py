@@ -26,7 +26,7 @@ import random
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Generator, Iterator
 
 from rich.console import Console
 from rich.progress import track
@@ -386,21 +386,22 @@ def run_many(count: int, console: Console) -> int:
     tally: Counter[str] = Counter()
     began = time.perf_counter()
     pieces = [range(at, min(at + AT_A_TIME, count)) for at in range(0, count, AT_A_TIME)]
-    outcomes = track(_outcomes(pieces), "simulating", len(pieces), console=console, transient=True)
     try:
-        for lives, broken in outcomes:
-            tally += lives
-            if broken is not None:
-                replay(broken, console)
-                console.print(f"To see it again: SEED={broken} python -m tests.labs.simulate")
-                return 1
+        with contextlib.closing(_outcomes(pieces)) as outcomes:  # or the rest would still be lived
+            bar = track(outcomes, "simulating", len(pieces), console=console, transient=True)
+            for lives, broken in bar:
+                tally += lives
+                if broken is not None:
+                    replay(broken, console)
+                    console.print(f"To see it again: SEED={broken} python -m tests.labs.simulate")
+                    return 1
     except KeyboardInterrupt:
         console.print("Interrupted; until then:")
     show_figures(console, tally, time.perf_counter() - began)
     return 0
 
 
-def _outcomes(pieces: list[range]) -> Iterator[tuple[Counter[str], int | None]]:
+def _outcomes(pieces: list[range]) -> Generator[tuple[Counter[str], int | None], None, None]:
     """What comes of each piece, in their order; as many at a time as there are cores."""
     if len(pieces) == 1:  # not worth a process
         yield live_through(pieces[0])

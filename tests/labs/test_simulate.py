@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -520,6 +521,24 @@ def test_a_planted_fault_is_caught(fault: str, monkeypatch: pytest.MonkeyPatch) 
     # Or the fence finds it.
     with pytest.raises((AssertionError, ValueError, QueueClosed), match=sentence):
         live(seeds=3_000)
+
+
+def test_after_a_broken_seed_no_more_are_lived(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though what is shown of it holds on to the frames it came through."""
+    monkeypatch.setattr(Policy, "retry_delay", one_retry_more)
+    _, seed = simulate.live_through(range(simulate.AT_A_TIME))
+    closed = []
+
+    def outcomes(pieces: object) -> Iterator[tuple[Counter[str], int | None]]:
+        try:
+            while True:
+                yield Counter(), seed
+        finally:
+            closed.append(True)
+
+    monkeypatch.setattr(simulate, "_outcomes", outcomes)
+    assert simulate.run_many(10, Console(record=True)) == 1
+    assert closed
 
 
 def test_a_broken_seed_is_shown_with_its_history(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -97,7 +97,8 @@ class TestLimits:
             f"m.spawnv_passfds({os.fsencode(sys.executable)!r}, ['x', '-c', {sleeper!r}], ())\n"
             "self._jobs.put(job)"
         )
-        limits = replace(PATIENT, processes=100)
+        # A process that is just being started has all memory of its parent, and counts twice.
+        limits = replace(PATIENT, processes=100, memory=400 * MEGABYTE)
         assert grade(written(tmp_path, body), ["enqueue"], limits=limits).passes(["enqueue"])
         assert not [p for p in psutil.process_iter() if sleeper in _command(p)]
 
