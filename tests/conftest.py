@@ -53,12 +53,14 @@ def _chosen_stages(config: pytest.Config) -> list[str]:
 
 
 def _listen_to_signals() -> None:
-    """What a shell starts in the background may ignore Ctrl-C, and so would every child of it."""
-    for number, heard in (
-        (signal.SIGINT, signal.default_int_handler),
-        (signal.SIGTERM, signal.SIG_DFL),
+    """What a shell or nohup starts in the background may ignore them, and so would its children."""
+    for name, heard in (
+        ("SIGINT", signal.default_int_handler),
+        ("SIGTERM", signal.SIG_DFL),
+        ("SIGHUP", signal.SIG_DFL),  # Windows has none
     ):
-        if signal.getsignal(number) is signal.SIG_IGN:
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, heard)
 
 

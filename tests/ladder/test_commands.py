@@ -18,6 +18,7 @@ from tests.ladder import card, mine, progress, teachers
 from tests.ladder.grading import (
     Candidate,
     GraderBroke,
+    Limits,
     Row,
     Verdict,
     Watcher,
@@ -295,7 +296,8 @@ def test_grades_are_a_table_and_two_files(
         teachers,
         "climb",
         lambda candidate, **_: replace(
-            grade(candidate, five, to_the_end=True), reaches=suspicions(candidate)
+            grade(candidate, five, to_the_end=True, limits=Limits(deadline=30.0, test=60.0)),
+            reaches=suspicions(candidate),
         ),
     )
     folder = home / "the submissions"

@@ -8,6 +8,7 @@ import re
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
+from unittest import mock
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -89,7 +90,8 @@ class TestProbes:
             raise StorageError("The disk of /secret/place is full.")
 
         inside.before_each_commit(live.queue, full)
-        refused = live.post("/jobs", {"type": "work"})
+        with mock.patch("final.engine.dispatcher.STORAGE_RETRY_SECONDS", DEADLINE):
+            refused = live.post("/jobs", {"type": "work"})
         assert refused.status_code == 503
         assert refused.headers["retry-after"]
         answer = live.http.get("/ready")
