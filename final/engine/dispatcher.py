@@ -299,7 +299,9 @@ class Dispatcher:
         for number in reversed(range(len(requests))):
             request, stood = requests[number], new[number][0]
             for wait in request.come_in(given.accepted[number], given.instead.get(number, {})):
-                self._waits.look_up(wait) if wait.shared else self._waits.add(wait)
+                # One that another has sent may have ended before.
+                begin = self._waits.look_up if wait.shared else self._waits.add
+                begin(wait)
             if number in given.taken:
                 request.cut(given.taken[number])
             if number in given.unknown:
@@ -352,7 +354,7 @@ class Dispatcher:
                 self._withdrawn.append(withdraw)
             case Enqueue():
                 self._producers.leave(request)
-                request.find_no_room(self._ledger.capacity)
+                request.refuse_for_room(self._ledger.capacity)
             case Wait():
                 self._waits.remove(request)
                 request.refuse(TimeoutError(f"Job {request.job_id} has not ended in time."))

@@ -106,8 +106,8 @@ class Enqueue(Request[list[str]]):
         self.taken = taken
         del self.tasks[self.durable :]
 
-    def find_no_room(self, capacity: int) -> None:
-        """For its next job, in time."""
+    def refuse_for_room(self, capacity: int) -> None:
+        """Its next job has found none in time."""
         message = (
             f"The {self.next_task().priority} lane had no room in time (capacity {capacity}): "
             "enqueue again later, or raise capacity or workers."

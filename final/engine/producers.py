@@ -86,6 +86,9 @@ class Producers:
                     tasks.append(task)
                 budget -= len(tasks)
                 yield request, tasks
+        if size >= BYTES_AT_ONCE:  # which the lines share: another one begins the next turn
+            first = next(iter(self._lines))
+            self._lines[first] = self._lines.pop(first)
 
     def step_back(self, request: Enqueue, stood: Task) -> None:
         """It is not through: in the line where it ``stood`` for that job it is still the first.

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 
 from final.job import Outcome, Task
-from final.workers.attempts import LATER, NOTHING_TO_KEEP, Ending
+from final.workers.attempts import LATER, NOTHING_TO_KEEP, Ending, Runner
 from final.workers.batch import Batch, Report
 from final.workers.current import Ways, current_batch, enter_batch
 from final.workers.handlers import Handlers
@@ -172,14 +172,14 @@ class WorkerPool:
         if batch.awaited is not None and not self._go_on(batch):
             return True
         batch.running = None
-        while batch.tasks:
+        while (runner := self._next_runner(batch)) is not None:
+            # A process may take a second to start: until then its job can be taken back, too.
+            unfit = runner.prepare()
             try:
-                # A process may take a second to start: until then its job can be taken back, too.
-                unfit = self._handlers.of(batch.tasks[0].kind).prepare()
                 task = batch.tasks.popleft()
             except IndexError:
-                break  # the dispatcher has just taken back the rest
-            ending = self._attempt(batch, task, unfit)
+                break  # it was
+            ending = self._attempt(batch, task, runner, unfit)
             if ending is LATER:
                 return True  # it comes back: another thread may have it by now
             if ending is None:
@@ -192,6 +192,12 @@ class WorkerPool:
         self._report(Report(batch))
         return True
 
+    def _next_runner(self, batch: Batch) -> Runner | None:
+        try:
+            return self._handlers.of(batch.tasks[0].kind)
+        except IndexError:
+            return None
+
     def _go_on(self, batch: Batch) -> bool:
         """Its coroutine has ended; False if there is one more to wait for."""
         task = batch.running
@@ -202,7 +208,9 @@ class WorkerPool:
         batch.outcomes.append(self._outcome(batch, task, ending))
         return True
 
-    def _attempt(self, batch: Batch, task: Task, unfit: Ending | None) -> Ending | None:
+    def _attempt(
+        self, batch: Batch, task: Task, runner: Runner, unfit: Ending | None
+    ) -> Ending | None:
         """None: its handler has not begun. LATER: its coroutine is under way."""
         # In this order: who reads `running` first never sees a job with an older start.
         batch.started = self._clock()
@@ -210,7 +218,7 @@ class WorkerPool:
         batch.running = task
         if task.cancelled:  # while it waited in the batch
             return CANCELLED
-        return unfit or self._handlers.of(task.kind).run(batch, task)
+        return unfit or runner.run(batch, task)
 
     def _outcome(self, batch: Batch, task: Task, ending: Ending) -> Outcome:
         seconds, waited = self._clock() - batch.started, batch.started - task.queued_at

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -39,14 +40,14 @@ def give_back(job: Job) -> object:
 
 
 class ReadyBy:
-    """A handler whose process is not ready before there is this file."""
+    """A handler whose process is not ready before whoever listens at ``address`` hangs up."""
 
-    def __init__(self, file: Path) -> None:
-        self.file = file
+    def __init__(self, address: tuple[str, int]) -> None:
+        self.address = address
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        while not state["file"].exists():
-            time.sleep(0.01)
+        with socket.create_connection(state["address"]) as line:
+            line.recv(1)
 
     def __call__(self, job: Job) -> None:
         """Nothing to do."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -401,15 +402,16 @@ class TestPause:
         assert call.result() == "second"
         queue.join(DEADLINE)
 
-    def test_what_waits_for_its_process_does_not_begin(
-        self, open_queue: OpenQueue, tmp_path: Path
-    ) -> None:
-        queue = open_queue(ReadyBy(tmp_path / "ready"), executor="process", workers=1)
-        queue.enqueue(Job("a"))
-        reaches(queue, "a", Status.PROCESSING)
-        queue.pause()
-        reaches(queue, "a", Status.QUEUED)
-        (tmp_path / "ready").touch()
+    def test_what_waits_for_its_process_does_not_begin(self, open_queue: OpenQueue) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            handler = ReadyBy(server.getsockname())
+            queue = open_queue(handler, executor="process", workers=1)
+            queue.enqueue(Job("a"))
+            server.settimeout(DEADLINE)
+            line, _ = server.accept()
+            queue.pause()
+            reaches(queue, "a", Status.QUEUED)
+            line.close()
         queue.resume()
         assert queue.wait("a", DEADLINE).attempts == 1
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import sqlite3
 import time
 from collections.abc import Callable
@@ -13,10 +14,10 @@ import pytest
 from final import DuplicateJob, Job, Priority, QueueClosed, QueueFull, StorageError
 from final.beyond.filters import Filter
 from final.engine.dispatcher import STORAGE_RETRY_SECONDS
-from final.engine.messages import Close, Join, Measure, Order, Request, Wait, Withdraw
-from final.engine.producers import OFFERED_AT_ONCE
+from final.engine.messages import Close, Enqueue, Join, Measure, Order, Request, Wait, Withdraw
+from final.engine.producers import OFFERED_AT_ONCE, Producers
 from final.job import Outcome, Task
-from final.ledger.base import Cancel, Offer, Retry
+from final.ledger.base import BYTES_AT_ONCE, Cancel, Offer, Retry
 from final.ledger.picking import BATCH_JOBS
 from final.workers.batch import Batch, Report
 from tests.final import inside
@@ -1139,3 +1140,14 @@ def begin(batch: Batch, task: Task, now: float) -> None:
     with contextlib.suppress(ValueError):
         batch.tasks.remove(task)
     batch.running, batch.started, batch.attempt = task, now, task.attempts
+
+
+def test_large_payloads_of_one_lane_leave_the_others_their_turns() -> None:
+    producers, room = Producers(), dict.fromkeys(Priority, math.inf)
+    low = Enqueue([Task("low", "1", LOW, "default", size=1)])
+    producers.join(low)
+    for number in range(len(Priority) + 1):  # a turn for each line, and one for those without
+        producers.join(Enqueue([Task(str(number), "1", HIGH, "default", size=BYTES_AT_ONCE)]))
+        if low in [request for request, _ in producers.take(room)]:
+            return
+    pytest.fail("It had no turn.")
