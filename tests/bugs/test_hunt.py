@@ -46,6 +46,7 @@ class TestHunt:
         mend(build / "hunt", 2)
         assert Hunt.current().symptom() == []
 
+    @pytest.mark.slow
     def test_tests_that_were_changed_do_not_help(self, build: Path) -> None:
         Hunt.begin(2)
         test = build / "hunt" / zoo()[2].caught_by.partition("::")[0]

@@ -33,14 +33,14 @@ FEW_THREADS = 50  # those of asyncio.to_thread, and not one for each that waits
 Program = Callable[[AsyncJobQueue], Awaitable[Any]]
 
 
-def run(program: Program, handler: Any, **options: Any) -> Any:
+def run(program: Program, handler: Any, deadline: float = 3 * DEADLINE, **options: Any) -> Any:
     """What ``program`` returns, run with a queue on an event loop."""
 
     async def main() -> Any:
         async with AsyncJobQueue(handler, **options) as queue:
             return await program(queue)
 
-    return Background(asyncio.run, main()).result(3 * DEADLINE)
+    return Background(asyncio.run, main()).result(deadline)
 
 
 def echo(job: Job) -> object:
@@ -378,7 +378,11 @@ class TestHandlers:
         assert run(program, handler, backoff=AT_ONCE, max_retries=2) == 3
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 class TestMany:
+    A_WHILE = 12 * DEADLINE
+
     def test_ten_thousand_wait_for_a_job_and_no_thread_does(self, gate: Gate) -> None:
         async def program(queue: AsyncJobQueue) -> int:
             await queue.enqueue(Job("x"))
@@ -392,7 +396,7 @@ class TestMany:
             assert {record.status for record in records} == {Status.COMPLETED}
             return more
 
-        assert run(program, lambda job: gate.wait()) < FEW_THREADS
+        assert run(program, lambda job: gate.wait(), self.A_WHILE) < FEW_THREADS
 
     def test_ten_thousand_wait_for_room_and_no_thread_does(self, gate: Gate) -> None:
         async def program(queue: AsyncJobQueue) -> int:
@@ -405,7 +409,8 @@ class TestMany:
             assert len(set(await asyncio.gather(*asking))) == MANY
             return more
 
-        assert run(program, lambda job: gate.wait(), workers=1, capacity=10) < FEW_THREADS
+        more = run(program, lambda job: gate.wait(), self.A_WHILE, workers=1, capacity=10)
+        assert more < FEW_THREADS
 
 
 def test_a_retry_that_waits_holds_up_the_end_of_join() -> None:

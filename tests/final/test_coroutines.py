@@ -255,6 +255,7 @@ class Crowd:
 class TestThreads:
     """What waits on the loop holds no thread."""
 
+    @pytest.mark.slow
     def test_ten_thousand_wait_at_once_in_a_handful_of_threads(
         self, open_queue: OpenQueue, path: str
     ) -> None:

@@ -388,6 +388,7 @@ def released(engine: Engine) -> list[int]:
 class TestMany:
     CHILDREN = 100_000
 
+    @pytest.mark.slow
     @pytest.mark.timeout(300)
     def test_a_hundred_thousand_children_go_on_in_bounded_turns(self) -> None:
         engine = Engine(capacity=10 * self.CHILDREN, memory=0)

@@ -193,11 +193,15 @@ class TestRunning:
         assert len(ids(queue, "cancelled")) == 2
 
 
+@pytest.mark.timeout(300)
 class TestTurns:
+    A_WHILE = 3 * DEADLINE  # for hundreds of tracebacks, on a server as well
+
+    @pytest.mark.slow
     def test_a_turn_moves_so_many_and_progress_is_told(self, open_queue: OpenQueue) -> None:
         queue = open_queue(fails, max_retries=0, capacity=5_000, workers=1)
         queue.enqueue_many([Job(payload="fails") for _ in range(2 * AT_ONCE + 10)])
-        queue.join(3 * DEADLINE)  # a thousand tracebacks, on a server as well
+        queue.join(self.A_WHILE)
         told: list[int] = []
         assert queue.retry_all(dry_run=True, progress=told.append) == 2 * AT_ONCE + 10
         assert told == [AT_ONCE, 2 * AT_ONCE, 2 * AT_ONCE + 10]
@@ -217,13 +221,14 @@ class TestTurns:
         assert queue.metrics().cancelled == AT_ONCE
         assert queue.cancel_all() == AT_ONCE
 
+    @pytest.mark.slow
     def test_letters_that_fail_again_meanwhile_are_not_retried_for_ever(
         self, open_queue: OpenQueue
     ) -> None:
         queue = open_queue(fails, max_retries=0, capacity=5_000, workers=1)
         queue.enqueue_many([Job(payload="fails") for _ in range(AT_ONCE + 10)])
-        queue.join(DEADLINE)
-        assert queue.retry_all(progress=lambda _: queue.join(DEADLINE)) == AT_ONCE + 10
+        queue.join(self.A_WHILE)
+        assert queue.retry_all(progress=lambda _: queue.join(self.A_WHILE)) == AT_ONCE + 10
 
     def test_letters_that_share_a_key_do_not_hold_up_those_behind_them(
         self, open_queue: OpenQueue
@@ -233,7 +238,7 @@ class TestTurns:
             queue.enqueue(Job(payload="fails", unique=Unique("shared")))
             queue.join(DEADLINE)
         queue.enqueue_many([Job(payload="fails") for _ in range(AT_ONCE + 10)])
-        queue.join(DEADLINE)
+        queue.join(self.A_WHILE)
         assert queue.retry_all(dry_run=True) == AT_ONCE + 13
         assert queue.retry_all() == AT_ONCE + 11
 

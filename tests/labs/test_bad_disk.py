@@ -21,6 +21,7 @@ from tests.labs.power_disk import Disk, never
 FULL = "full: a write fails (ENOSPC)"
 
 
+@pytest.mark.slow
 def test_no_promise_is_broken(capsys: pytest.CaptureFixture[str]) -> None:
     assert bad_disk.run(16, "", console())
     report = capsys.readouterr().out

@@ -460,6 +460,7 @@ def test_scheduled_jobs_come_when_they_are_due_wherever(open_queue: OpenQueue) -
     assert time.monotonic() - began >= 0.29
 
 
+@pytest.mark.slow
 def test_dead_letters_are_retried_and_purged_in_lots(open_queue: OpenQueue) -> None:
     is_mended = threading.Event()
 

@@ -1036,6 +1036,7 @@ class TestOutput:
         assert process(tmp_path, *program, "jobs") == (130, "", "")
 
 
+@pytest.mark.slow
 @needs_signals
 def test_watching_goes_on_over_a_restart(tmp_path: Path) -> None:
     serve = ("serve", "--demo-seconds", "0", "--port")

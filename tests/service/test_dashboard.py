@@ -30,7 +30,9 @@ expect = playwright.expect
 Page = Any  # playwright.sync_api.Page, which may not be installed
 OpenPage = Callable[..., Page]
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
+# The headless one is the same engine without windows, for half the work.
+BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser")
+CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)
 # A sandbox needs rights that a container lacks; the rest keeps the browser to itself.
 ARGUMENTS = (
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),

@@ -103,6 +103,7 @@ class TestPage:
             live.create()
         expect(page.locator("#groups-card")).to_be_hidden()
 
+    @pytest.mark.slow
     def test_the_flood_of_the_demo_is_one_tenants_and_a_job_may_be_anothers(
         self,
         open_service: OpenService,
