@@ -6,6 +6,7 @@ answer it for one job makes somebody read logs.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -16,10 +17,17 @@ from tests.stages import Stage, StageQueue
 pytestmark = pytest.mark.capability("status")
 
 
+@pytest.fixture
+def other_gate() -> Iterator[Gate]:
+    gate = Gate()
+    yield gate
+    gate.open()
+
+
 def test_a_job_can_be_followed_by_its_id(
-    stage: Stage, gate: Gate, journal: Journal, evidence: Evidence
+    other_gate: Gate, stage: Stage, gate: Gate, journal: Journal, evidence: Evidence
 ) -> None:
-    gates = {"good": gate, "flaky": Gate()}
+    gates = {"good": gate, "flaky": other_gate}
 
     def handler(job: Any) -> None:
         journal.write(job.id)
