@@ -77,24 +77,18 @@ class Picker:
         """When a limit lets the next job start that waits for it; infinity for never."""
         self._judge_those_due(now)
         if self._lanes.ready():
-            return self._gate.opens_at(QUEUE, now) if not self._gate.is_open(now) else now
+            return max(now, self._gate.opens_at(QUEUE, now))
         return self._opens[0][0] if self._opens else math.inf
 
     def started(self, tasks: Sequence[Task], now: float) -> None:
         """They run. Their groups and kinds may be full now."""
         if self._is_limited:
-            self._caps.count(tasks, 1)
-            for group in {task.group for task in tasks if self._caps.is_full(task.group)}:
-                self._lanes.hold_group(group)
-            self.judge({task.kind for task in tasks}, now)
+            self._count(tasks, 1, now)
 
     def ended(self, tasks: Sequence[Task], now: float) -> None:
         """They run no more. Their groups and kinds may go on."""
         if self._caps.is_limited:
-            self._caps.count(tasks, -1)
-            for group in {task.group for task in tasks if not self._caps.is_full(task.group)}:
-                self._lanes.release_group(group)
-            self.judge({task.kind for task in tasks}, now)
+            self._count(tasks, -1, now)
 
     def pause(self, paused: Collection[Pause], now: float) -> None:
         """From now on nothing of these starts, and all else may."""
@@ -107,11 +101,7 @@ class Picker:
             lanes.set_apart(kind)
         self._limited_kinds |= kinds
         self.judge(changed_kinds, now)
-        for group in changed_groups:
-            if caps.is_full(group):
-                lanes.hold_group(group)
-            else:
-                lanes.release_group(group)
+        self._judge_groups(changed_groups)
         served = {*Priority} - {pause.priority for pause in paused}
         lanes.serve(() if WHOLE_QUEUE in paused else served)
 
@@ -127,6 +117,20 @@ class Picker:
             if self._opens_at.get(kind) != opens_at < math.inf:
                 self._opens_at[kind] = opens_at
                 heappush(self._opens, (opens_at, kind))
+
+    def _judge_groups(self, groups: Collection[str]) -> None:
+        """Of these groups, which may start?"""
+        for group in groups:
+            if self._caps.is_full(group):
+                self._lanes.hold_group(group)
+            else:
+                self._lanes.release_group(group)
+
+    def _count(self, tasks: Sequence[Task], change: int, now: float) -> None:
+        """So many more of each of these run. What that lets start is judged anew."""
+        self._caps.count(tasks, change)
+        self._judge_groups({task.group for task in tasks})
+        self.judge({task.kind for task in tasks}, now)
 
     def _judge_those_due(self, now: float) -> None:
         """Those of which jobs have come to wait, and those whose time has come."""
