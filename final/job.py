@@ -274,6 +274,10 @@ class Task:
     if_failed: str = "cancel"
     meta: Meta = NO_META
 
+    def is_claimed_with(self, token: int) -> bool:
+        """The fence: what comes back of an attempt that was given up does not count."""
+        return self.token == token and self.status is Status.PROCESSING
+
 
 @dataclass(slots=True, eq=False)
 class Outcome:

@@ -17,7 +17,7 @@ from typing import Protocol
 
 from final.engine.metrics import Running
 from final.engine.sayings import Sayings
-from final.job import Outcome, Status, Task
+from final.job import Outcome, Task
 from final.workers.batch import Batch
 from final.workers.current import Timeout
 
@@ -297,4 +297,4 @@ class Flight:
 
 def _goes_on(task: Task, token: int) -> bool:
     """Whether it may run again. (An attempt whose time was up has had its end, and that says.)"""
-    return task.token == token and task.status is Status.PROCESSING and not task.cancelled
+    return task.is_claimed_with(token) and not task.cancelled

@@ -280,8 +280,7 @@ class LocalLedger:
             ended: dict[Status, list[Outcome]] = {}
             for outcome in batch:
                 task = outcome.task
-                # The fence: an attempt that was given up does not count.
-                if task.token == token and task.status is PROCESSING:
+                if task.is_claimed_with(token):
                     is_done = outcome.error is None and outcome.again is None
                     target = COMPLETED if is_done else self._verdict(task, outcome)
                     ended.setdefault(target, []).append(outcome)
@@ -310,7 +309,7 @@ class LocalLedger:
         """Not charged, and at the place they had, where those that are cancelled end."""
         index = self._index
         for token, tasks in unstarted:
-            back = [task for task in tasks if task.token == token and task.status is PROCESSING]
+            back = [task for task in tasks if task.is_claimed_with(token)]
             for task in back:
                 task.attempts -= 1
             index.move(back, PROCESSING, QUEUED, token)
@@ -320,7 +319,7 @@ class LocalLedger:
     def _set_aside(self, aside: Sequence[tuple[int, Sequence[Task]]]) -> None:
         """Queued again in the file alone, uncharged: they run at the next start."""
         for token, tasks in aside:
-            back = [task for task in tasks if task.token == token and task.status is PROCESSING]
+            back = [task for task in tasks if task.is_claimed_with(token)]
             if back:
                 self._given.moves.append(Move(back, PROCESSING, QUEUED, token))
             for task in back:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from final.job import Status
 from final.ledger.base import Move, Said
 from final.ledger.features.base import Feature, deleted
 
@@ -26,7 +25,7 @@ class ProgressRows(Feature):
     def hear(self, said: Sequence[Said]) -> None:
         """The fence: what an attempt says that was given up does not count."""
         for task, token, progress in said:
-            if task.token == token and task.status is Status.PROCESSING:
+            if task.is_claimed_with(token):
                 self._file.execute(PUT, (task.seq, *progress))
                 self._in_use = True
 
