@@ -40,8 +40,9 @@ class Index:
     for it: a delay in monotonic seconds, a datetime in Unix seconds. children: wait for parents.
     number: the last one given to a job, or to a place in line.
 
-    ``leave`` and ``arrive`` are the halves of a move. ``put_in`` and ``take_out`` are for jobs that
-    come from the file, or are left to it, without one.
+    Who is moved has left before: by ``leave``, or as the first of where it waited (``pick`` or
+    ``pop``, and ``let_go``). ``put_in`` and ``take_out`` are for jobs that come from the file, or
+    are left to it, without a move.
     """
 
     def __init__(
@@ -161,6 +162,13 @@ class Index:
         else:
             task.key = self.now + (task.due_at - self.wall) if due is None else due
 
+    def is_stalled(self, paused: Collection[Pause]) -> bool:
+        """Whether nothing of what waits will start, unless somebody resumes it."""
+        if not paused or WHOLE_QUEUE in paused:
+            return bool(paused)
+        kinds = [pause.kind for pause in paused if pause.kind is not None]
+        return not (self.count[RETRYING] or self.lanes.has_others(kinds))
+
     # ---- after a crash -----------------------------------------------------------------------
 
     def _is_suspect(self, task: Task) -> bool:
@@ -175,27 +183,20 @@ class Index:
     def release_suspect(self, paused: Collection[Pause]) -> None:
         """Let the next suspect into its lane, if none is on its way. Not one that is paused."""
         suspect = self._suspect
-        if suspect is not None and suspect.status is QUEUED and holds(paused, suspect):
+        if suspect is not None and suspect.status in (QUEUED, PROCESSING):
+            if suspect.status is PROCESSING or not holds(paused, suspect):
+                return
             self.lanes.remove(suspect)
             self.suspects.add(suspect)
-        elif suspect is not None and suspect.status in (QUEUED, PROCESSING):
-            return
-        if not paused:
-            self._suspect = self.suspects.pop() if self.suspects.size else None
-        elif suspect := next((s for s in self.suspects if not holds(paused, s)), None):
-            self.suspects.remove(suspect)
-            self._suspect = suspect
-        else:
-            self._suspect = None
+        self._suspect = self._next_suspect(paused)
         if self._suspect is not None:
+            self.suspects.remove(self._suspect)
             self.lanes.add(self._suspect)
 
-    def is_stalled(self, paused: Collection[Pause]) -> bool:
-        """Whether nothing of what waits will start, unless somebody resumes it."""
-        if not paused or WHOLE_QUEUE in paused:
-            return bool(paused)
-        kinds = [pause.kind for pause in paused if pause.kind is not None]
-        return not (self.count[RETRYING] or self.lanes.has_others(kinds))
+    def _next_suspect(self, paused: Collection[Pause]) -> Task | None:
+        if not paused:  # as almost always: no need to go through them
+            return self.suspects.head() if self.suspects.size else None
+        return next((s for s in self.suspects if not holds(paused, s)), None)
 
     # ---- payloads in memory --------------------------------------------------------------------
 

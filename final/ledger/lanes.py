@@ -35,9 +35,9 @@ Suits = Callable[[Task], bool]
 class Lane:
     """The waiting jobs of one priority.
 
-    passed_over: counts since it was last served, or empty. limited: the jobs of kinds with a limit
-    of their own, by kind. held: such kinds of which none may start now. held_jobs: of these, how
-    many stand here.
+    passed_over: how often, since it was last served or empty. limited: the jobs of kinds with a
+    limit of their own, by kind; free: all others. held: such kinds of which none may start now; the
+    owner changes it. held_jobs: of these, how many stand here.
     """
 
     __slots__ = ("_held", "_oldest", "_open", "free", "held_jobs", "limited", "passed_over", "size")
@@ -79,7 +79,7 @@ class Lane:
 
     def first(self) -> Ordered | None:
         """Where the first of those stands that may start; None where none may."""
-        return self._before(self._open.first()) if self.limited else self._before(None)
+        return self._before(self._open.first())
 
     def head(self) -> Task | None:
         """The job that has waited for longest, whether it may start or not."""
@@ -112,7 +112,7 @@ class Lanes:
         self, capacity: int, fairness: int | None, limited: Collection[str] = frozenset()
     ) -> None:
         self.fairness = fairness
-        self.limited: Counter[str] = Counter()  # how many jobs of these kinds wait
+        self.waiting: Counter[str] = Counter()  # how many jobs of the limited kinds stand in lanes
         self.unknown: set[str] = set()
         self._held: set[str] = set()
         self._capacity = capacity
@@ -198,7 +198,7 @@ class Lanes:
         """From now on this kind can be held, as one with a limit of its own. Looks at each job."""
         if kind not in self._limited_kinds:
             self._limited_kinds |= {kind}
-            self.limited[kind] = sum(lane.set_apart(kind) for lane in self._lanes)
+            self.waiting[kind] = sum(lane.set_apart(kind) for lane in self._lanes)
 
     def serve(self, priorities: Collection[Priority]) -> None:
         """Only jobs of these lanes may start."""
@@ -242,12 +242,12 @@ class Lanes:
         return passed_over.index(longest) if longest >= fairness else 0
 
     def _count(self, task: Task, change: int) -> None:
-        """So many more jobs of its kind stand in its lane."""
+        """So many more jobs of its kind, which is limited, stand in its lane."""
         kind = task.kind
-        if not self.limited[kind]:
+        if not self.waiting[kind]:
             self.unknown.add(kind)
             self._held.add(kind)
-        self.limited[kind] += change
+        self.waiting[kind] += change
         if kind in self._held:
             self._by_priority[task.priority].held_jobs += change
 

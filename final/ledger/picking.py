@@ -108,7 +108,7 @@ class Picker:
     def judge(self, kinds: Collection[str], now: float) -> None:
         """Of these kinds, which may start? The others are held until their time has come."""
         for kind in self._limited_kinds.intersection(kinds):
-            waits = self._lanes.limited[kind] and not self._caps.kind_is_full(kind)
+            waits = self._lanes.waiting[kind] and not self._caps.kind_is_full(kind)
             opens_at = self._gate.opens_at(kind, now) if waits else math.inf
             if opens_at <= now + ROUNDING:
                 self._lanes.release(kind)
@@ -139,7 +139,7 @@ class Picker:
             self._lanes.unknown.clear()
         while self._opens:
             at, kind = self._opens[0]
-            counts = self._opens_at.get(kind) == at and self._lanes.limited[kind]
+            counts = self._opens_at.get(kind) == at and self._lanes.waiting[kind]
             if counts and at > now + ROUNDING:
                 break
             heappop(self._opens)

@@ -57,7 +57,7 @@ class TestPlaces:
     def test_they_count_for_the_capacity(self) -> None:
         lanes = filled("mail", "mail", "free")
         assert (len(lanes), lanes.room(MEDIUM)) == (3, 997)
-        assert lanes.limited == Counter(mail=2)
+        assert lanes.waiting == Counter(mail=2)
 
     def test_the_one_that_has_waited_for_longest_is_the_head_all_the_same(self) -> None:
         head = filled("mail", "free").head(MEDIUM)
@@ -90,9 +90,9 @@ class TestPlaces:
         head = lanes.head(MEDIUM)
         assert head
         lanes.remove(head)
-        assert lanes.limited == Counter(mail=1)
+        assert lanes.waiting == Counter(mail=1)
         assert picks(lanes, *LIMITED) == ["1", "2"]
-        assert lanes.limited == Counter()
+        assert lanes.waiting == Counter()
 
 
 def picks_one(lanes: Lanes) -> str | None:
@@ -131,7 +131,7 @@ class TestAgainstLists:
                 assert picked is model.pick(open_kinds)
                 out += [picked] if picked else []
             kinds = Counter(task.kind for task in model.waiting)
-            assert all(lanes.limited[kind] == kinds[kind] for kind in LIMITED)
+            assert all(lanes.waiting[kind] == kinds[kind] for kind in LIMITED)
             for priority in Priority:
                 lane = [task for task in model.waiting if task.priority is priority]
                 assert lanes.head(priority) is min(lane, key=lambda t: t.key, default=None)
