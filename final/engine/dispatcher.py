@@ -58,6 +58,8 @@ STORAGE_RETRY_SECONDS = 0.5
 # A lock cannot wait for a job that is scheduled for the year 9999.
 LONGEST_SLEEP = 86_400.0
 
+ByProducer = list[tuple[Enqueue, list[Task]]]  # those of its jobs that are offered now
+
 
 class Dispatcher:
     """See the top of this file."""
@@ -214,21 +216,18 @@ class Dispatcher:
         for withdraw in withdrawn:
             if not withdraw.request.answered:
                 self._withdraw(withdraw, now, wall)
-        # A producer could come in, an idle worker start something, or there is more to give back.
-        self._again = (
-            (self._given.not_before <= now and self._producers.can_go(self._given.room))
-            or (self._storage_error is None and self._idle() > 0 and self._given.ready > 0)
-            or (self._storage_error is None and bool(self._flight.unstarted))
-        )
+        # While nothing can be written, only producers are offered at once: so they get the error.
+        can_come_in = self._given.not_before <= now and self._producers.can_go(self._given.room)
+        can_start = self._idle() > 0 and self._given.ready > 0
+        has_more = can_start or bool(self._flight.unstarted)
+        self._again = can_come_in or (has_more and self._storage_error is None)
 
     def _exchange(self, now: float, wall: float) -> None:
         """Offer the ledger what there is, if there is anything, and act on what it gives."""
         orders, self._orders = self._orders, []
-        requests, new = [], []
+        new: ByProducer = []
         if self._given.not_before <= now:
-            for request, tasks in self._producers.take(self._given.room):
-                requests.append(request)
-                new.append(tasks)
+            new = list(self._producers.take(self._given.room))
         flight, idle = self._flight, self._idle()
         due = min(self._given.next_due, self._try_again_at)
         may_start = idle and (self._given.ready or self._given.next_start <= now)
@@ -247,7 +246,7 @@ class Dispatcher:
                 unstarted=flight.unstarted,
                 aside=flight.aside,
                 orders=[order.order for order in orders],
-                new=new,
+                new=[tasks for _, tasks in new],
                 idle=idle,
                 cost=flight.cost,
                 curious=self._ledger.shared and self._is_curious(),
@@ -257,7 +256,7 @@ class Dispatcher:
             )
         )
         if given.error is not None:
-            self._refuse(requests, orders, given.error, now)
+            self._refuse(new, orders, given.error, now)
             return
         if self._storage_error is not None:
             text = "The storage works again; nothing that was accepted is lost."
@@ -268,22 +267,20 @@ class Dispatcher:
         flight.sayings.written(said)
         if given.paused - was_paused:
             flight.recall()  # what has not begun does not begin, and goes back in the next turn
-        self._answer_producers(requests, new, given)
+        self._answer_producers(new, given)
         for task in given.stop:
             flight.tell(task)
         for tasks in given.claims:
             flight.hand_out(tasks, now)
         for order, answer in zip(orders, given.answers, strict=True):
             self._answer_order(order, answer)  # last: idle workers that got nothing may leave
-        self._announce(wall, now)
+        self._announce(now, wall)
         if self._ledger.shared:
             self._waits.others_ended()
 
-    def _refuse(
-        self, requests: list[Enqueue], orders: list[Order[Any]], error: str, now: float
-    ) -> None:
+    def _refuse(self, new: ByProducer, orders: list[Order[Any]], error: str, now: float) -> None:
         """Nothing was written. What has come back from workers is kept, and offered again."""
-        for request in requests:
+        for request, _ in new:
             request.refuse(StorageError(error, request.accepted()))
         for order in orders:
             order.refuse(StorageError(error))
@@ -292,12 +289,9 @@ class Dispatcher:
             self._events.say(logging.ERROR, text, error)
         self._storage_error, self._try_again_at = error, now + STORAGE_RETRY_SECONDS
 
-    def _answer_producers(
-        self, requests: list[Enqueue], new: list[list[Task]], given: Given
-    ) -> None:
+    def _answer_producers(self, new: ByProducer, given: Given) -> None:
         """Who is through is answered; the others go back to where they stood, the last first."""
-        for number in reversed(range(len(requests))):
-            request, stood = requests[number], new[number][0]
+        for number, (request, tasks) in reversed(list(enumerate(new))):
             for wait in request.come_in(given.accepted[number], given.instead.get(number, {})):
                 # One that another has sent may have ended before.
                 begin = self._waits.look_up if wait.shared else self._waits.add
@@ -308,7 +302,7 @@ class Dispatcher:
                 request.refuse(UnknownJob(given.unknown[number], request.accepted()))
                 continue
             if not request.finish():
-                self._producers.step_back(request, stood)
+                self._producers.step_back(request, tasks[0])
 
     def _answer_order(self, order: Order[Any], answer: object) -> None:
         if isinstance(answer, Exception):
@@ -319,7 +313,7 @@ class Dispatcher:
         else:
             order.answer(answer)
 
-    def _announce(self, wall: float, now: float) -> None:
+    def _announce(self, now: float, wall: float) -> None:
         """Everything that listens reads the moves: the figures, who waits, the log, subscribers."""
         moves = self._given.moves
         self._recorder.moved(moves, now, self._given.recounted)

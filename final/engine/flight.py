@@ -209,6 +209,7 @@ class Flight:
             batch.overdue_at = math.inf
 
     def _check_time(self, batch: Batch, now: float) -> None:
+        """End the attempt that is running, if its time is up."""
         task, started = batch.running, batch.started
         batch.check_at = now + self._shortest(batch.claimed)
         if task is None or task is batch.late:
@@ -218,21 +219,26 @@ class Flight:
             batch.check_at = min(due, batch.check_at)
             return
         obeys = self._pool.obeys(batch, task)
-        if not obeys:
-            self._take_unstarted(batch)  # or the worker could turn to the next of them meanwhile
-            self._collect(batch)
-            if task not in batch.claimed:
-                return  # it has just ended
-        self._pool.tell(batch, task)
-        if not obeys and not self._pool.replace(batch):
+        if obeys:
+            self._pool.tell(batch, task)
+        elif not self._replace_worker(batch, task):
             return  # until the report comes, or the next look at it
         batch.late = task
         batch.claimed = [other for other in batch.claimed if other is not task]
         late = Outcome(task, now - started, waited=started - task.queued_at)
-        self._fail(late)
+        self._time_out(late)
         self.outcomes.setdefault((batch.token, True), []).append(late)
         if not obeys:
             self.hand_in(batch)
+
+    def _replace_worker(self, batch: Batch, task: Task) -> bool:
+        """Give up the thread that is on this job, and its batch; False if that cannot be."""
+        self._take_unstarted(batch)  # or the worker could turn to the next of them meanwhile
+        self._collect(batch)
+        if task not in batch.claimed:
+            return False  # it has just ended
+        self._pool.tell(batch, task)
+        return self._pool.replace(batch)
 
     # ---- taking back -----------------------------------------------------------------------
 
@@ -258,13 +264,14 @@ class Flight:
             for outcome in outcomes:
                 # It may come in just before ``look``; its time was up all the same.
                 if outcome.seconds >= self._timeout_of(outcome.task):
-                    self._fail(outcome)
+                    self._time_out(outcome)
         self.outcomes.setdefault((batch.token, False), []).extend(outcomes)
         if batch in self.batches:  # it is still out
             ended = {outcome.task for outcome in outcomes}
             batch.claimed = [task for task in batch.claimed if task not in ended]
 
-    def _fail(self, outcome: Outcome) -> None:
+    def _time_out(self, outcome: Outcome) -> None:
+        """Whatever came of it, it came too late."""
         timeout = self._timeout_of(outcome.task)
         outcome.error = f"TimeoutError: the attempt took longer than {timeout:g} s."
         outcome.result, outcome.note, outcome.permanent, outcome.again = None, None, False, None

@@ -145,6 +145,7 @@ FINAL = Subject(
         dispatcher.Dispatcher.ask,
         flight.Flight._check_time,
         flight.Flight._collect,
+        flight.Flight._replace_worker,
         flight.Flight._take_unstarted,
         flight.Flight.tell,
         local.LocalLedger.exchange,
