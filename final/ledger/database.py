@@ -50,7 +50,7 @@ class Database:
         # code runs under it; who has it may look again, in a signal handler or a finalizer.
         self._mutex = threading.RLock()
         self._closed = False
-        self._then = OPEN_AGAIN  # until what an earlier owner left is recovered
+        self._then = OPEN_AGAIN  # so errors end until what an earlier owner left is recovered
         self._owner = Owner(self._path) if self.lasting else None
         try:
             with translated(f"Cannot open {self._path}", self._then):

@@ -26,13 +26,7 @@ from final.ledger.base import Move
 from final.ledger.database import Database
 from final.ledger.lookups import SqliteLookups
 from final.ledger.matching import still_meant
-from final.ledger.rows import (
-    PLAIN,
-    SOUND,
-    TASK_COLUMNS,
-    failure_row,
-    task_of,
-)
+from final.ledger.rows import PLAIN, SOUND, TASK_COLUMNS, failure_row, task_of
 from final.ledger.trouble import taken_over, translated
 from final.payload import Stored
 
@@ -152,6 +146,7 @@ class SqliteFile(Database, SqliteLookups):
                     self._update(ENDED, (PLAIN[target], wall, token), tasks)
 
     def _update(self, statement: str, values: tuple[object, ...], tasks: Sequence[Task]) -> None:
+        """One statement for many jobs, with the same values for all."""
         if tasks:
             self._fence(self._among(statement, _seqs(tasks), values), len(tasks))
 
@@ -162,16 +157,17 @@ class SqliteFile(Database, SqliteLookups):
         before: tuple[object, ...] = (),
         after: tuple[object, ...] = (),
     ) -> None:
-        """One statement for many rows. Sizes are few or powers of two: some prepared ones do."""
+        """One statement for many rows, each with its own values; before and after: those of all.
+
+        Sizes are few or powers of two: so some prepared statements do.
+        """
         start = 0
         while start < len(rows):
             left = len(rows) - start
             size = left if left <= FEW_ROWS else min(ROWS, 1 << (left.bit_length() - 1))
             some = rows[start : start + size]
-            values = itertools.chain.from_iterable(some)
-            cursor = self._writer.execute(
-                _with_rows(statement, size, len(some[0])), (*before, *values, *after)
-            )
+            values = (*before, *itertools.chain.from_iterable(some), *after)
+            cursor = self._writer.execute(_with_rows(statement, size, len(some[0])), values)
             self._fence(cursor, size)
             start += size
 
@@ -187,6 +183,7 @@ class SqliteFile(Database, SqliteLookups):
         return self._writer.execute(listed, (*before, *members))
 
     def _fence(self, cursor: sqlite3.Cursor, expected: int) -> None:
+        """Raises QueueClosed where somebody else has changed one of these rows."""
         if cursor.rowcount != expected:
             raise taken_over(self._path)
 
@@ -206,14 +203,8 @@ class SqliteFile(Database, SqliteLookups):
             if has_more:
                 more = [(t.timeout, t.due_at, t.group or None) for t in some]
                 rows = [(*row, *others) for row, others in zip(rows, more, strict=True)]
-            self._each(
-                INSERT_IN_FULL if has_more else INSERT,
-                rows,
-                before=(
-                    *(PLAIN[some[0].status], some[0].attempts, token, alone),
-                    *(started_at, ended_at, wall),
-                ),
-            )
+            same = (PLAIN[status], some[0].attempts, token, alone, started_at, ended_at, wall)
+            self._each(INSERT_IN_FULL if has_more else INSERT, rows, before=same)
         self._each(INSERT_PAYLOAD, [(task.seq, task.payload) for task in tasks])
 
     def _write_completed(self, outcomes: Sequence[Outcome], token: int, wall: float) -> None:
@@ -258,6 +249,7 @@ class SqliteFile(Database, SqliteLookups):
         self.delete(seqs)
 
     def delete(self, seqs: Sequence[int]) -> None:
+        """These jobs, but for what features have of them. Some may be gone already."""
         for table in ("job", "payload", "failure"):
             self._among(f"DELETE FROM {table} WHERE {THESE}", seqs)
 
@@ -305,6 +297,7 @@ class SqliteFile(Database, SqliteLookups):
         return [task_of(row) for row in self._among(query, numbers, values)]
 
     def payloads(self, tasks: Iterable[Task]) -> dict[int, Stored]:
+        """By ``seq``."""
         statement = f"SELECT seq, payload FROM payload WHERE {THESE}"
         return dict(self._among(statement, _seqs(tasks)).fetchall())
 
