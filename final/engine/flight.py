@@ -12,14 +12,14 @@ from __future__ import annotations
 import contextlib
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from final.engine.metrics import Running
 from final.engine.sayings import Sayings
 from final.job import Outcome, Task
 from final.workers.batch import Batch
-from final.workers.current import Timeout
+from final.workers.current import Delay, Timeout
 
 # A batch that was misjudged (a slow job among quick ones) is not waited for: when a job of it has
 # run for so long, the outcomes before it are collected, and what has not started goes back to the
@@ -29,9 +29,6 @@ OVERDUE_SECONDS = 0.01
 COST_WEIGHT = 0.05
 # So many kinds are remembered, those that ran last.
 KINDS = 1_000
-
-
-Delay = Callable[[str, int, bool], float | None]
 
 
 class Workers(Protocol):
@@ -64,10 +61,8 @@ class Flight:
 
     Where these are more than are ``wanted``, some leave as soon as they are idle.
 
-    timeout: seconds for an attempt, by the job's kind and the time-out that it names or None;
-    infinity for no limit. delay: seconds until a job is tried again, by its kind, the number of its
-    attempt that has failed and whether no other would help; None for never. cost: seconds that a
-    job of a kind takes, about. sayings: how far the jobs are, as their handlers say.
+    timeout and delay: see ``Timeout`` and ``Delay``. cost: seconds that a job of a kind takes,
+    about. sayings: how far the jobs are, as their handlers say.
     """
 
     def __init__(

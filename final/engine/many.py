@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from final.beyond.filters import Filter
-from final.ledger.base import AT_ONCE, LookUps
+from final.ledger.base import AT_ONCE, Lookups
 
 SPAN = 100_000  # a look passes over so many numbers at most
 
@@ -20,7 +20,7 @@ Progress = Callable[[int], object]
 
 
 def in_turns(
-    look_ups: LookUps,
+    look_ups: Lookups,
     wanted: Filter,
     order: Callable[[Sequence[int]], int],
     progress: Progress | None = None,
@@ -37,7 +37,7 @@ def in_turns(
     return done
 
 
-def _pages(look_ups: LookUps, wanted: Filter) -> Iterator[Sequence[int]]:
+def _pages(look_ups: Lookups, wanted: Filter) -> Iterator[Sequence[int]]:
     """The numbers of the jobs that are meant, of those that are there now; at least one page."""
     first, last = look_ups.first_and_last()
     after = first - 1

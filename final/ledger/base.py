@@ -278,7 +278,7 @@ class Given:
                 del answers[index]
 
 
-class LookUps(Protocol):
+class Lookups(Protocol):
     """What any thread may ask at any time, also after ``close``; no exchange waits for it.
 
     Answered by ``SqliteLookups`` and ``PostgresLookups``.
@@ -344,7 +344,7 @@ class Ledger(Protocol):
     def workers(self) -> int | None: ...
 
     @property
-    def look_ups(self) -> LookUps: ...
+    def look_ups(self) -> Lookups: ...
 
     def open(self, now: float, wall: float) -> Given:
         """Take over what an earlier owner left behind."""
@@ -353,7 +353,7 @@ class Ledger(Protocol):
         """One transaction, durable or nothing."""
 
     def get(self, job_id: str) -> JobRecord | None:
-        """One job by its id, as ``LookUps.get``."""
+        """One job by its id, as ``Lookups.get``."""
 
     def listen(self, tell: Callable[[Told], object]) -> None:
         """Call ``tell``, in any thread, with what other processes say; from now until ``close``."""
@@ -371,7 +371,7 @@ class Ledger(Protocol):
         """Seconds that the first job of each lane has been ready to run."""
 
     def counts(self) -> Mapping[tuple[Priority, Status], int]:
-        """As ``LookUps.counts``."""
+        """As ``Lookups.counts``."""
 
     def paused(self) -> frozenset[Pause]:
         """What is paused. For any thread."""

@@ -75,8 +75,9 @@ class GroupLanes(Lanes):
         return in_lanes and in_lanes + self._behind.total()
 
     def head(self, priority: Priority) -> Task | None:
-        for line in self._headless[priority] if not self._by_priority[priority].size else ():
-            return line.behind.head()
+        headless = self._headless[priority]
+        if headless and not self._by_priority[priority].size:
+            return next(iter(headless)).behind.head()
         return super().head(priority)
 
     def displaced_by(self, task: Task) -> Task:

@@ -103,6 +103,9 @@ class CurrentJob:
 
 # Seconds for an attempt, by the job's kind and the time-out that it names; infinity: no limit.
 Timeout = Callable[[str, float | None], float]
+# Seconds until a job is tried again, by its kind, the number of its attempt that has failed and
+# whether no other would help; None for never.
+Delay = Callable[[str, int, bool], float | None]
 # The results of a job's parents.
 LookUp = Callable[[str], dict[str, Any]]
 

@@ -20,15 +20,14 @@ from collections.abc import Callable
 from final.job import Outcome, Task
 from final.workers.attempts import LATER, NOTHING_TO_KEEP, Ending, Runner
 from final.workers.batch import Batch, Report
-from final.workers.current import Ways, current_batch, enter_batch
+from final.workers.current import Delay, Ways, current_batch, enter_batch
 from final.workers.handlers import Handlers
 
 
 class WorkerPool:
     """Threads that run jobs; ``report`` takes what came of them.
 
-    delay: seconds until a job is tried again, by its kind, the number of its attempt that has
-        failed and whether no other would help; None for never.
+    delay: see ``Delay``.
     say: writes a line into the log, like ``Events.say``.
     ways: for ``current_job``, as ``Ways``.
     clock: seconds, as time.monotonic() has them, which is the one by default.
@@ -38,7 +37,7 @@ class WorkerPool:
         self,
         handlers: Handlers,
         report: Callable[[Report], None],
-        delay: Callable[[str, int, bool], float | None],
+        delay: Delay,
         say: Callable[..., None],
         ways: Ways,
         clock: Callable[[], float] | None = None,
