@@ -32,7 +32,7 @@ class Priority(enum.StrEnum):
 
 
 class Status(enum.StrEnum):
-    """Where a job is in its life. ``docs`` call FAILED a dead letter: it is not tried again."""
+    """Where a job is in its life. A FAILED one is a dead letter: it is not tried again."""
 
     QUEUED = "queued"
     SCHEDULED = "scheduled"  # its run_at lies ahead

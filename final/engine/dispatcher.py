@@ -345,7 +345,7 @@ class Dispatcher:
         """The sender has waited as long as it wanted: for room, and not for its turns."""
         match request := withdraw.request:
             case Enqueue() if not withdraw.gone and self._may_come_in(request, now):
-                self._withdrawn.append(withdraw)
+                self._withdrawn.append(withdraw)  # its turn is the next; then it is asked again
             case Enqueue():
                 self._producers.leave(request)
                 request.refuse_for_room(self._ledger.capacity)

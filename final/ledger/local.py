@@ -19,7 +19,7 @@ from final.beyond.control import Pause
 from final.beyond.kinds import Policies
 from final.errors import StorageError
 from final.job import Outcome, Priority, Status, Task
-from final.ledger.admission import admit
+from final.ledger.admission import Admission, admit
 from final.ledger.base import (
     AT_ONCE,
     ChangePeriodic,
@@ -354,16 +354,21 @@ class LocalLedger:
         if parents := [parent for tasks in new for task in tasks for parent in task.after]:
             known |= self._file.taken(parents)
         room = {priority: self._lanes.room(priority) for priority in PRIORITIES}
-        overflow = self._options.overflow
         keys = self._keys.of(new, self._given.moves)
-        admission = admit(new, known, room, overflow, keys)
+        admission = admit(new, known, room, self._options.overflow, keys)
         self._given.accepted, self._given.taken = admission.accepted, admission.taken
         self._given.unknown, self._given.instead = admission.unknown, admission.instead
         for holder, task in keys.replaced:
             self._keys.replace_waiting(holder, task, index)
+        self._let_in(admission)
+        if self._options.overflow == "drop-oldest":
+            self._drop_oldest(admission.of(QUEUED), room)
+
+    def _let_in(self, admission: Admission) -> None:
+        """Each gets its number, and stands where it waits."""
+        index = self._index
         for task, _ in admission.coming:
-            index.number += 1
-            task.seq = task.key = index.number
+            task.seq = task.key = index.next_number()
             task.queued_at = self._now
             if task.due_at is not None:
                 index.set_timer(task)
@@ -373,8 +378,6 @@ class LocalLedger:
                 index.move(admission.of(target), None, target)
         if WAITING in targets:
             self._dependencies.admit(admission.of(WAITING))
-        if overflow == "drop-oldest":
-            self._drop_oldest(admission.of(QUEUED), room)
 
     def _drop_oldest(self, new: Sequence[Task], room: dict[Priority, int]) -> None:
         """The new jobs of a lane displace as many as there is no room for."""
