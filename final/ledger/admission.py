@@ -34,11 +34,11 @@ def admit(
     overflow: str,
     keys: Keys,
 ) -> Admission:
-    """known: ids that are in, of these jobs and of their parents.
+    """Which of these jobs come in, and as what; nothing is moved yet.
 
-    room: how many jobs each lane has room for; it is used up.
-
-    Where the oldest are dropped, all come in, and ``room`` says below 0 how many are too many.
+    known: ids that are in, of these jobs and of their parents.
+    room: how many jobs each lane has room for; it is used up. Where the oldest are dropped, all
+        come in, and it says below 0 how many are too many.
     """
     taken = set(known)
     admission = Admission([], {}, [], {}, {})

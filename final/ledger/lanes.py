@@ -52,7 +52,7 @@ class Lane:
         self._open = Heads(lambda kind: None if kind in held else self._rank(kind))
         self._oldest = Heads(self._rank)
 
-    def add_limited(self, task: Task, key: float | None) -> None:
+    def add_limited(self, task: Task, key: float) -> None:
         part = self.limited.setdefault(task.kind, Ordered())
         part.add(task, key)
         if part.head() is task:

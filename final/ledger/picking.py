@@ -40,6 +40,7 @@ class Picker:
         self._lanes = lanes
         self._gate = gate
         self._caps = caps
+        # Whether a start may close anything. (What is paused is held until it is resumed.)
         self._is_limited = gate.is_limited or caps.is_limited
         self._limited_kinds = gate.kinds | caps.kinds
         self._kind_shares = shares
@@ -87,7 +88,7 @@ class Picker:
 
     def ended(self, tasks: Sequence[Task], now: float) -> None:
         """They run no more. Their groups and kinds may go on."""
-        if self._caps.is_limited:
+        if self._caps.is_limited:  # a rate limit does not open by an end
             self._count(tasks, -1, now)
 
     def pause(self, paused: Collection[Pause], now: float) -> None:
