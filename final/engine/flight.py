@@ -140,6 +140,9 @@ class Flight:
         """
         count = 0
         for batch in self.batches:
+            if (task := batch.withdraw()) is not None:
+                batch.late = task
+                count += self._give_back(batch, [task])
             count += self._take_unstarted(batch)
             if running:
                 self._collect(batch)
@@ -243,11 +246,14 @@ class Flight:
         with contextlib.suppress(IndexError):
             while True:
                 taken.append(batch.tasks.pop())
-        if taken:
-            gone = set(taken)
+        return self._give_back(batch, taken[::-1])
+
+    def _give_back(self, batch: Batch, tasks: list[Task]) -> int:
+        if tasks:
+            gone = set(tasks)
             batch.claimed = [task for task in batch.claimed if task not in gone]
-            self.unstarted.append((batch.token, taken[::-1]))
-        return len(taken)
+            self.unstarted.append((batch.token, tasks))
+        return len(tasks)
 
     def _collect(self, batch: Batch) -> None:
         """Take the outcomes that have come in."""

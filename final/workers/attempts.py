@@ -63,8 +63,11 @@ class Runner:
         """
         return attempt(self._handler, task, self._max_result, self._wait_for)
 
-    def go_on(self, batch: Batch) -> Ending:
-        """The batch has come back: what has become of the attempt? It may be LATER again."""
+    def go_on(self, batch: Batch) -> Ending | None:
+        """The batch has come back: what has become of the attempt? It may be LATER again.
+
+        None: it was taken back before its handler began.
+        """
         raise NotImplementedError
 
     def leave(self) -> None:

@@ -29,6 +29,7 @@ class Batch:
     late: the job whose attempt has had its time, and may still clean up.
     told: the job that was told to stop. stop: what wakes or ends its handler, where there is
         a way. on_loop: whether a coroutine is waited for, so that this frees the worker.
+    withdraw: takes the running job back where its coroutine has not begun; None: it has.
     awaited: what that is, where no thread waits for it; then the batch comes back to its pool.
     pool, worker: whose it is, and the thread that had it last.
     said: the job of it that has said last how far it is, and what.
@@ -52,6 +53,7 @@ class Batch:
         "tasks",
         "token",
         "told",
+        "withdraw",
         "worker",
     )
 
@@ -69,6 +71,7 @@ class Batch:
         self.late: Task | None = None
         self.told: Task | None = None
         self.on_loop = False
+        self.withdraw: Callable[[], Task | None] = _has_begun
         self.awaited: object = None
         self.pool: Pool | None = None
         self.worker: threading.Thread | None = None
@@ -85,6 +88,10 @@ class Batch:
 
     def is_seized(self) -> bool:
         return self._seized.locked()
+
+
+def _has_begun() -> None:
+    """As every handler has, but for coroutines that wait for their loop."""
 
 
 class Pool(Protocol):

@@ -50,14 +50,16 @@ class CoroutineRunner(Runner):
         self._loops = loops
 
     def run(self, batch: Batch, task: Task) -> Ending:
-        return copy_context().run(self._follow, lambda: self._handler(job_of(task)))
+        return copy_context().run(self._follow, lambda: self._handler(job_of(task)), False)
 
-    def go_on(self, batch: Batch) -> Ending:
+    def go_on(self, batch: Batch) -> Ending | None:
         run, batch.awaited = batch.awaited, None
         assert isinstance(run, _Run), "its end has brought the batch here"
-        return run.context.run(self._follow, run.result)
+        if run.withdrawn:
+            return None
+        return run.context.run(self._follow, run.result, True)
 
-    def _follow(self, call: Callable[[], object]) -> Ending:
+    def _follow(self, call: Callable[[], object], has_begun: bool) -> Ending:
         """What comes of the call: an end, or LATER if what it returns is to be awaited.
 
         So may be what comes of that: ``async def f(job): return g(job)``.
@@ -65,7 +67,7 @@ class CoroutineRunner(Runner):
         try:
             value = call()
             if is_awaitable(value):
-                self._loops.begin(value, _come_back)
+                self._loops.begin(value, _come_back, has_begun)
                 return LATER
             value = finish(value, None)
         except BaseException as error:
@@ -118,10 +120,13 @@ class EventLoops:
         self.begin(awaitable, ended.put)
         return ended.get().result()
 
-    def begin(self, awaitable: object, on_end: Callable[[_Run], object]) -> None:
+    def begin(
+        self, awaitable: object, on_end: Callable[[_Run], object], has_begun: bool = True
+    ) -> None:
         """Let it begin, soon. For a worker, inside an attempt.
 
-        ``on_end`` is called once, in any thread, maybe before this returns.
+        ``on_end`` is called once, in any thread, maybe before this returns. ``has_begun``: the
+        handler, of which this goes on; else it begins with this, and can be withdrawn until then.
         """
         batch, task, told = enter_coroutine()
         run = _Run(awaitable, batch, on_end, self)
@@ -132,6 +137,8 @@ class EventLoops:
                 run.cancel()
 
         batch.stop, batch.on_loop = stop, True
+        if not has_begun:
+            batch.withdraw = lambda: task if run.withdraw() else None
         stop()  # it may have been told before it could be heard
         self._hand_over(run)
 
@@ -238,7 +245,8 @@ class _Run:
     """One awaitable on its way to its end. ``on_end`` gets it then: once, in any thread.
 
     context: that of its attempt. handed_to: the loop where it is to begin; loop: where it has
-    begun. told: to stop. heard: whether its loop has taken that in.
+    begun. told: to stop. heard: whether its loop has taken that in. withdrawn: its job was taken
+    back before it began.
     """
 
     __slots__ = (
@@ -256,6 +264,7 @@ class _Run:
         "heard",
         "loop",
         "told",
+        "withdrawn",
     )
 
     def __init__(
@@ -271,6 +280,7 @@ class _Run:
         self.loop: EventLoop | None = None
         self.told = False
         self.heard = False
+        self.withdrawn = False
         self._awaitable = awaitable
         self._on_end = on_end
         self._loops = loops
@@ -297,10 +307,15 @@ class _Run:
         if not self.call_off(asyncio.CancelledError()) and self.loop is not None:
             self.loop.call(self._hear)
 
-    def call_off(self, error: BaseException) -> bool:
+    def withdraw(self) -> bool:
+        """Take its job back before it begins; False if it has begun."""
+        return self.call_off(asyncio.CancelledError(), withdrawn=True)
+
+    def call_off(self, error: BaseException, withdrawn: bool = False) -> bool:
         """End it before it begins; False if it has begun."""
         if not self._claim.acquire(blocking=False):
             return False
+        self.withdrawn = withdrawn
         discard(self._awaitable)
         self.end(error)
         return True

@@ -204,7 +204,8 @@ class WorkerPool:
         ending = self._handlers.of(task.kind).go_on(batch)
         if ending is LATER:
             return False
-        batch.outcomes.append(self._outcome(batch, task, ending))
+        if ending is not None:  # else it was taken back
+            batch.outcomes.append(self._outcome(batch, task, ending))
         return True
 
     def _attempt(

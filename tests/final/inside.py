@@ -60,6 +60,12 @@ def dispatcher(queue: JobQueue) -> threading.Thread:
     return queue._thread
 
 
+def is_on_loop(queue: JobQueue, job_id: str) -> bool:
+    """Whether the coroutine of this job was handed to an event loop."""
+    batches = list(queue._dispatcher._flight.batches)
+    return any(each.on_loop and each.running and each.running.id == job_id for each in batches)
+
+
 def workers(queue: JobQueue) -> list[threading.Thread]:
     """Without those that were abandoned."""
     return list(queue._pool._threads)

@@ -744,6 +744,21 @@ class TestBlockingTheLoop:
         gate.open()
         assert blocked.wait("blocker", DEADLINE).result == "ran"
 
+    def test_after_a_pause_none_begins(
+        self, blocked: JobQueue, gate: Gate, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What was handed to the loop and has not begun there goes back, uncharged."""
+        monkeypatch.setattr("final.workers.coroutines.GRACE_SECONDS", DEADLINE)
+        blocked.enqueue(Job("mail"))
+        eventually(lambda: inside.is_on_loop(blocked, "mail"), "it is handed to the loop")
+        blocked.pause()
+        gate.open()
+        assert blocked.wait("blocker", DEADLINE).result == "ran"
+        assert blocked.status("mail") is Status.QUEUED
+        blocked.resume()
+        record = blocked.wait("mail", DEADLINE)
+        assert (record.result, record.attempts) == ("ran", 1)
+
     def test_the_blocker_is_left_behind_when_it_is_cancelled(self, blocked: JobQueue) -> None:
         assert blocked.cancel("blocker")
         assert blocked.wait("blocker", DEADLINE).status is Status.CANCELLED
