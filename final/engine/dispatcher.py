@@ -268,8 +268,7 @@ class Dispatcher:
         if given.paused - was_paused:
             flight.recall()  # what has not begun does not begin, and goes back in the next turn
         self._answer_producers(new, given)
-        for task in given.stop:
-            flight.tell(task)
+        flight.tell(given.stop)
         for tasks in given.claims:
             flight.hand_out(tasks, now)
         for order, answer in zip(orders, given.answers, strict=True):

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Protocol
 
 from final.engine.metrics import Running
@@ -126,12 +126,14 @@ class Flight:
             self.workers -= 1
             self.idle -= 1
 
-    def tell(self, task: Task) -> None:
-        """Tell the handler of a running job to stop. One that has not begun is not charged."""
-        for batch in self.batches:
-            if task.token == batch.token and task in batch.claimed:
-                self._take_unstarted(batch)
-                self._pool.tell(batch, task)
+    def tell(self, tasks: Collection[Task]) -> None:
+        """Tell handlers of running jobs to stop. What has not begun is not charged."""
+        told = set(tasks)
+        for batch in self.batches if told else ():
+            for task in [task for task in batch.claimed if task in told]:
+                if task.token == batch.token:
+                    self._take_unstarted(batch)
+                    self._pool.tell(batch, task)
 
     def recall(self, running: bool = False) -> int:
         """Take back what has not started. running: also what runs; nobody waits for it then.

@@ -37,6 +37,7 @@ from final.ledger.local import LocalLedger
 from final.ledger.matching import matching
 from final.ledger.sqlite import SqliteFile
 from final.options import Options
+from tests.final.engine import Engine
 from tests.final.helpers import options
 
 FEW, MANY = 30, 3_000
@@ -243,6 +244,19 @@ def test_a_look_for_many_passes_over_so_many_at_a_time(monkeypatch: pytest.Monke
     assert in_turns(ledger.ledger.look_ups, Filter(kind="rare"), order) == 1
     assert looked == [100, 100, 51]
     assert ordered == [1]
+
+
+def test_to_tell_many_handlers_takes_one_look_at_what_runs() -> None:
+    def tell(n: int) -> Callable[[], object]:
+        flight = Engine(workers=n).dispatcher._flight
+        tasks = [Task(f"job-{number}", "null", Priority.LOW, "plain") for number in range(n)]
+        for task in tasks:
+            flight.hand_out([task], 0.0)
+        return lambda: flight.tell(tasks)
+
+    steps_of(tell(FEW))
+    few, many = steps_of(tell(FEW)) / FEW, steps_of(tell(MANY)) / MANY
+    assert many <= 1.5 * few, f"{few} steps for each of {FEW}, {many} for each of {MANY}"
 
 
 def test_so_does_what_falls_due_at_one_time() -> None:
