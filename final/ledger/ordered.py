@@ -27,17 +27,17 @@ class Ordered:
         self.size = 0
         self._run: deque[Entry] = deque()  # those that came in order
         self._heap: list[Entry] = []  # the others
-        self._gone: set[Entry] = set()  # removed, and still in one of these
+        self._gone: set[Rank] = set()  # removed, and still in one of these
 
     def __iter__(self) -> Iterator[Task]:
         for entry in sorted([*self._run, *self._heap]):
-            if entry not in self._gone:
+            if entry[:2] not in self._gone:
                 yield entry[2]
 
     def add(self, task: Task, key: float | None = None) -> None:
         """key: where it is not the job's own."""
         entry = (task.key if key is None else key, task.seq, task)
-        if self._gone and entry in self._gone:
+        if self._gone and entry[:2] in self._gone:  # maybe of another Task for the same job
             self._clear_up()
         self.size += 1
         if not self._run or self._run[-1] < entry:
@@ -48,7 +48,7 @@ class Ordered:
     def remove(self, task: Task, key: float | None = None) -> None:
         """Take it out, wherever it stands; it is there, and came with this key."""
         self.size -= 1
-        self._gone.add((task.key if key is None else key, task.seq, task))
+        self._gone.add((task.key if key is None else key, task.seq))
         if len(self._gone) > 32 + self.size:  # more gone than there
             self._clear_up()
 
@@ -85,15 +85,15 @@ class Ordered:
     def _first(self) -> deque[Entry] | list[Entry]:
         """Where the first one stands in front."""
         run, heap, gone = self._run, self._heap, self._gone
-        while gone and run and run[0] in gone:
-            gone.discard(run.popleft())
-        while gone and heap and heap[0] in gone:
-            gone.discard(heappop(heap))
+        while gone and run and run[0][:2] in gone:
+            gone.discard(run.popleft()[:2])
+        while gone and heap and heap[0][:2] in gone:
+            gone.discard(heappop(heap)[:2])
         return run if not heap or (run and run[0] < heap[0]) else heap
 
     def _clear_up(self) -> None:
-        self._run = deque([entry for entry in self._run if entry not in self._gone])
-        self._heap = [entry for entry in self._heap if entry not in self._gone]
+        self._run = deque([entry for entry in self._run if entry[:2] not in self._gone])
+        self._heap = [entry for entry in self._heap if entry[:2] not in self._gone]
         heapify(self._heap)
         self._gone.clear()
 

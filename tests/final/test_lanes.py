@@ -264,6 +264,16 @@ class TestOrdered:
             if model:
                 assert ordered.head() is model[0]
 
+    def test_a_job_may_come_back_as_another_task(self) -> None:
+        """Read from the file anew, to stand where it stood."""
+        ordered = Ordered()
+        gone, new = task("x"), task("x")
+        gone.seq = gone.key = new.seq = new.key = 1
+        ordered.add(gone)
+        ordered.remove(gone)
+        ordered.add(new)
+        assert [*ordered] == [ordered.head()] == [ordered.pop()] == [new]
+
     def test_what_was_removed_does_not_pile_up(self) -> None:
         """A queue may schedule and cancel a million jobs, and never run one."""
         ordered, last = Ordered(), task("stays")
