@@ -189,6 +189,8 @@ class Dispatcher:
                     self._flight.hand_in(message.batch)
                 case Withdraw():
                     self._withdrawn.append(message)
+                    if message.gone and isinstance(message.request, Enqueue):
+                        self._producers.leave(message.request)  # so none of its jobs comes in
                 case Order():
                     self._orders.append(message)
                 case Wait():

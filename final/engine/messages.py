@@ -180,7 +180,8 @@ class Close(Request[bool]):
 class Withdraw(NamedTuple):
     """The sender of this request has waited long enough. It still gets an answer.
 
-    gone: there is no sender any more, so that nothing more of it comes in.
+    gone: there is no sender any more. Of an Enqueue nothing more comes in, nor by this turn: a
+    ``map`` that stops cancels its jobs, and a turn carries out orders before it accepts any.
     """
 
     request: Request[Any]

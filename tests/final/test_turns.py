@@ -363,6 +363,27 @@ class TestFirstComeFirstServed:
             impatient.result()
         assert held.work_off() == ["held", "a", "b", "d"]
 
+    @pytest.mark.parametrize("turns", [0, 1])
+    def test_of_a_sender_who_is_gone_nothing_more_comes_in(self, turns: int) -> None:
+        """Nor by this turn: a ``map`` that stops cancels what is in, and would miss these."""
+        engine = Engine(capacity=3_000)
+        request, others = jobs(*map(str, range(2_001))), jobs("other")
+        engine.turn(*[request][:turns])
+        before = engine.metrics().accepted
+        engine.turn(*[request][turns:], Withdraw(request, gone=True), others)
+        assert engine.metrics().accepted == before + 1
+        assert (0 < before < 2_001) == bool(turns)
+        assert others.result() == ["other"]
+
+    def test_nor_does_anything_stay_of_one_who_was_out_of_time_and_is_gone(
+        self, engine: Engine
+    ) -> None:
+        request = jobs(*map(str, range(1_001)))
+        engine.turn(request, Withdraw(request), Withdraw(request, gone=True))
+        engine.turn()
+        assert request.answered
+        assert (engine.metrics().accepted, engine.dispatcher._withdrawn) == (0, [])
+
     def test_no_time_to_wait_is_enough_where_there_is_room(self, held: Engine) -> None:
         fits, does_not = jobs("a", "b"), jobs("c")
         held.turn(fits, does_not, Withdraw(fits), Withdraw(does_not))
