@@ -406,10 +406,10 @@ class LocalLedger:
 
     def _load_payloads(self) -> None:
         if unloaded := [t for batch in self._given.claims for t in batch if t.payload is None]:
+            self._metas.load(unloaded)  # first: who has a payload is not asked about again
             payloads = self._file.payloads(unloaded)
             for task in unloaded:
                 task.payload = payloads[task.seq]
-            self._metas.load(unloaded)
 
     # ---- what only several processes have, and what is asked by the dispatcher ----------------
 

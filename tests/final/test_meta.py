@@ -13,7 +13,9 @@ import pytest
 
 from final import Job, JobQueue, Status, Unique
 from final.beyond.meta import NO_META, Meta
+from final.ledger.features import metas
 from tests.final import process_handlers
+from tests.final.engine import Engine, jobs
 from tests.final.helpers import AT_ONCE, NOT_TODAY, HeldUp, OpenQueue, eventually, nothing, reaches
 from tests.helpers import DEADLINE, Gate, Journal
 
@@ -146,6 +148,22 @@ class TestForTheHandler:
         queue.join(DEADLINE)
         assert started.entries == ["holder", "a", "b", "c"]
         assert [queue.get(job_id).meta for job_id in "abc"] == [WEB_7, {}, {"user": "8"}]
+
+    def test_if_it_could_not_be_read_at_first(
+        self, path: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The payload had been: so the job was handed out without its meta."""
+        engine, request = Engine(path), jobs("holder", "x")
+        request.tasks[1].meta = Meta(WEB_7)
+        engine.turn(request)
+        engine.crash()
+        engine = Engine(path, workers=2)
+        with monkeypatch.context() as broken:
+            broken.setattr(metas, "LOAD", "SELECT what the disk does not give")
+            engine.turn()
+        assert not engine.batches
+        engine.settle()
+        assert [task.meta for batch in engine.batches for task in batch.claimed] == [{}, WEB_7]
 
 
 class TestToBeFoundBy:
