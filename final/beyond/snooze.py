@@ -22,8 +22,8 @@ class Again(NamedTuple):
     by_clock: bool
 
     def due_at(self, wall: float) -> float:
-        """In Unix seconds; ``wall`` is now."""
-        return self.seconds if self.by_clock else wall + self.seconds
+        """In Unix seconds; ``wall`` is now, and the earliest: it is not ready while it runs."""
+        return max(wall, self.seconds) if self.by_clock else wall + self.seconds
 
 
 class Snooze(Exception):

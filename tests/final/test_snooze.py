@@ -73,6 +73,13 @@ def test_it_runs_again_then_and_is_charged_nothing(
     assert time.monotonic() - began >= seconds * 0.99
 
 
+def test_until_a_moment_that_has_passed_it_has_not_waited(open_queue: OpenQueue) -> None:
+    """It is ready from now on: not since that moment, when it may not have been there at all."""
+    queue = open_queue(Sleeper(lambda: datetime.now(UTC) - timedelta(days=1)))
+    queue.wait(queue.enqueue(Job()), DEADLINE)
+    assert queue.metrics().waits.total < A_DAY / 2
+
+
 def test_meanwhile_it_is_scheduled_and_no_failure(
     open_queue: OpenQueue, caplog: pytest.LogCaptureFixture
 ) -> None:
