@@ -49,6 +49,9 @@ class DuplicateJob(EnqueueError, ValueError):
         )
         self.ids = list(ids)
 
+    def __reduce__(self) -> tuple[object, ...]:  # else it would be made of its message
+        return type(self), (self.ids,), self.__dict__
+
 
 class StorageError(EnqueueError, OSError):
     """The file could not be opened, read or written; the message says which and what to do."""
@@ -60,6 +63,9 @@ class JobFailed(JobQueueError):
     def __init__(self, record: JobRecord) -> None:
         super().__init__(f"Job {record.id} is {record.status}: {record.error or 'no result'}")
         self.record = record
+
+    def __reduce__(self) -> tuple[object, ...]:  # else it would be made of its message
+        return type(self), (self.record,), self.__dict__
 
 
 class PermanentFailure(Exception):
@@ -101,3 +107,6 @@ class PeriodicExists(JobQueueError, ValueError):
             "another name."
         )
         self.name = name
+
+    def __reduce__(self) -> tuple[object, ...]:  # else it would be made of its message
+        return type(self), (self.name,), self.__dict__

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 import time
 from dataclasses import replace
@@ -10,7 +11,20 @@ from typing import Any
 
 import pytest
 
-from final import Job, JobQueue, JobQueueError, JobRecord, Priority, Status, UnknownJob
+from final import (
+    DuplicateJob,
+    Job,
+    JobFailed,
+    JobQueue,
+    JobQueueError,
+    JobRecord,
+    PeriodicExists,
+    Priority,
+    QueueFull,
+    Status,
+    UnknownJob,
+    UnknownPeriodic,
+)
 from tests.final import inside
 from tests.final.helpers import (
     AT_ONCE,
@@ -110,6 +124,20 @@ class TestUnknownIds:
     def test_it_is_a_key_error_and_an_error_of_this_package(self) -> None:
         assert issubclass(UnknownJob, KeyError)
         assert issubclass(UnknownJob, JobQueueError)
+
+    def test_like_each_error_of_this_package_it_can_be_sent_to_another_process(
+        self, open_queue: OpenQueue
+    ) -> None:
+        """As what a ProcessPoolExecutor runs raises is: where it could not, the pool broke."""
+        queue = open_queue(nothing)
+        record = queue.wait(queue.enqueue(Job(meta={"user": "7"})), DEADLINE)
+        for error in (
+            *(UnknownJob("x", ["y"]), DuplicateJob(["x"], ["y"]), QueueFull("no room", ["y"])),
+            *(JobFailed(record), UnknownPeriodic("nightly"), PeriodicExists("nightly")),
+        ):
+            error.add_note("while importing")
+            sent = pickle.loads(pickle.dumps(error))
+            assert (type(sent), str(sent), vars(sent)) == (type(error), str(error), vars(error))
 
     @pytest.mark.parametrize("job_id", [5, None, b"5"], ids=repr)
     @pytest.mark.parametrize("method", ["status", "get", "wait", "retry"])
