@@ -102,7 +102,7 @@ class Waits:
 
         A job waits for those that its handler waits for, and for those that it comes after.
         """
-        if wait.sender is None:
+        if wait.sender not in self._batches:  # from outside, or of another queue with such ids
             return False
         reached, inside = {wait.job_id}, self._from_handlers()
         more = reached

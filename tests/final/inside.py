@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -26,7 +26,7 @@ def cost(queue: JobQueue, kind: str = "default") -> float:
     return queue._dispatcher._flight.cost[kind]
 
 
-def watched(queue: JobQueue) -> Collection[str]:
+def watched(queue: JobQueue) -> Mapping[str, Collection[object]]:
     """The jobs that somebody waits for, with ``wait`` or ``map``."""
     return queue._dispatcher._waits._by_id
 

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from final import Job, JobQueue, QueueClosed, Status
-from tests.final.helpers import OpenQueue, completes
+from tests.final import inside
+from tests.final.helpers import OpenQueue, completes, eventually
 from tests.helpers import DEADLINE, Background, Gate, Journal
 
 Waits = Callable[[JobQueue, Job], object]
@@ -242,3 +243,24 @@ def test_another_queue_is_none_of_its_business(open_queue: OpenQueue) -> None:
         return other.wait(child, DEADLINE).result
 
     assert Parents(open_queue, wait, "thread", workers=1).end_of("x")[0] is Status.COMPLETED
+
+
+def test_nor_are_its_jobs_of_the_same_name(open_queue: OpenQueue, gate: Gate) -> None:
+    """An order has one number, in whichever queue: it would not be waited for by itself."""
+    started = Journal()
+
+    def handler(job: Job) -> object:
+        started.write(job.id)
+        gate.wait()
+        return "packed"
+
+    other = open_queue(handler, workers=1)
+    queue = open_queue(lambda job: other.wait(job.id).result, workers=1, max_retries=0)
+    other.enqueue(Job("order-7"))
+    started.wait_for("order-7")
+    queue.enqueue(Job("order-7"))
+    eventually(
+        lambda: "order-7" in inside.watched(other) or queue.status("order-7").ended, "it to wait"
+    )
+    gate.open()
+    assert queue.wait("order-7", DEADLINE).result == "packed"
