@@ -21,7 +21,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from contextvars import copy_context
+from contextvars import ContextVar, copy_context
 from typing import Any
 
 from final.beyond.kinds import Kind, Policies
@@ -82,7 +82,8 @@ class InlineQueue(JobQueue):
 
     ``enqueue`` accepts, and runs nothing. ``drain`` runs what is due. What waits for something
     (``wait``, ``join``, ``map``, ``enqueue`` into a full lane) runs jobs until it has come about,
-    and raises TimeoutError or QueueFull as soon as no job is due that could help: it never sleeps.
+    and raises TimeoutError or QueueFull as soon as no job is due that could help: it never sleeps,
+    but where another thread (a task of ``AsyncJobQueue.of``) runs a job, until that has ended.
     A handler that waits runs others inside of itself, as many as there are ``workers``. Leaving
     the ``with`` block runs nothing: what is left is gone. ``close()`` drains, as ever.
 
@@ -204,8 +205,10 @@ class InlineQueue(JobQueue):
     def _await(self, request: Request[Answer], timeout: float | None) -> Answer:
         """Instead of waiting, run jobs until the answer is there, or none is due."""
         self._turn()
-        while not request.answered and timeout != 0 and self._run_next():
-            pass
+        while not request.answered and timeout != 0:
+            ended = self._here.ended
+            if not self._run_next() and not self._here.wait_for_another(ended, timeout):
+                break
         if not request.answered:
             self._dispatcher.inbox.put(Withdraw(request))
             self._turn()
@@ -327,13 +330,22 @@ class _Dispatcher(Dispatcher):
         self.claims = before
 
 
+# The batches that the caller is inside of: of its handler, and of those that wait for that.
+_inside: ContextVar[tuple[Batch, ...]] = ContextVar("final.testing.inside", default=())
+
+
 class _Here(WorkerPool):
     """The calling thread, as the only worker."""
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self._claimed: deque[Batch] = deque()
+        # Guards the next three, where several threads use the queue: what runs, what of that waits
+        # for the end of another job, and how many have ended.
+        self._changed = threading.Condition()
         self._out: set[Batch] = set()
+        self._stuck: set[Batch] = set()
+        self.ended = 0
 
     def deliver(self, batch: Batch) -> None:
         self._claimed.append(batch)
@@ -348,14 +360,39 @@ class _Here(WorkerPool):
     def take(self) -> Batch | None:
         """What was claimed, if anything was."""
         try:
-            return self._claimed.popleft()
+            batch = self._claimed.popleft()
         except IndexError:
             return None
+        with self._changed:
+            self._out.add(batch)
+        return batch
 
     def run(self, batch: Batch) -> None:
-        self._out.add(batch)
-        self._work_off(batch)
-        self._out.discard(batch)
+        _inside.set((*_inside.get(), batch))
+        try:
+            self._work_off(batch)
+        finally:
+            with self._changed:
+                self._out.discard(batch)
+                self.ended += 1
+                self._changed.notify_all()
+
+    def wait_for_another(self, ended: int, timeout: float | None) -> bool:
+        """Until more have ended, in other threads; False if none runs there that could.
+
+        Where all handlers that run wait so, none could: they are told, and who waits for them is
+        not, since they end by that.
+        """
+        mine = set(_inside.get())
+        with self._changed:
+            self._stuck |= mine
+            self._changed.notify_all()
+            hopeless = self._stuck if mine else mine
+            self._changed.wait_for(
+                lambda: self.ended != ended or self._out - mine <= hopeless, timeout
+            )
+            self._stuck -= mine
+            return self.ended != ended
 
     def obeys(self, batch: Batch, task: Task) -> bool:
         """It returns in the end: nobody goes on before."""
@@ -481,4 +518,8 @@ class _Later(Courier[News]):
 
     def deliver(self) -> None:
         while self._waiting:
-            self._deliver(self._waiting.popleft())
+            try:
+                news = self._waiting.popleft()
+            except IndexError:
+                return  # another thread has it
+            self._hand_over(news)

@@ -63,8 +63,11 @@ class Courier(Generic[News]):
     def _run(self) -> None:
         while (news := self._sent.get()) is not None:
             for one in news:
-                try:
-                    self._deliver(one)
-                except BaseException:
-                    with contextlib.suppress(BaseException):  # there is nobody else to tell
-                        traceback.print_exc()
+                self._hand_over(one)
+
+    def _hand_over(self, one: News) -> None:
+        try:
+            self._deliver(one)
+        except BaseException:
+            with contextlib.suppress(BaseException):  # there is nobody else to tell
+                traceback.print_exc()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import subprocess
 import sys
 import threading
@@ -29,8 +30,9 @@ from final import (
     current_job,
 )
 from final.testing import InlineQueue, assert_enqueued, enqueued
-from tests.final.helpers import AT_ONCE, ROOT, nothing
-from tests.helpers import Background
+from tests.final import inside
+from tests.final.helpers import AT_ONCE, ROOT, eventually, nothing
+from tests.helpers import Background, Gate, Journal
 
 HOUR = 3600.0
 
@@ -422,6 +424,71 @@ class TestTheEnd:
         for producer in producers:
             producer.result()
         assert len(queue.drain()) == 400
+
+    def test_who_waits_for_what_another_thread_runs_waits(self) -> None:
+        """It had been told that nothing is left to run."""
+        started, gate = Journal(), Gate()
+
+        def handler(job: Job) -> None:
+            started.write(job.id)
+            gate.wait()
+
+        with InlineQueue(handler) as queue:
+            queue.enqueue(Job("x"))
+            first = Background(queue.wait, "x")
+            started.wait_for("x")
+            second = Background(queue.wait, "x")
+            eventually(lambda: len(inside.watched(queue).get("x", ())) == 2, "both to wait")
+            gate.open()
+            for waiting in (first, second):
+                assert waiting.result().status is Status.COMPLETED
+
+    def test_tasks_that_each_wait_for_a_job_all_get_theirs(self) -> None:
+        async def handler(job: Job) -> object:
+            await asyncio.sleep(0.001)
+            if job.payload != "all":
+                return job.payload
+            children = [queue.enqueue(Job(payload=n)) for n in range(5)]
+            return [r.result for r in await asyncio.gather(*map(face.wait, children))]
+
+        async def ask() -> object:
+            ids = [await face.enqueue(Job(payload="all")) for _ in range(2)]
+            return [r.result for r in await asyncio.gather(*map(face.wait, ids))]
+
+        for _ in range(10):
+            with InlineQueue(handler, workers=4) as queue:
+                face = AsyncJobQueue.of(queue)
+                assert asyncio.run(ask()) == [[0, 1, 2, 3, 4]] * 2
+
+    def test_handlers_that_wait_in_vain_are_told_and_who_waits_for_them_is_not(self) -> None:
+        async def handler(job: Job) -> None:
+            await face.wait("never")
+
+        async def ask() -> list[Status]:
+            return [r.status for r in await asyncio.gather(*map(face.wait, "abc"))]
+
+        with InlineQueue(handler, max_retries=0) as queue:
+            face = AsyncJobQueue.of(queue)
+            queue.enqueue_many([Job("never", run_at=HOUR), Job("a"), Job("b"), Job("c")])
+            assert asyncio.run(ask()) == [Status.FAILED] * 3
+
+    def test_a_log_handler_that_raises_ends_nothing(
+        self, handler: Here, capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest
+    ) -> None:
+        """As in a JobQueue."""
+
+        class Broken(logging.Handler):
+            def emit(self, record: logging.LogRecord) -> None:
+                raise OSError("the log is full")
+
+        broken, log = Broken(), logging.getLogger("final")
+        log.addHandler(broken)
+        request.addfinalizer(lambda: log.removeHandler(broken))
+        with InlineQueue(handler, max_retries=0) as queue:
+            queue.enqueue(Job(payload="bad"))
+            assert [record.status for record in queue.drain()] == [Status.FAILED]
+            queue.enqueue(Job(run_at=HOUR))
+        assert capsys.readouterr().err.count("OSError: the log is full") == 2
 
 
 class TestOptions:
