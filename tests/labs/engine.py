@@ -1044,10 +1044,10 @@ class Engine:
         require(abs(delay - longest) < 1e-6, f"{job_id} waits {delay:g} s, not {longest:g} s.")
 
     def _check_snooze(self, job_id: str, again: Again, due_at: float, wall: float) -> None:
-        waits = due_at if again.by_clock else due_at - wall
+        expected = max(again.seconds, wall) if again.by_clock else wall + again.seconds
         require(
-            abs(waits - again.seconds) < 1e-6,
-            f"{job_id} was put off until {waits:g}, not {again.seconds:g}.",
+            abs(due_at - expected) < 1e-6,
+            f"{job_id} was put off until {due_at:g}, not {expected:g}.",
         )
 
     def _check_line(self, task: Task) -> None:
