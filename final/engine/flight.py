@@ -209,12 +209,16 @@ class Flight:
             batch.overdue_at = math.inf
 
     def _check_time(self, batch: Batch, now: float) -> None:
-        """End the attempt that is running, if its time is up."""
+        """End the attempt that is running, if its time is up.
+
+        After that it may clean up; a thread that still does after as long again is given up.
+        """
         task, started = batch.running, batch.started
-        batch.check_at = now + self._shortest(batch.claimed)
-        if task is None or task is batch.late:
-            return  # none has started yet, or this one has had its end and cleans up
-        due = started + self._timeout_of(task)
+        batch.check_at = now + self._shortest([*batch.claimed, task] if task else batch.claimed)
+        if task is None:
+            return  # none has started yet
+        has_ended = task is batch.late
+        due = started + self._timeout_of(task) * (2 if has_ended else 1)
         if due > now:  # it has started later than it was handed out
             batch.check_at = min(due, batch.check_at)
             return
@@ -223,11 +227,8 @@ class Flight:
             self._pool.tell(batch, task)
         elif not self._replace_worker(batch, task):
             return  # until the report comes, or the next look at it
-        batch.late = task
-        batch.claimed = [other for other in batch.claimed if other is not task]
-        late = Outcome(task, now - started, waited=started - task.queued_at)
-        self._time_out(late)
-        self.outcomes.setdefault((batch.token, True), []).append(late)
+        if not has_ended:
+            self._end_late(batch, task, started, now)
         if not obeys:
             self.hand_in(batch)
 
@@ -235,10 +236,18 @@ class Flight:
         """Give up the thread that is on this job, and its batch; False if that cannot be."""
         self._take_unstarted(batch)  # or the worker could turn to the next of them meanwhile
         self._collect(batch)
-        if task not in batch.claimed:
+        if batch.running is not task or not (task is batch.late or task in batch.claimed):
             return False  # it has just ended
         self._pool.tell(batch, task)
         return self._pool.replace(batch)
+
+    def _end_late(self, batch: Batch, task: Task, started: float, now: float) -> None:
+        """Its attempt has failed, whatever still comes of it."""
+        batch.late = task
+        batch.claimed = [other for other in batch.claimed if other is not task]
+        late = Outcome(task, now - started, waited=started - task.queued_at)
+        self._time_out(late)
+        self.outcomes.setdefault((batch.token, True), []).append(late)
 
     # ---- taking back -----------------------------------------------------------------------
 

@@ -207,6 +207,27 @@ class TestTimeOuts:
         assert completes(queue, Job(timeout=DEADLINE))
         over.set()
 
+    def test_nor_does_one_that_hangs_when_it_cleans_up_behind_one(
+        self, open_queue: OpenQueue, gate: Gate
+    ) -> None:
+        """A rollback, say, on a connection where nobody answers."""
+
+        def cleans_up(job: Job, call_next: CallNext) -> object:
+            try:
+                return call_next(job)
+            finally:
+                if job.timeout:
+                    gate.wait()
+
+        async def handler(job: Job) -> None:
+            if job.timeout:
+                await asyncio.sleep(10 * DEADLINE)
+
+        queue = open_queue(handler, workers=1, max_retries=0, middleware=[cleans_up])
+        queue.enqueue_many([Job("late", timeout=0.1), Job("next")])
+        assert queue.wait("late", DEADLINE).status is Status.FAILED
+        assert queue.wait("next", DEADLINE).status is Status.COMPLETED
+
 
 class TestWhatIsNone:
     @pytest.mark.parametrize(
