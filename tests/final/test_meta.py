@@ -149,22 +149,6 @@ class TestForTheHandler:
         assert started.entries == ["holder", "a", "b", "c"]
         assert [queue.get(job_id).meta for job_id in "abc"] == [WEB_7, {}, {"user": "8"}]
 
-    def test_if_it_could_not_be_read_at_first(
-        self, path: str, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """The payload had been: so the job was handed out without its meta."""
-        engine, request = Engine(path), jobs("holder", "x")
-        request.tasks[1].meta = Meta(WEB_7)
-        engine.turn(request)
-        engine.crash()
-        engine = Engine(path, workers=2)
-        with monkeypatch.context() as broken:
-            broken.setattr(metas, "LOAD", "SELECT what the disk does not give")
-            engine.turn()
-        assert not engine.batches
-        engine.settle()
-        assert [task.meta for batch in engine.batches for task in batch.claimed] == [{}, WEB_7]
-
 
 class TestToBeFoundBy:
     @pytest.fixture
@@ -280,6 +264,23 @@ def test_in_a_file_no_row_is_left(open_queue: OpenQueue, path: str) -> None:
     with sqlite3.connect(path) as connection:
         assert connection.execute("SELECT count(*) FROM meta").fetchone() == (0,)
     connection.close()
+
+
+def test_in_a_file_that_could_not_be_read_at_first(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The payload had been: so the job was handed out without its meta."""
+    engine, request = Engine(path), jobs("holder", "x")
+    request.tasks[1].meta = Meta(WEB_7)
+    engine.turn(request)
+    engine.crash()
+    engine = Engine(path, workers=2)
+    with monkeypatch.context() as broken:
+        broken.setattr(metas, "LOAD", "SELECT what the disk does not give")
+        engine.turn()
+    assert not engine.batches
+    engine.settle()
+    assert [task.meta for batch in engine.batches for task in batch.claimed] == [{}, WEB_7]
 
 
 def test_jobs_without_meta_cost_no_statement(

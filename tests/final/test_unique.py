@@ -291,23 +291,6 @@ class TestReplace:
         assert queue.wait("first", DEADLINE).result == 2
         queue.join(DEADLINE)
 
-    def test_also_if_the_disk_was_full_the_first_time(self, path: str) -> None:
-        """Then it left its lane again, and comes back there as another Task for the same job."""
-        engine = Engine(path)
-        first = jobs("page")
-        first.tasks[0].kind, first.tasks[0].unique = "old", Unique("page")
-        engine.turn(jobs("holder"))
-        engine.turn(first, jobs("other"))
-        engine.crash()
-        engine = Engine(path, handles=lambda kind: kind != "old")
-        engine.turn()
-        for engine.file.failures in (1, 0):
-            new = jobs("new")
-            new.tasks[0].unique = Unique("page", then="replace")
-            engine.turn(new, later=1.0)
-        assert new.result() == ["page"]
-        assert engine.waiting() == ["other", "page"]
-
 
 class TestDebounce:
     def test_each_new_one_puts_it_off_but_not_for_ever(self, open_queue: OpenQueue) -> None:
@@ -535,6 +518,24 @@ def test_a_key_that_is_held_for_a_time_outlives_its_job(open_queue: OpenQueue, p
 
     eventually(lambda: rows() == [("day",)], "the others to be gone")
     assert queue.enqueue(Job(unique=Unique("day"))) == "day"
+
+
+def test_one_may_be_replaced_though_the_disk_was_full_the_first_time(path: str) -> None:
+    """Nobody handled its kind: it left its lane again, and comes back there as another Task."""
+    engine = Engine(path)
+    first = jobs("page")
+    first.tasks[0].kind, first.tasks[0].unique = "old", Unique("page")
+    engine.turn(jobs("holder"))
+    engine.turn(first, jobs("other"))
+    engine.crash()
+    engine = Engine(path, handles=lambda kind: kind != "old")
+    engine.turn()
+    for engine.file.failures in (1, 0):
+        new = jobs("new")
+        new.tasks[0].unique = Unique("page", then="replace")
+        engine.turn(new, later=1.0)
+    assert new.result() == ["page"]
+    assert engine.waiting() == ["other", "page"]
 
 
 class TestBadKeys:
