@@ -6,7 +6,7 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from typing import Any
 
@@ -27,6 +27,7 @@ from final import (
     UnknownJob,
     current_job,
 )
+from final.ledger.postgres import housekeeping
 from final.ledger.postgres.address import parse
 from final.ledger.postgres.ledger import PostgresLedger
 from final.ledger.postgres.notices import Notices
@@ -58,6 +59,13 @@ def becomes(condition: Callable[[], object]) -> None:
     while not condition():
         assert time.monotonic() < until
         pause.wait(0.02)
+
+
+def poll_again(queues: Sequence[JobQueue]) -> None:
+    polls = [ledger(queue)._housekeeping.poll_at for queue in queues]
+    becomes(
+        lambda: all(ledger(q)._housekeeping.poll_at > p for q, p in zip(queues, polls, strict=True))
+    )
 
 
 # ---- who waits for what others do
@@ -208,10 +216,7 @@ def test_a_burst_is_one_for_all_when_all_begin_at_once(open_queue: OpenQueue) ->
     for producer in [Background(bring, queue) for queue in queues]:
         producer.result()
     started.wait_for_count(3)
-    polls = [ledger(queue)._housekeeping.poll_at for queue in queues]
-    becomes(
-        lambda: all(ledger(q)._housekeeping.poll_at > p for q, p in zip(queues, polls, strict=True))
-    )
+    poll_again(queues)
     assert len(started.entries) == 3
 
 
@@ -445,6 +450,56 @@ def test_the_history_is_bounded_and_counts_stay(open_queue: OpenQueue) -> None:
     ledger(queue)._housekeeping._count_ended_at = 0.0
     becomes(lambda: len(queue.jobs(limit=100)) == 5)
     assert queue._ledger.look_ups.counts()[_medium(), Status.COMPLETED] == 40
+
+
+def ended_before(address: str, number: int) -> None:
+    """So many jobs, by somebody else."""
+    sql(
+        address,
+        """INSERT INTO jobqueue.job
+            (place, id, kind, lane, size, status, attempts, payload, ended_at)
+        SELECT number, number, 'default', 1, 4, 'completed', 1, 'null', clock_timestamp()
+        FROM generate_series(1, %s) AS number""",
+        number,
+    )
+
+
+def test_what_one_process_has_pruned_the_others_do_not_prune_once_more(
+    open_queue: OpenQueue, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(housekeeping, "AT_ONCE", 10)
+    monkeypatch.setattr(housekeeping, "PRUNED_AT_ONCE", 10)
+    monkeypatch.setattr(housekeeping, "COUNTED_AT_ONCE", 25)  # in the midst of a count, too
+    open_queue(None, workers=0).close()  # makes the tables
+    ended_before(address, 100)
+    queues = [open_queue(history=50) for _ in range(3)]
+    becomes(lambda: len(queues[0].jobs(limit=100)) <= 50)
+    for _ in range(4):
+        poll_again(queues)
+    assert len(queues[0].jobs(limit=100)) == 50
+
+
+def test_jobs_that_take_long_to_delete_are_let_go_of_a_few_at_a_time(
+    open_queue: OpenQueue, address: str
+) -> None:
+    """As large ones do: whoever gets no answer for a third of the lease is broken off."""
+    open_queue(None, workers=0).close()  # makes the tables
+    ended_before(address, 100)
+    sql(
+        address,
+        """CREATE FUNCTION jobqueue.linger() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN PERFORM pg_sleep(0.01); RETURN OLD; END $$""",
+    )
+    sql(
+        address,
+        """CREATE TRIGGER linger BEFORE DELETE ON jobqueue.job FOR EACH ROW
+        EXECUTE FUNCTION jobqueue.linger()""",
+    )
+    queue = open_queue(history=1000)
+    assert len(queue.jobs(limit=200)) == 100
+    # From now on somebody looks whether an answer comes.
+    ledger(queue)._housekeeping._history = 10
+    becomes(lambda: len(queue.jobs(limit=200)) == 10)
 
 
 def _medium() -> Any:

@@ -13,6 +13,7 @@ import time
 
 from psycopg import errors
 
+from final.ledger.base import AT_ONCE
 from final.ledger.postgres import statements as sql
 from final.ledger.postgres.dependencies import Dependencies
 from final.ledger.postgres.lease import Lease
@@ -20,7 +21,9 @@ from final.ledger.postgres.memory import Memory
 from final.ledger.postgres.session import Session
 
 POLL_SECONDS = 0.5
+COUNTED_AT_ONCE = 20_000
 PRUNED_AT_ONCE = 5_000
+QUICK_SECONDS = 0.1  # for as many as were pruned at once: then they may be twice as many
 
 
 class Housekeeping:
@@ -43,7 +46,9 @@ class Housekeeping:
         self.was_told_to_stop = False  # by another process; any thread may set it
         self._look_back_at = 0.0
         self._count_ended_at = 0.0
-        self._ended = 0  # as counted the last time, and pruned since then
+        self._ended = 0  # so far, those that are forgotten included; as counted the last time
+        self._counting = self._counted_to = 0  # of a count under way
+        self._prune_at_once = AT_ONCE
         self._pruned_to = 0
 
     def look_around(self) -> None:
@@ -94,18 +99,39 @@ class Housekeeping:
 
     def _prune(self) -> None:
         """Of the ended jobs beyond the history the oldest go; one process at a time does it."""
-        began = time.monotonic()
         with self._session.transaction():
             if self._session.one(sql.PRUNER, (self._lease.table,)) != (True,):
                 return
-            if began >= self._count_ended_at:
-                (self._ended,) = self._session.one(sql.ENDED_COUNT)
-                self._pruned_to = 0
-                self._count_ended_at = began + max(5.0, 50 * (time.monotonic() - began))
-            excess = min(PRUNED_AT_ONCE, self._ended - self._history)
+            (forgotten,) = self._session.one(sql.FORGOTTEN)  # by any process
+            if time.monotonic() >= self._count_ended_at:
+                self._count_ended(forgotten)
+            excess = min(self._prune_at_once, self._ended - forgotten - self._history)
             if excess > 0:
-                gone = self._session.ask(sql.PRUNE, (self._pruned_to, excess)).fetchall()
-                self._ended -= len(gone)
-                # Dead entries before it are not passed over again until it is counted again.
-                self._pruned_to = max((seq for (seq,) in gone), default=0)
+                self._let_go(excess)
             self._session.ask(sql.EXPIRED_KEYS, (PRUNED_AT_ONCE,))
+
+    def _count_ended(self, forgotten: int) -> None:
+        """A part at a time: of millions of rows one statement would take too long."""
+        began, begins = time.monotonic(), self._counted_to == 0
+        self._count_ended_at = began + 60  # should it be broken off
+        if begins:
+            self._counting = forgotten
+        values = (self._counted_to, COUNTED_AT_ONCE)
+        rows, ended, self._counted_to = self._session.one(sql.COUNT_ENDED, values)
+        self._counting += ended
+        took = time.monotonic() - began
+        if begins and took < QUICK_SECONDS:  # else dead entries, which are not passed over again
+            self._pruned_to = 0
+        is_through = rows < COUNTED_AT_ONCE
+        if is_through:
+            self._ended, self._counted_to = self._counting, 0
+        self._count_ended_at = began + max(5.0 if is_through else 0.0, 50 * took)
+
+    def _let_go(self, number: int) -> None:
+        """Fewer at a time where they are large: what takes too long is broken off."""
+        began, at_once = time.monotonic(), self._prune_at_once
+        self._prune_at_once = max(1, number // 2)  # should it be broken off
+        gone = self._session.ask(sql.PRUNE, (self._pruned_to, number)).fetchall()
+        if time.monotonic() - began < QUICK_SECONDS:
+            self._prune_at_once = min(PRUNED_AT_ONCE, 2 * at_once)
+        self._pruned_to = max((seq for (seq,) in gone), default=0)

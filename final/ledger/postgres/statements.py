@@ -478,8 +478,12 @@ PRUNE = f"""WITH oldest AS (SELECT seq, lane, status FROM jobqueue.job
     {_WITHOUT_META}
     SELECT seq FROM gone"""
 PRUNER = "SELECT pg_try_advisory_xact_lock(%s, -1)"
-ENDED_COUNT = """SELECT count(*) FROM jobqueue.job
-    WHERE ended_at IS NOT NULL AND NOT dead"""
+FORGOTTEN = "SELECT coalesce(sum(count), 0)::bigint FROM jobqueue.forgotten"
+# Among so many rows from there on.
+COUNT_ENDED = """SELECT count(*), count(*) FILTER (WHERE ended_at IS NOT NULL AND NOT dead),
+        coalesce(max(seq), 0)
+    FROM (SELECT seq, ended_at, dead FROM jobqueue.job WHERE seq > %s ORDER BY seq LIMIT %s)
+        AS rows"""
 
 # ---- look-ups
 
