@@ -10,7 +10,8 @@ from collections import Counter
 import psycopg
 import pytest
 
-from final import Job, JobQueue
+from final import Job, JobQueue, Status, Unique
+from final.ledger.postgres import housekeeping
 from final.ledger.postgres.address import parse
 from final.ledger.postgres.statements import GROUPS
 from tests import postgres_server
@@ -148,6 +149,36 @@ def test_in_the_callers_transaction_too(open_queue: OpenQueue, address: str) -> 
         for _ in range(3):
             queue.enqueue(Job(group="a"), connection=connection)
     ran.wait_for_count(3)
+
+
+def test_the_next_one_comes_forward_where_a_callers_transaction_drops_the_first(
+    open_queue: OpenQueue,
+) -> None:
+    bringer = open_queue(None, workers=0, capacity=2, overflow="drop-oldest")
+    for job_id in ("first", "next"):
+        bringer.enqueue(Job(job_id, group="a"))
+    with psycopg.connect(postgres_server.dsn()) as connection:
+        bringer.enqueue(Job("other"), connection=connection)
+    assert bringer.status("first") is Status.DROPPED
+    assert open_queue().wait("next", DEADLINE).status is Status.COMPLETED
+
+
+def test_the_next_one_comes_forward_where_a_callers_transaction_had_it_locked(
+    open_queue: OpenQueue, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(housekeeping, "GROUPS_AT_ONCE", 1)
+    bringer, key = open_queue(None, workers=0), Unique("key", then="replace")
+    bringer.enqueue_many([Job("first", group="b"), Job("next", group="b", unique=key)])
+    with psycopg.connect(postgres_server.dsn()) as connection:
+        bringer.enqueue(Job("instead", group="b", unique=key), connection=connection)
+        queue = open_queue()
+        queue.wait("first", DEADLINE)
+        connection.rollback()
+    # And other groups are looked at before and after it.
+    bringer.pause(group="a")
+    bringer.pause(group="c")
+    bringer.enqueue_many([Job(group=group) for group in "aacc"])
+    assert queue.wait("next", DEADLINE).status is Status.COMPLETED
 
 
 def test_a_suspect_of_a_full_group_waits_and_nobody_asks_for_it_all_the_time(

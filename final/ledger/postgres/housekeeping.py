@@ -18,11 +18,13 @@ from final.ledger.postgres import statements as sql
 from final.ledger.postgres.dependencies import Dependencies
 from final.ledger.postgres.lease import Lease
 from final.ledger.postgres.memory import Memory
+from final.ledger.postgres.notices import Notices
 from final.ledger.postgres.session import Session
 
 POLL_SECONDS = 0.5
 COUNTED_AT_ONCE = 20_000
 PRUNED_AT_ONCE = 5_000
+GROUPS_AT_ONCE = 100
 QUICK_SECONDS = 0.1  # for as many as were pruned at once: then they may be twice as many
 
 
@@ -35,12 +37,14 @@ class Housekeeping:
         lease: Lease,
         memory: Memory,
         dependencies: Dependencies,
+        notices: Notices,
         history: int,
     ) -> None:
         self._session = session
         self._lease = lease
         self._memory = memory
         self._dependencies = dependencies
+        self._notices = notices
         self._history = history
         self.poll_at = 0.0
         self.was_told_to_stop = False  # by another process; any thread may set it
@@ -50,6 +54,7 @@ class Housekeeping:
         self._counting = self._counted_to = 0  # of a count under way
         self._prune_at_once = AT_ONCE
         self._pruned_to = 0
+        self._group = ""  # as far as they have been looked at
 
     def look_around(self) -> None:
         """Before a turn: only what it is time for."""
@@ -64,6 +69,7 @@ class Housekeeping:
         self._look_at_our_jobs()
         self._look_back()
         self._prune()
+        self._let_come_forward()
         self._dependencies.poll()
         (self._memory.suspects,) = self._session.one(sql.SUSPECTS)
         self._memory.untold = not self._memory.more
@@ -135,3 +141,16 @@ class Housekeeping:
         if time.monotonic() - began < QUICK_SECONDS:
             self._prune_at_once = min(PRUNED_AT_ONCE, 2 * at_once)
         self._pruned_to = max((seq for (seq,) in gone), default=0)
+
+    def _let_come_forward(self) -> None:
+        """Groups of which some wait behind, and none stands in the lane for them.
+
+        Whoever was to let one come forward had no lock for it, or somebody else had one on the job.
+        """
+        with self._session.transaction():
+            rows = self._session.ask(sql.BEHIND_NOBODY, (self._group, GROUPS_AT_ONCE)).fetchall()
+            self._group = rows[-1][0] if len(rows) == GROUPS_AT_ONCE else ""
+            if groups := [group for group, is_behind_nobody in rows if is_behind_nobody]:
+                self._session.ask(sql.LOCK_GROUPS, (groups,))
+                came = self._session.ask(sql.COME_FORWARD, (groups,))
+                self._notices.work |= came.rowcount > 0

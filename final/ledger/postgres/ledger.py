@@ -106,7 +106,7 @@ class PostgresLedger:
         self._dependencies = Dependencies(session, memory, self._lease.table)
         self._ticks = Ticks(session, memory, self._lease.table)
         self._housekeeping = Housekeeping(
-            session, self._lease, memory, self._dependencies, options.history
+            session, self._lease, memory, self._dependencies, notices, options.history
         )
         self._broken = False  # the latest exchange has failed
 

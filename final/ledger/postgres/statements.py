@@ -392,6 +392,16 @@ COME_FORWARD = f"""UPDATE jobqueue.job SET behind = false, place = nextval('jobq
         WHERE NOT EXISTS (SELECT FROM jobqueue.job AS head WHERE head.grp = name
             AND head.lane = line AND {WAITING} )) AS next
     WHERE job.seq = next.seq"""
+# The groups that wait behind, each found by the index; and whether they do so behind nobody.
+BEHIND_NOBODY = f"""WITH RECURSIVE line AS (
+        (SELECT grp FROM jobqueue.job WHERE {BEHIND} AND grp > %s ORDER BY grp LIMIT 1)
+        UNION ALL SELECT (SELECT grp FROM jobqueue.job WHERE {BEHIND} AND grp > line.grp
+            ORDER BY grp LIMIT 1) FROM line WHERE line.grp IS NOT NULL)
+    SELECT grp, EXISTS (SELECT FROM generate_series(0, {LANES - 1}) AS n
+        WHERE EXISTS (SELECT FROM jobqueue.job WHERE grp = line.grp AND lane = n AND {BEHIND}
+            AND status = 'queued')
+        AND NOT EXISTS (SELECT FROM jobqueue.job WHERE grp = line.grp AND lane = n AND {WAITING}))
+    FROM line WHERE grp IS NOT NULL LIMIT %s"""
 METERS = """SELECT kind, first, second FROM jobqueue.meter
     WHERE kind = ANY (%s::text[]) ORDER BY kind FOR UPDATE"""
 ADD_METERS = """INSERT INTO jobqueue.meter SELECT *
