@@ -97,5 +97,29 @@ def test_a_schema_that_is_there_is_enough(address: str, open_queue: OpenQueue) -
             connection.execute(f"DROP OWNED BY {role}; DROP ROLE {role}".encode())
 
 
+def test_a_release_before_needs_no_right_to_make_tables_that_are_there(
+    address: str, open_queue: OpenQueue
+) -> None:
+    """It starts anew while the next one is rolled out, whose migration was carried out first."""
+    open_queue().close()
+    place = parse(address)
+    with connect(place) as connection:
+        role = f"user_{place.schema}"
+        for statement in (
+            f"INSERT INTO {place.schema}.migration VALUES ('9000_more.sql')",
+            f"CREATE ROLE {role} LOGIN",
+            f"GRANT USAGE ON SCHEMA {place.schema} TO {role}",
+            f"GRANT ALL ON ALL TABLES IN SCHEMA {place.schema} TO {role}",
+            f"GRANT ALL ON ALL SEQUENCES IN SCHEMA {place.schema} TO {role}",
+        ):
+            connection.execute(statement.encode())
+        try:
+            queue = open_queue(path=f"{address}&user={role}")
+            assert queue.wait(queue.enqueue(_job()), 10)
+            queue.close()
+        finally:
+            connection.execute(f"DROP OWNED BY {role}; DROP ROLE {role}".encode())
+
+
 def _job() -> Job:
     return Job(payload="a")

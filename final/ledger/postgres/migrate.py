@@ -41,8 +41,7 @@ def migrate(connection: psycopg.Connection, address: Address) -> list[str]:
             f"{address.shown} keeps text as {encoding}, which not all text fits in: make a "
             "database for the queue with createdb --encoding=UTF8 --template=template0."
         )
-    files = migrations()
-    if _done(connection, address) == [file.name for file in files]:
+    if not _missing(connection, address):
         return []  # without a lock, and with no more rights than to read
     with connection.transaction():
         connection.execute("SELECT pg_advisory_xact_lock(%s)", (LOCK,))
@@ -55,18 +54,22 @@ def migrate(connection: psycopg.Connection, address: Address) -> list[str]:
             f"CREATE TABLE IF NOT EXISTS {address.schema}.migration (name text PRIMARY KEY,"
             " done_at timestamptz NOT NULL DEFAULT clock_timestamp())".encode()
         )
-        done = _done(connection, address)
-        if newer := [name for name in done if name > files[-1].name and "breaking" in name]:
-            raise StorageError(
-                f"{address.shown} was migrated by a newer release ({newer[-1]}): upgrade."
-            )
-        missing = [file for file in files if file.name not in done]
+        missing = _missing(connection, address)
         for file in missing:
             connection.execute(in_schema(file.read_text("utf-8"), address.schema))
             connection.execute(
                 f"INSERT INTO {address.schema}.migration VALUES (%s)".encode(), (file.name,)
             )
         return [file.name for file in missing]
+
+
+def _missing(connection: psycopg.Connection, address: Address) -> list[Path]:
+    files, done = migrations(), _done(connection, address)
+    if newer := [name for name in done if name > files[-1].name and "breaking" in name]:
+        raise StorageError(
+            f"{address.shown} was migrated by a newer release ({newer[-1]}): upgrade."
+        )
+    return [file for file in files if file.name not in done]
 
 
 def _done(connection: psycopg.Connection, address: Address) -> list[str]:
