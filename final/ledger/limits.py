@@ -14,6 +14,10 @@ from typing import Protocol
 
 from final.options import QUEUE, Limit, TokenBucket
 
+# Seconds. Several processes may share a state: what another has written lies further ahead only if
+# a clock was set back since, or its rate was slower, and counts no more.
+CLOCKS_DIFFER = 1.0
+
 
 class Gate:
     """May a job of this kind start now?
@@ -113,6 +117,8 @@ class _Tokens:
         self._tokens -= 1.0
 
     def _fill(self, now: float) -> None:
+        if self._filled_at > now + CLOCKS_DIFFER:
+            self._tokens, self._filled_at = float(self._burst), now
         earned = (now - self._filled_at) * self._rate
         self._tokens = min(float(self._burst), self._tokens + earned)
         self._filled_at = now
@@ -137,6 +143,8 @@ class _Drops:
         self._awaited = False
 
     def next_at(self, now: float) -> float:
+        if self._next > now + self._interval + CLOCKS_DIFFER:
+            self._next = now
         self._awaited = self._awaited or now < self._next
         return self._next
 

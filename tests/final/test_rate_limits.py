@@ -150,6 +150,15 @@ def greedy(limit: Limit, pauses: list[float]) -> list[float]:
     return times
 
 
+@pytest.mark.parametrize("limit", [TokenBucket(rate=10), LeakyBucket(rate=10)])
+def test_a_clock_that_was_set_back_holds_nothing_up(limit: Limit) -> None:
+    """That of a database, where the state is kept."""
+    before, after = meter_of(limit, 5000.0), meter_of(limit, 1000.0)
+    before.take(5000.0)
+    after.restore(before.state())
+    assert after.next_at(1000.0) <= 1002.0
+
+
 class TestGate:
     @given(
         limit=st.one_of(

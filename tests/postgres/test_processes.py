@@ -220,6 +220,16 @@ def test_a_burst_is_one_for_all_when_all_begin_at_once(open_queue: OpenQueue) ->
     assert len(started.entries) == 3
 
 
+def test_a_faster_limit_does_not_wait_for_what_a_slower_one_has_written(
+    open_queue: OpenQueue,
+) -> None:
+    slow = open_queue(rate_limit=LeakyBucket(1 / 3600))
+    slow.wait(slow.enqueue(Job()), DEADLINE)
+    slow.close()
+    fast = open_queue(rate_limit=LeakyBucket(50))
+    assert fast.wait(fast.enqueue(Job()), DEADLINE)
+
+
 def test_kinds_go_to_those_who_handle_them(open_queue: OpenQueue) -> None:
     bringer = open_queue(None, workers=0)
     mails = open_queue({"mail": lambda job: "mailed"})
