@@ -102,7 +102,7 @@ class Job:
         changed; empty for none.
 
     Raises TypeError or ValueError, naming the field, for an id, kind or group that is not
-    text, is empty or longer than 1,000 characters, an unknown priority, a datetime
+    text, is empty or longer than 1,000 characters or 2,600 bytes, an unknown priority, a datetime
     without a time zone, a number that makes no sense, a job that is to come after itself,
     ``if_failed`` without ``after``, or a ``meta`` beyond its limits.
     """

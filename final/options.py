@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 LONGEST_TEXT = 1_000  # characters of an id, a kind or a key: they are names, and stand in an index
+LARGEST_TEXT = 2_600  # bytes of one: an index of PostgreSQL takes no more
 MOST = 1_000_000_000  # retries, or jobs of a group at a time: as good as no limit
 LONGEST_DELAY = 1_000 * 365 * 86_400.0  # seconds
 # What is accepted can be shown: no datetime goes beyond. (Unix seconds as a float are rounded, so
@@ -255,8 +256,10 @@ def require_text(name: str, value: object, longest: int = LONGEST_TEXT) -> None:
         raise ValueError(f"{name} has {len(value):,} characters, more than {longest:,}.")
     if not value.isascii():
         try:
-            value.encode()
+            size = len(value.encode())
         except UnicodeEncodeError as error:
             raise ValueError(f"{name} cannot be stored as UTF-8: {error.reason}.") from None
+        if size > LARGEST_TEXT:
+            raise ValueError(f"{name} has {size:,} bytes as UTF-8, more than {LARGEST_TEXT:,}.")
     if "\0" in value:
         raise ValueError(f"{name} must not contain a NUL character.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 import sys
 import threading
 import time
@@ -24,6 +25,7 @@ from final import (
     SharedFigures,
     Status,
     TokenBucket,
+    Unique,
     UnknownJob,
     current_job,
 )
@@ -450,6 +452,25 @@ def test_nul_and_surrogates_in_an_error_hurt_nobody(open_queue: OpenQueue) -> No
     assert record.status is Status.FAILED
     assert record.payload == b"\0\xff"
     assert "a\\0b" in str(record.error)
+
+
+def test_the_longest_names_fit_into_the_indexes(open_queue: OpenQueue) -> None:
+    chance = random.Random(1)  # what repeats itself would be compressed
+
+    def name(characters: int) -> str:
+        return "".join(chr(chance.randrange(0x20000, 0x2A000)) for _ in range(characters))
+
+    longest = 2_600 // 4
+    queue = open_queue()
+    queue.add_periodic(Every(3600, Job(kind=name(longest)), name=name(200)))
+    queue.pause(group=name(longest))
+    parent = Job(name(longest), run_at=0.1, group=name(longest), kind=name(longest))
+    key = Unique(name(longest))
+    meta = {name(100): name(500)}
+    for job in (parent, Job(after=[parent.id]), Job(unique=key, meta=meta)):
+        assert queue.wait(queue.enqueue(job), DEADLINE).status is Status.COMPLETED
+    with pytest.raises(ValueError, match=r"Job.id has 2,604 bytes as UTF-8, more than 2,600"):
+        Job(name(longest + 1))
 
 
 def test_the_history_is_bounded_and_counts_stay(open_queue: OpenQueue) -> None:
