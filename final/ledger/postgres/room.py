@@ -112,8 +112,8 @@ class Room:
 
 def drop_oldest(ask: Any, lane: Priority, coming: int, most: int, capacity: int) -> Any:
     """Of those in this lane, that ``coming`` more have room; at most so many."""
-    n = LANES.index(lane)
-    return ask(sql.DROP_OLDEST, (n, coming, capacity, n, capacity + most))
+    values = {"lane": LANES.index(lane), "coming": coming, "most": most, "capacity": capacity}
+    return ask(sql.DROP_OLDEST, values)
 
 
 def _by_lane(new: Sequence[Sequence[Task]]) -> dict[Priority, list[Task]]:

@@ -9,6 +9,8 @@ Which of these an exchange needs, and what their answers mean, is in ``ledger.py
 
 from __future__ import annotations
 
+from final.ledger.base import AT_ONCE
+
 NOW = "clock_timestamp()"
 SOON = f"{NOW} + make_interval(secs => %s)"
 LIVE = "ended_at IS NULL AND due_at IS NULL AND NOT behind"  # in a lane, or with a worker
@@ -107,10 +109,12 @@ TAKE_OVER = f"""WITH left_behind AS (
 # ---- what is due, and what has come back from workers
 
 MOVED = "job.seq, job.id, job.lane, job.kind, job.attempts, job.place, job.grp"
+# The limit stands there as a number: a parameter is taken for a tenth of all rows, and the whole
+# table is read to join those. And no index finds a time that is another one at each row.
 DUE = f"""UPDATE jobqueue.job SET status = 'queued', ready_at = job.due_at, due_at = NULL,
         behind = job.grp IS NOT NULL, place = nextval('jobqueue.job_seq_seq')
-    FROM (SELECT seq, status FROM jobqueue.job WHERE due_at <= {NOW} ORDER BY due_at LIMIT %s
-        FOR UPDATE SKIP LOCKED) AS due
+    FROM (SELECT seq, status FROM jobqueue.job WHERE due_at <= (SELECT {NOW}) ORDER BY due_at
+        LIMIT {AT_ONCE} FOR UPDATE SKIP LOCKED) AS due
     WHERE job.seq = due.seq RETURNING {MOVED}, due.status, job.status, NULL"""
 NEXT_DUE = f"""SELECT extract(epoch FROM due_at - {NOW})::float8
     FROM jobqueue.job WHERE due_at < 'infinity' ORDER BY due_at LIMIT 1"""
@@ -244,12 +248,18 @@ FILLED = "SELECT " + ", ".join(
         AS behind)"""
     for n in range(LANES)
 )
-DROP_OLDEST = f"""UPDATE jobqueue.job SET status = 'dropped', ended_at = {NOW}
-    FROM (SELECT seq FROM jobqueue.job WHERE lane = %s AND {QUEUED} ORDER BY place LIMIT
-        (SELECT greatest(0, count(*) + %s - %s) FROM (SELECT FROM jobqueue.job
-        WHERE lane = %s AND {QUEUED}
-            LIMIT %s) AS waiting) FOR UPDATE SKIP LOCKED) AS o
-    WHERE job.seq = o.seq RETURNING {MOVED}, 'queued', job.status, NULL"""
+# Those in the lane and those behind, each by its index. (One that is locked is about to leave.)
+DROP_OLDEST = f"""WITH waiting AS MATERIALIZED (
+        (SELECT seq, place FROM jobqueue.job WHERE lane = %(lane)s AND {WAITING}
+            ORDER BY place LIMIT %(capacity)s::bigint + %(most)s)
+        UNION ALL (SELECT seq, place FROM jobqueue.job WHERE lane = %(lane)s AND {BEHIND}
+            LIMIT %(capacity)s::bigint + %(most)s)),
+    oldest AS (SELECT seq FROM waiting ORDER BY place LIMIT (SELECT greatest(0, least(
+        count(*) - %(capacity)s::bigint, %(most)s) + %(coming)s) FROM waiting))
+    UPDATE jobqueue.job SET status = 'dropped', ended_at = {NOW}
+    WHERE seq = ANY (ARRAY(SELECT seq FROM jobqueue.job
+        WHERE seq = ANY (ARRAY(SELECT seq FROM oldest)) AND {QUEUED} FOR UPDATE SKIP LOCKED))
+    RETURNING {MOVED}, 'queued', job.status, NULL"""
 _NEW = (
     "id text, kind text, lane smallint, size integer, timeout float8, payload text, bytes bytea,"
     " status text, alone boolean, delay float8, due float8, grp text, behind boolean"
@@ -319,8 +329,9 @@ TAKE_KEYS = f"""WITH new AS (UPDATE jobqueue.job SET unique_key = o.key
     SELECT key, seq, id, until, {NOW} + make_interval(secs => within) FROM new
     ON CONFLICT (key) DO UPDATE SET seq = excluded.seq, id = excluded.id, until = excluded.until,
         expires_at = excluded.expires_at"""
-EXPIRED_KEYS = f"""DELETE FROM jobqueue.holder WHERE key IN (SELECT key FROM jobqueue.holder
-        WHERE expires_at <= {NOW} ORDER BY expires_at LIMIT %s FOR UPDATE SKIP LOCKED)"""
+EXPIRED_KEYS = f"""DELETE FROM jobqueue.holder WHERE key = ANY (ARRAY(SELECT key
+        FROM jobqueue.holder WHERE expires_at <= (SELECT {NOW}) ORDER BY expires_at LIMIT %s
+        FOR UPDATE SKIP LOCKED))"""
 
 # ---- claiming
 
@@ -398,9 +409,10 @@ BEHIND_NOBODY = f"""WITH RECURSIVE line AS (
         UNION ALL SELECT (SELECT grp FROM jobqueue.job WHERE {BEHIND} AND grp > line.grp
             ORDER BY grp LIMIT 1) FROM line WHERE line.grp IS NOT NULL)
     SELECT grp, EXISTS (SELECT FROM generate_series(0, {LANES - 1}) AS n
-        WHERE EXISTS (SELECT FROM jobqueue.job WHERE grp = line.grp AND lane = n AND {BEHIND}
-            AND status = 'queued')
-        AND NOT EXISTS (SELECT FROM jobqueue.job WHERE grp = line.grp AND lane = n AND {WAITING}))
+        WHERE (SELECT true FROM jobqueue.job WHERE grp = line.grp AND lane = n AND {BEHIND}
+            AND status = 'queued' LIMIT 1)
+        AND (SELECT true FROM jobqueue.job WHERE grp = line.grp AND lane = n AND {WAITING}
+            LIMIT 1) IS NULL)
     FROM line WHERE grp IS NOT NULL LIMIT %s"""
 METERS = """SELECT kind, first, second FROM jobqueue.meter
     WHERE kind = ANY (%s::text[]) ORDER BY kind FOR UPDATE"""
@@ -479,8 +491,8 @@ PRUNE = f"""WITH oldest AS (SELECT seq, lane, status FROM jobqueue.job
     counted AS (INSERT INTO jobqueue.forgotten SELECT lane, status, count(*)
         FROM oldest GROUP BY lane, status
         ON CONFLICT (lane, status) DO UPDATE SET count = forgotten.count + excluded.count),
-    gone AS (DELETE FROM jobqueue.job USING oldest WHERE job.seq = oldest.seq
-        RETURNING job.seq, job.status),
+    gone AS (DELETE FROM jobqueue.job WHERE seq = ANY (ARRAY(SELECT seq FROM oldest))
+        RETURNING seq, status),
     unsaid AS (DELETE FROM jobqueue.progress USING gone WHERE progress.seq = gone.seq),
     let_go AS (DELETE FROM jobqueue.holder USING gone WHERE holder.seq = gone.seq
         AND (coalesce(expires_at, '-infinity') <= {NOW}

@@ -25,7 +25,7 @@ from final.beyond.meta import from_pairs
 from final.errors import StorageError
 from final.job import Status, Task
 from final.ledger.admission import Admission
-from final.ledger.base import AT_ONCE, Given, Move, Offer
+from final.ledger.base import Given, Move, Offer
 from final.ledger.postgres import metas
 from final.ledger.postgres import statements as sql
 from final.ledger.postgres.dependencies import Dependencies
@@ -223,7 +223,7 @@ class Turn:
         beats |= bool(offer.orders)
         self._beat = lease.ask_to_renew(offer.curious) if beats else None
         is_due = offer.now >= self._memory.due_at
-        self._due = (ask(sql.DUE, (AT_ONCE,)), ask(sql.NEXT_DUE)) if is_due else None
+        self._due = (ask(sql.DUE), ask(sql.NEXT_DUE)) if is_due else None
         self._returned.ask()
         self._orders.ask(offer.orders)
         self._filled = self._room.ask(offer.new)

@@ -26,7 +26,7 @@ from final.ledger.postgres.rows import LANES, new_columns
 from final.ledger.postgres.session import explained
 from final.options import Options
 
-Ask = Callable[[str, Sequence[Any]], psycopg.Cursor[tuple[Any, ...]]]
+Ask = Callable[[str, Any], psycopg.Cursor[tuple[Any, ...]]]
 
 
 def enqueue_within(
@@ -56,7 +56,7 @@ def enqueue_within(
             "in: open it with client_encoding='utf8'."
         )
 
-    def ask(statement: str, values: Sequence[object]) -> psycopg.Cursor[tuple[Any, ...]]:
+    def ask(statement: str, values: Any) -> psycopg.Cursor[tuple[Any, ...]]:
         query = in_schema(statement, address.schema)
         # Not what the connection makes: that may be of another sort (Django's are).
         cursor = psycopg.Cursor(connection, row_factory=psycopg.rows.tuple_row)

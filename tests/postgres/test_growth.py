@@ -1,0 +1,47 @@
+"""What a turn reads does not grow with what has ended, or lies ahead."""
+
+from __future__ import annotations
+
+import pytest
+
+from final import Job
+from final.ledger.postgres import housekeeping
+from tests.helpers import DEADLINE
+from tests.postgres.conftest import OpenQueue
+from tests.postgres.test_processes import becomes, sql
+
+ENDED, AHEAD, TURNS = 50_000, 20_000, 10
+# A row is read by an index, or with the whole table.
+READ = """SELECT seq_tup_read + idx_tup_fetch, n_tup_ins FROM pg_stat_user_tables
+    WHERE relid = 'jobqueue.job'::regclass"""
+
+
+def test_a_turn_reads_no_more_than_it_needs(
+    open_queue: OpenQueue, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(housekeeping, "COUNTED_AT_ONCE", 100)
+    open_queue(None, workers=0).close()  # makes the tables
+    sql(
+        address,
+        """INSERT INTO jobqueue.job
+            (place, id, kind, lane, size, attempts, payload, status, ended_at, due_at)
+        SELECT number, number, 'default', 1, 4, 1, 'null',
+            CASE WHEN ended THEN 'completed' ELSE 'scheduled' END,
+            CASE WHEN ended THEN clock_timestamp() END,
+            CASE WHEN NOT ended THEN clock_timestamp() + interval '1 hour' END
+        FROM (SELECT number, number <= %s AS ended FROM generate_series(1, %s) AS number) AS new""",
+        ENDED,
+        ENDED + AHEAD,
+    )
+    sql(address, "ANALYZE jobqueue.job")
+    becomes(lambda: sql(address, READ)[0][1] == ENDED + AHEAD)
+    ((before, _),) = sql(address, READ)
+    queue = open_queue(overflow="drop-oldest", history=10 * ENDED)
+    for _ in range(TURNS):
+        queue.wait(queue.enqueue(Job(run_at=0.01)), DEADLINE)
+        queue.wait(queue.enqueue(Job()), DEADLINE)
+    queue.close()
+    # Each connection says at its end what it has read and written.
+    becomes(lambda: sql(address, READ)[0][1] == ENDED + AHEAD + 2 * TURNS)
+    # All are counted when it opens, and looked through for retries when it closes.
+    assert sql(address, READ)[0][0] - before < 3 * (ENDED + AHEAD)
