@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from final.beyond.snooze import Again, Snooze
 from final.errors import PermanentFailure, QueueClosed
-from final.job import Job, Task
+from final.job import Job, Task, of_the_file
 from final.payload import Stored, decode, encode
 from final.workers.batch import Batch
 from final.workers.undone import PLAIN, WaitFor, finish, refuse_members
@@ -123,9 +123,15 @@ def job_of(task: Task) -> Job:
     if task.job is not None:
         return task.job
     assert task.payload is not None, "a claim reads it"
-    payload, group = decode(task.payload), task.group or None
-    job = (task.id, payload, task.priority, task.kind, None, task.timeout, group)
-    return Job(*job, meta=task.meta)
+    return of_the_file(
+        id=task.id,
+        payload=decode(task.payload),
+        priority=task.priority,
+        kind=task.kind,
+        timeout=task.timeout,
+        group=task.group or None,
+        meta=task.meta,
+    )
 
 
 def failure(error: BaseException) -> Ending:

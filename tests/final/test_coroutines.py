@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import functools
 import threading
+import time
 from collections.abc import Awaitable
 from pathlib import Path
 
@@ -594,6 +595,7 @@ class TestRaising:
     ) -> None:
         async def handler(job: Job) -> None:
             while job.id == "canceller":
+                time.sleep(0.001)  # or a loop that never rests may keep the GIL to itself
                 await asyncio.sleep(0)
                 for task in asyncio.all_tasks() - {asyncio.current_task()}:
                     task.cancel()

@@ -167,6 +167,23 @@ class TestOrder:
         ran.wait_for("queued")  # nobody has called a method of the queue
         assert ran.entries == ["held", "queued"]
 
+    def test_a_name_that_is_refused_by_now_runs(self, open_queue: OpenQueue, path: str) -> None:
+        """Of 3,000 bytes: a release that did not count them has let it in."""
+        older = open_queue(nothing, path=path)
+        older.enqueue(Job("short", "payload", run_at=86_400))
+        older.close()
+        long = "\u6f22" * 1_000
+        with contextlib.closing(sqlite3.connect(path)) as file, file:
+            file.execute("UPDATE job SET id = ?, grp = ?, due_at = 0", (long, long))
+        ran: list[tuple[str, object]] = []
+
+        def handle(job: Job) -> None:
+            ran.append((job.id, job.payload))
+
+        queue = open_queue(handle, path=path)
+        assert queue.wait(long, DEADLINE).status is Status.COMPLETED
+        assert ran == [(long, "payload")]
+
 
 class TestAttempts:
     def test_a_retry_keeps_its_attempts_and_its_due_time(
