@@ -45,13 +45,13 @@ from final.beyond.periodic import Entry, Every, PeriodicRecord, require_names
 from final.engine.dispatcher import Dispatcher
 from final.engine.events import Events, Subscriber
 from final.engine.flight import Flight
-from final.engine.many import Progress, in_turns
+from final.engine.many import OnProgress, in_turns
 from final.engine.messages import (
     Close,
     Enqueue,
+    GiveOrder,
     Join,
     Measure,
-    Order,
     Request,
     Wait,
     Withdraw,
@@ -248,7 +248,7 @@ class JobQueue:
                 # Both clocks at once: the file may have taken a while to open.
                 self._dispatcher.open(time.monotonic(), time.time())
                 _open.add(self)
-                declare = Order[bool](base.ChangePeriodic("declare", entries))
+                declare = GiveOrder[bool](base.ChangePeriodic("declare", entries))
                 if entries:
                     self._dispatcher.ask(declare)  # known before the first turn makes jobs of them
                 self._complete.put(True)
@@ -398,7 +398,7 @@ class JobQueue:
         raises, and completed if it returns; it is not tried again. Returns False for a job
         that has already ended. Raises UnknownJob for an unknown id.
         """
-        return self._ask(Order[bool](base.Cancel(self.get(job_id).id)), None)
+        return self._ask(GiveOrder[bool](base.Cancel(self.get(job_id).id)), None)
 
     # ---- periodic jobs ---------------------------------------------------------------------
 
@@ -412,7 +412,7 @@ class JobQueue:
 
         Raises PeriodicExists where one has its name, ValueError for a job without a handler here.
         """
-        if not self._ask(Order[bool](base.ChangePeriodic("add", [self._entry(every)])), None):
+        if not self._ask(GiveOrder[bool](base.ChangePeriodic("add", [self._entry(every)])), None):
             raise PeriodicExists(every.name)
 
     def change_periodic(self, every: Every) -> None:
@@ -421,7 +421,9 @@ class JobQueue:
         If its schedule is the same, it goes on where it is. Raises UnknownPeriodic, and as
         ``add_periodic``.
         """
-        if not self._ask(Order[bool](base.ChangePeriodic("change", [self._entry(every)])), None):
+        if not self._ask(
+            GiveOrder[bool](base.ChangePeriodic("change", [self._entry(every)])), None
+        ):
             raise UnknownPeriodic(every.name)
 
     def pause_periodic(self, name: str) -> None:
@@ -447,7 +449,7 @@ class JobQueue:
         *,
         status: Status | str | None = None,
         dry_run: bool = False,
-        progress: Progress | None = None,
+        progress: OnProgress | None = None,
         **which: Unpack[Which],
     ) -> int:
         """Cancel jobs that have not ended, as ``cancel`` does each; returns how many.
@@ -472,7 +474,7 @@ class JobQueue:
         kind: str | None = None,
         *,
         dry_run: bool = False,
-        progress: Progress | None = None,
+        progress: OnProgress | None = None,
         **which: Unpack[Which],
     ) -> int:
         """Put dead letters back into their lanes, those that can be; returns how many.
@@ -489,7 +491,7 @@ class JobQueue:
         *,
         status: Status | str | None = Status.FAILED,
         dry_run: bool = False,
-        progress: Progress | None = None,
+        progress: OnProgress | None = None,
         **which: Unpack[Which],
     ) -> int:
         """Delete jobs that have ended; returns how many.
@@ -513,7 +515,7 @@ class JobQueue:
         job = self.get(job_id)
         if not job.status.ended:
             raise ValueError(f"Job {job.id} is {job.status}: cancel it first.")
-        if not self._ask(Order[int](base.Purge([job.seq], Filter((job.status,)))), None):
+        if not self._ask(GiveOrder[int](base.Purge([job.seq], Filter((job.status,)))), None):
             self.get(job_id)  # or somebody else has done it
             raise ValueError(f"Job {job.id} stays: jobs after it have not ended, or it runs again.")
 
@@ -522,10 +524,10 @@ class JobQueue:
         order: type[base.CancelAll | base.RetryAll | base.Purge],
         wanted: Filter,
         dry_run: bool,
-        progress: Progress | None,
+        progress: OnProgress | None,
     ) -> int:
         def carry_out(numbers: Sequence[int]) -> int:
-            return self._ask(Order[int](order(numbers, wanted), current_batch()), None)
+            return self._ask(GiveOrder[int](order(numbers, wanted), current_batch()), None)
 
         self._refuse_out_of_place()
         try:
@@ -556,7 +558,7 @@ class JobQueue:
         job = self.get(job_id)
         if job.status is not Status.FAILED:
             raise ValueError(f"Job {job.id} is {job.status}: only a failed job can be retried.")
-        self._ask(Order[int](base.Retry(job.id), current_batch()), None)
+        self._ask(GiveOrder[int](base.Retry(job.id), current_batch()), None)
 
     # ---- looking at jobs -------------------------------------------------------------------
 
@@ -679,7 +681,7 @@ class JobQueue:
         """Choose by another ``fairness`` from the next pick on; None for strict priority."""
         require_fairness(fairness)
         rule = base.SetFairness(None if fairness is None else int(fairness))
-        self._ask(Order[None](rule), None)
+        self._ask(GiveOrder[None](rule), None)
 
     # ---- pause and scale ---------------------------------------------------------------------
 
@@ -700,7 +702,7 @@ class JobQueue:
         Raises ValueError for more than one of the three, and TypeError or ValueError for what is
         no kind, lane or group; StorageError where it cannot be written: then it is not paused.
         """
-        self._ask(Order[None](base.SetPaused(pause_of(kind, priority, group), True)), None)
+        self._ask(GiveOrder[None](base.SetPaused(pause_of(kind, priority, group), True)), None)
 
     def resume(
         self,
@@ -713,7 +715,7 @@ class JobQueue:
         What another pause holds, too, stays held. To resume what is not paused changes nothing.
         Raises as ``pause`` does.
         """
-        self._ask(Order[None](base.SetPaused(pause_of(kind, priority, group), False)), None)
+        self._ask(GiveOrder[None](base.SetPaused(pause_of(kind, priority, group), False)), None)
 
     def paused(self) -> list[Pause]:
         """What is paused: the whole queue as ``Pause()``, then lanes, kinds and groups."""
@@ -738,7 +740,7 @@ class JobQueue:
         if count and not self._can_run:
             raise ValueError("This queue has no handler (None): it brings jobs, and runs none.")
         count = None if count is None else int(count)
-        self._workers = self._ask(Order[int](base.SetWorkers(count)), None)
+        self._workers = self._ask(GiveOrder[int](base.SetWorkers(count)), None)
         return self._workers
 
     def subscribe(self, subscriber: Subscriber) -> Callable[[], None]:
@@ -875,7 +877,7 @@ class JobQueue:
                 raise UnknownPeriodic(name)
             entry = entries[0].from_(self._now()) if how == "resume" else entries[0]
             change = base.ChangePeriodic(how, [entry])
-            done = self._ask(Order[bool](change), None)
+            done = self._ask(GiveOrder[bool](change), None)
 
     def _enqueue_on_the_loop(self, request: Enqueue) -> list[str]:
         """From a coroutine handler: while it waited, no other coroutine could make room."""
@@ -945,7 +947,7 @@ class JobQueue:
         self._dispatcher.unanswered.difference_update(waits)
         for wait in waits:
             wait.sender = None  # no handler waits for it any more
-        cancels = [Order[bool](base.Cancel(wait.job_id)) for wait in waits if not wait.shared]
+        cancels = [GiveOrder[bool](base.Cancel(wait.job_id)) for wait in waits if not wait.shared]
         for cancel in cancels:
             self._dispatcher.inbox.put(cancel)
         with contextlib.suppress(RuntimeError):

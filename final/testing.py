@@ -29,7 +29,7 @@ from final.engine.courier import Courier, News
 from final.engine.dispatcher import Dispatcher
 from final.engine.events import Events
 from final.engine.flight import Flight
-from final.engine.messages import Message, Order, Request, Wait, Withdraw
+from final.engine.messages import GiveOrder, Message, Request, Wait, Withdraw
 from final.engine.metrics import Recorder
 from final.engine.sayings import Sayings
 from final.errors import PermanentFailure, QueueClosed
@@ -145,7 +145,7 @@ class InlineQueue(JobQueue):
         )
         self._dispatcher.open(now, self.clock.time())
         if entries := self._entries(periodic):
-            self._ask(Order[bool](base.ChangePeriodic("declare", entries)), None)
+            self._ask(GiveOrder[bool](base.ChangePeriodic("declare", entries)), None)
 
     def drain(self, most: int = 10_000) -> list[JobRecord]:
         """Run everything that is due, what that enqueues, too, until nothing is.

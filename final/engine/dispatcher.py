@@ -36,10 +36,10 @@ from final.engine.flight import Flight
 from final.engine.messages import (
     Close,
     Enqueue,
+    GiveOrder,
     Join,
     Measure,
     Message,
-    Order,
     Request,
     Wait,
     Withdraw,
@@ -79,7 +79,7 @@ class Dispatcher:
         self._recorder = recorder
         self._events = events
         self._producers = Producers()
-        self._orders: list[Order[Any]] = []
+        self._orders: list[GiveOrder[Any]] = []
         self._measures: list[Measure] = []
         self._withdrawn: list[Withdraw] = []
         self._joins: list[Join] = []
@@ -191,7 +191,7 @@ class Dispatcher:
                     self._withdrawn.append(message)
                     if message.gone and isinstance(message.request, Enqueue):
                         self._producers.leave(message.request)  # so none of its jobs comes in
-                case Order():
+                case GiveOrder():
                     self._orders.append(message)
                 case Wait():
                     self._new_waits.append(message)
@@ -279,7 +279,9 @@ class Dispatcher:
         if self._ledger.shared:
             self._waits.others_ended()
 
-    def _refuse(self, new: ByProducer, orders: list[Order[Any]], error: str, now: float) -> None:
+    def _refuse(
+        self, new: ByProducer, orders: list[GiveOrder[Any]], error: str, now: float
+    ) -> None:
         """Nothing was written. What has come back from workers is kept, and offered again."""
         for request, _ in new:
             request.refuse(StorageError(error, request.accepted()))
@@ -305,7 +307,7 @@ class Dispatcher:
             if not request.finish():
                 self._producers.step_back(request, tasks[0])
 
-    def _answer_order(self, order: Order[Any], answer: object) -> None:
+    def _answer_order(self, order: GiveOrder[Any], answer: object) -> None:
         if isinstance(answer, Exception):
             order.refuse(answer)
         elif isinstance(order.order, SetWorkers):

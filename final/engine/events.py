@@ -105,7 +105,7 @@ class Events:
 
     def say(self, level: int, text: str, *args: object, error: BaseException | None = None) -> None:
         """A line for the log, as by ``log.log``; with the traceback of ``error``. Never waits."""
-        self._write([Line(level, text, args, error)])
+        self._write([LogLine(level, text, args, error)])
 
     def close(self) -> None:
         """Deliver what waits, for as long as can be expected."""
@@ -114,10 +114,10 @@ class Events:
         courier.close(LAST_EVENTS_SECONDS)
         self._log.close(LAST_LINES_SECONDS)
 
-    def _write(self, lines: list[Line]) -> None:
+    def _write(self, lines: list[LogLine]) -> None:
         if not lines:
             return
-        gap = [Line(logging.WARNING, GAP, (self._unwritten,))] if self._unwritten else []
+        gap = [LogLine(logging.WARNING, GAP, (self._unwritten,))] if self._unwritten else []
         sent = self._log.send(gap + lines)
         self._unwritten = 0 if sent else self._unwritten + len(lines)
 
@@ -130,10 +130,10 @@ class Events:
             except BaseException as error:
                 text = "A subscriber raised on %s; the others go on."
                 about = {"job_id": transition.job_id, "kind": transition.kind}
-                self._log.send([Line(logging.ERROR, text, (transition,), error, about)])
+                self._log.send([LogLine(logging.ERROR, text, (transition,), error, about)])
 
 
-class Line(NamedTuple):
+class LogLine(NamedTuple):
     """What ``log.log`` is called with. about: which job it is about, as ``extra``."""
 
     level: int
@@ -143,11 +143,11 @@ class Line(NamedTuple):
     about: Mapping[str, object] | None = None
 
 
-def _write(line: Line) -> None:
+def _write(line: LogLine) -> None:
     log.log(line.level, line.text, *line.args, exc_info=line.error, extra=line.about)
 
 
-def lines_of(moves: list[Move], wall: float) -> Iterator[Line]:
+def lines_of(moves: list[Move], wall: float) -> Iterator[LogLine]:
     """Those that the log's level lets through. wall: when it was, in Unix seconds."""
     if log.isEnabledFor(logging.WARNING):
         yield from _warnings(moves, wall)
@@ -157,14 +157,14 @@ def lines_of(moves: list[Move], wall: float) -> Iterator[Line]:
                 if outcome.error is not None:
                     args = (outcome.task.id, outcome.traceback)
                     about = _about(outcome.task, move.target)
-                    yield Line(logging.DEBUG, "job %s traceback:\n%s", args, None, about)
+                    yield LogLine(logging.DEBUG, "job %s traceback:\n%s", args, None, about)
         for task, status, attempts, _ in _steps(moves):
             told = (task.id, status, attempts)
             about = _about(task, status, attempts)
-            yield Line(logging.DEBUG, "job %s %s, attempts %d", told, None, about)
+            yield LogLine(logging.DEBUG, "job %s %s, attempts %d", told, None, about)
 
 
-def _warnings(moves: list[Move], wall: float) -> Iterator[Line]:
+def _warnings(moves: list[Move], wall: float) -> Iterator[LogLine]:
     dropped = 0
     for tasks, _, target, _, outcomes in moves:
         if target is Status.DROPPED:
@@ -174,16 +174,16 @@ def _warnings(moves: list[Move], wall: float) -> Iterator[Line]:
             task = outcome.task
             if outcome.note is not None:
                 told = (task.id, outcome.note)
-                yield Line(logging.WARNING, "job %s: %s", told, None, _about(task, target))
+                yield LogLine(logging.WARNING, "job %s: %s", told, None, _about(task, target))
             if has_failed:
                 fate = "for good" if outcome.permanent else "no attempts left"
                 if target is Status.RETRYING:
                     fate = f"again in {(task.due_at or wall) - wall:.1f} s"
                 args = (task.id, task.attempts, fate, outcome.error)
                 text = "job %s failed, attempt %d, %s: %s"
-                yield Line(logging.WARNING, text, args, None, _about(task, target))
+                yield LogLine(logging.WARNING, text, args, None, _about(task, target))
     if dropped:
-        yield Line(logging.WARNING, "%d jobs dropped: no room", (dropped,))
+        yield LogLine(logging.WARNING, "%d jobs dropped: no room", (dropped,))
 
 
 def _about(task: Task, status: Status | None, attempt: int | None = None) -> dict[str, object]:

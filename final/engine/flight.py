@@ -31,7 +31,7 @@ COST_WEIGHT = 0.05
 KINDS = 1_000
 
 
-class Workers(Protocol):
+class Crew(Protocol):
     """What is asked of the pool. None of it may block."""
 
     def deliver(self, batch: Batch) -> None:
@@ -67,7 +67,7 @@ class Flight:
 
     def __init__(
         self,
-        pool: Workers,
+        pool: Crew,
         workers: int,
         timeout: Timeout,
         delay: Delay,

@@ -16,14 +16,14 @@ from final.ledger.base import AT_ONCE, Lookups
 
 SPAN = 100_000  # a look passes over so many numbers at most
 
-Progress = Callable[[int], object]
+OnProgress = Callable[[int], object]
 
 
 def in_turns(
     look_ups: Lookups,
     wanted: Filter,
     order: Callable[[Sequence[int]], int],
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
 ) -> int:
     """How many jobs it was in all. order: deals with those of these numbers; returns how many.
 

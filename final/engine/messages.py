@@ -125,7 +125,7 @@ class Enqueue(Request[list[str]]):
         return True
 
 
-class Order(Request[Answer]):
+class GiveOrder(Request[Answer]):
     """Brings the ledger an ``order`` of its own (``base.Order``), and is answered as it says there.
 
     sender: the batch of the handler that sends it; None from outside.

@@ -23,7 +23,7 @@ from final.ledger.lanes import Lanes
 from final.ledger.ordered import Ordered
 
 
-class Line:
+class GroupLine:
     """The waiting jobs of one group, in one lane. head: the one that stands there, at ``place``."""
 
     __slots__ = ("behind", "head", "place")
@@ -40,7 +40,7 @@ class Line:
 
 
 _place = attrgetter("key")
-Name = tuple[Priority, str]  # of a line in its group: its lane, and the kind where that has a limit
+LineName = tuple[Priority, str]  # its lane, and the kind where that has a limit of its own
 
 
 class GroupLanes(Lanes):
@@ -58,11 +58,13 @@ class GroupLanes(Lanes):
     ) -> None:
         super().__init__(capacity, fairness, limited)
         self._number = number
-        self._lines: defaultdict[str, dict[Name, Line]] = defaultdict(dict)  # by group
+        self._lines: defaultdict[str, dict[LineName, GroupLine]] = defaultdict(dict)  # by group
         self._full: set[str] = set()  # groups of which none may start
         self._behind: Counter[Priority] = Counter()
         # Lines of which no job stands in the lane, as their group is full.
-        self._headless: dict[Priority, dict[Line, None]] = {priority: {} for priority in Priority}
+        self._headless: dict[Priority, dict[GroupLine, None]] = {
+            priority: {} for priority in Priority
+        }
 
     def __len__(self) -> int:
         return super().__len__() + self._behind.total()
@@ -95,7 +97,7 @@ class GroupLanes(Lanes):
         if not task.group:
             self._put_in(task, task.key)
             return
-        line = self._lines[task.group].setdefault(self._name(task), Line())
+        line = self._lines[task.group].setdefault(self._name(task), GroupLine())
         if line.head is not None and task.key < line.head.key:
             self._step_back(line)  # it comes back from a worker, and was in front
         line.behind.add(task)
@@ -150,10 +152,10 @@ class GroupLanes(Lanes):
                 self.add(task)
         self.restore(passed_over)
 
-    def _name(self, task: Task) -> Name:
+    def _name(self, task: Task) -> LineName:
         return task.priority, task.kind if task.kind in self._limited_kinds else ""
 
-    def _come_forward(self, line: Line, task: Task, place: float | None = None) -> None:
+    def _come_forward(self, line: GroupLine, task: Task, place: float | None = None) -> None:
         """The first of this job's line goes to the end of the lane, if it may and none is there."""
         headless = self._headless[task.priority]
         if line.head is not None:
@@ -172,7 +174,7 @@ class GroupLanes(Lanes):
             self._behind[task.priority] -= 1
             self._put_in(line.head, line.place)
 
-    def _step_back(self, line: Line) -> None:
+    def _step_back(self, line: GroupLine) -> None:
         if line.head is not None:
             self._take_out(line.head, line.place)
             line.behind.add(line.head)

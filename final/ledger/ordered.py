@@ -14,7 +14,7 @@ from heapq import heapify, heappop, heappush
 
 from final.job import Task
 
-Entry = tuple[float, int, Task]  # (key, seq, job): an entry keeps the key that it came with
+Item = tuple[float, int, Task]  # (key, seq, job): it keeps the key that it came with
 Rank = tuple[float, int]  # (key, seq) of a job
 
 
@@ -25,8 +25,8 @@ class Ordered:
 
     def __init__(self) -> None:
         self.size = 0
-        self._run: deque[Entry] = deque()  # those that came in order
-        self._heap: list[Entry] = []  # the others
+        self._run: deque[Item] = deque()  # those that came in order
+        self._heap: list[Item] = []  # the others
         self._gone: set[Rank] = set()  # removed, and still in one of these
 
     def __iter__(self) -> Iterator[Task]:
@@ -82,7 +82,7 @@ class Ordered:
             heapify(apart._heap)
         return apart
 
-    def _first(self) -> deque[Entry] | list[Entry]:
+    def _first(self) -> deque[Item] | list[Item]:
         """Where the first one stands in front."""
         run, heap, gone = self._run, self._heap, self._gone
         while gone and run and run[0][:2] in gone:

@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from final import JobQueue
-from final.engine.messages import Order
+from final.engine.messages import GiveOrder
 from final.ledger.base import Move
 from final.ledger.local import LocalLedger
 from final.ledger.sqlite import SqliteFile
@@ -76,7 +76,7 @@ def processes(queue: JobQueue) -> Collection[object]:
     return queue._handlers._processes._all
 
 
-def ask_at_once(queue: JobQueue, orders: Sequence[Order[Any]]) -> None:
+def ask_at_once(queue: JobQueue, orders: Sequence[GiveOrder[Any]]) -> None:
     """Let the dispatcher find all ``orders`` in one and the same turn; wait for the answers."""
     queue._dispatcher._orders += orders
     queue.metrics()

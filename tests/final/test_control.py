@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from final import Job, JobQueue, Kind, Pause, Priority, QueueClosed, Status, StorageError
-from final.engine.messages import Order
+from final.engine.messages import GiveOrder
 from final.job import Task
 from final.ledger.base import Cancel, SetFairness, SetPaused, SetWorkers
 from final.ledger.caps import Caps
@@ -229,8 +229,8 @@ def _is_paused(task: Task, paused: frozenset[Pause]) -> bool:
 # ---- the turns of the dispatcher ----------------------------------------------------------------
 
 
-def order(pause: Pause = QUEUE, paused: bool = True) -> Order[None]:
-    return Order(SetPaused(pause, paused))
+def order(pause: Pause = QUEUE, paused: bool = True) -> GiveOrder[None]:
+    return GiveOrder(SetPaused(pause, paused))
 
 
 class TestTurns:
@@ -259,7 +259,7 @@ class TestTurns:
         engine.settle(jobs("a", "b", "c"))
         [batch] = engine.batches
         batch.running = batch.tasks.popleft()
-        engine.settle(Order[bool](Cancel("b")))
+        engine.settle(GiveOrder[bool](Cancel("b")))
         ask(engine, order())
         engine.settle()
         assert engine.status("b") == ("cancelled", 0)
@@ -281,7 +281,7 @@ class TestTurns:
         engine = Engine(fairness=7)
         engine.file.failures = 1
         with pytest.raises(StorageError):
-            ask(engine, Order[None](SetFairness(1)))
+            ask(engine, GiveOrder[None](SetFairness(1)))
         assert engine.ledger._lanes.fairness == 7
 
     def test_nor_is_it_resumed(self) -> None:
@@ -689,7 +689,7 @@ class TestWorkers:
         engine = Engine(workers=1)
         engine.file.failures = 1
         with pytest.raises(StorageError):
-            ask(engine, Order[int](SetWorkers(2)))
+            ask(engine, GiveOrder[int](SetWorkers(2)))
         assert engine.metrics().workers == 1
         assert engine.ledger.workers is None
 

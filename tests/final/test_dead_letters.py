@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from final import Handler, Job, JobQueue, PermanentFailure, Status, UnknownJob, current_job
-from final.engine.messages import Order
+from final.engine.messages import GiveOrder
 from final.ledger.base import Retry
 from tests.final import inside
 from tests.final.helpers import (
@@ -262,7 +262,7 @@ class TestRetry:
 
     def test_of_two_who_retry_at_once_one_does(self, queue: JobQueue) -> None:
         """The status is looked at first, but the dispatcher decides."""
-        first, second = orders = [Order[int](Retry("i1")) for _ in range(2)]
+        first, second = orders = [GiveOrder[int](Retry("i1")) for _ in range(2)]
         inside.ask_at_once(queue, orders)
         assert first.result() == 1
         with pytest.raises(ValueError, match="Job i1 is not a dead letter"):

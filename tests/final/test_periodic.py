@@ -30,7 +30,7 @@ from final import (
 )
 from final.beyond.filters import Filter
 from final.beyond.periodic import ON_TIME, Cron, Entry, Interval, iso
-from final.engine.messages import Close, Order
+from final.engine.messages import Close, GiveOrder
 from final.ledger import base
 from final.ledger.base import AT_ONCE
 from final.testing import InlineQueue
@@ -233,7 +233,7 @@ class TestIntervals:
 
 def change(engine: Engine, how: Any, *every: Every) -> bool:
     entries = [Entry.of(each, engine.wall, 1_000_000) for each in every]
-    return bool(ask(engine, Order[bool](base.ChangePeriodic(how, entries))))
+    return bool(ask(engine, GiveOrder[bool](base.ChangePeriodic(how, entries))))
 
 
 def made(engine: Engine) -> list[str]:

@@ -59,6 +59,16 @@ def test_imports_lead_nowhere_in_a_circle() -> None:
     TopologicalSorter(imports()).prepare()  # raises CycleError, which names the circle
 
 
+def test_no_class_has_the_name_of_another() -> None:
+    names = [
+        node.name
+        for file in ROOT.rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ClassDef)
+    ]
+    assert [name for name in set(names) if names.count(name) > 1] == []
+
+
 def test_the_heart_can_be_read_in_the_promised_time() -> None:
     # docs/inside-final.md says what the heart is, and in which order to read it.
     page = (ROOT.parent / "docs" / "inside-final.md").read_text(encoding="utf-8")

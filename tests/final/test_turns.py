@@ -14,7 +14,7 @@ import pytest
 from final import DuplicateJob, Job, Priority, QueueClosed, QueueFull, StorageError
 from final.beyond.filters import Filter
 from final.engine.dispatcher import STORAGE_RETRY_SECONDS
-from final.engine.messages import Close, Enqueue, Join, Measure, Order, Request, Wait, Withdraw
+from final.engine.messages import Close, Enqueue, GiveOrder, Join, Measure, Request, Wait, Withdraw
 from final.engine.producers import OFFERED_AT_ONCE, Producers
 from final.job import Outcome, Task
 from final.ledger.base import BYTES_AT_ONCE, Cancel, Offer, Retry
@@ -119,7 +119,7 @@ class TestUnreadableJobs:
         self, unreadable: Engine
     ) -> None:
         unreadable.turn(report(unreadable.batches[0]))
-        assert ask(unreadable, Order(Cancel("x"))) is False
+        assert ask(unreadable, GiveOrder(Cancel("x"))) is False
 
 
 def test_the_id_that_another_producer_has_just_taken_is_named(engine: Engine) -> None:
@@ -156,7 +156,7 @@ class TestFailedCommit:
     def test_everything_is_as_it_was_before(self, busy: Engine) -> None:
         """The turn would record two outcomes, requeue "failing", revive "dead", insert, claim."""
         before = busy.state()
-        enqueue, retry = jobs("l2", priority=LOW), Order[int](Retry("dead"))
+        enqueue, retry = jobs("l2", priority=LOW), GiveOrder[int](Retry("dead"))
         busy.file.failures = 1
         outcomes = [report(busy.batches[3]), report(busy.batches[4], failed=True)]
         busy.turn(*outcomes, enqueue, retry, later=1.0)
@@ -168,7 +168,7 @@ class TestFailedCommit:
 
     def test_the_counts_are_as_they_were_before(self, busy: Engine) -> None:
         before = busy.metrics()
-        retry = Order[int](Retry("dead"))
+        retry = GiveOrder[int](Retry("dead"))
         busy.file.failures = 2
         busy.turn(report(busy.batches[3]), jobs("l2", priority=LOW), retry, later=1.0)
         after = busy.metrics()
@@ -178,7 +178,7 @@ class TestFailedCommit:
     def test_the_next_turn_makes_up_for_it(self, busy: Engine) -> None:
         busy.file.failures = 1
         outcomes = [report(busy.batches[3]), report(busy.batches[4], failed=True)]
-        busy.turn(*outcomes, Order[int](Retry("dead")), later=1.0)
+        busy.turn(*outcomes, GiveOrder[int](Retry("dead")), later=1.0)
         assert [busy.status(i) for i in ("x", "h1")] == [("processing", 1), ("queued", 0)]
         busy.turn()
         assert busy.file.commits[-1] == {
@@ -288,7 +288,7 @@ class TestFailedCommit:
         engine.turn(jobs("a"))
         engine.file.failures = 1
         engine.turn(report(engine.batches[0], failed=True))
-        assert ask(engine, Order[bool](Cancel("a"))) is True
+        assert ask(engine, GiveOrder[bool](Cancel("a"))) is True
         assert engine.status("a") == ("cancelled", 1)
 
     def test_an_idle_queue_finds_out_by_itself_that_the_disk_works_again(
@@ -904,7 +904,7 @@ class TestRequests:
         engine = Engine(max_retries=0)
         engine.turn(jobs("x"))
         engine.turn(report(engine.batches[0], failed=True))
-        first, second = Order[int](Retry("x")), Order[int](Retry("x"))
+        first, second = GiveOrder[int](Retry("x")), GiveOrder[int](Retry("x"))
         engine.turn(first, second)
         engine.turn()
         assert first.result() == 1
@@ -1080,7 +1080,7 @@ class TestTheEnd:
         engine.turn(report(engine.batches[0], failed=True))
         engine.turn(jobs("held"))
         has_room, has_not = jobs("a"), jobs("b", "c", "d")
-        waiting: list[Request[Any]] = [has_room, has_not, Order(Retry("dead"))]
+        waiting: list[Request[Any]] = [has_room, has_not, GiveOrder(Retry("dead"))]
         waiting += [Wait("held"), Join(), Measure()]
 
         def fail() -> None:

@@ -36,10 +36,10 @@ from final.engine.flight import OVERDUE_SECONDS, Flight
 from final.engine.messages import (
     Close,
     Enqueue,
+    GiveOrder,
     Join,
     Measure,
     Message,
-    Order,
     Request,
     Wait,
     Withdraw,
@@ -546,10 +546,10 @@ class Engine:
 
     def cancel(self, job_id: str) -> None:
         self._asked_to_cancel.add(job_id)
-        self._ask(Order(Cancel(job_id)), "client", f"cancels {job_id}")
+        self._ask(GiveOrder(Cancel(job_id)), "client", f"cancels {job_id}")
 
     def retry(self, job_id: str) -> None:
-        self._ask(Order(Retry(job_id)), "client", f"retries {job_id}")
+        self._ask(GiveOrder(Retry(job_id)), "client", f"retries {job_id}")
 
     def cancel_all(self) -> None:
         live = tuple(status for status in Status if not status.ended)
@@ -566,7 +566,7 @@ class Engine:
     ) -> None:
         """As a client finds them, a moment before."""
         found = self.ledger.look_ups.jobs(wanted, AT_ONCE)
-        request: Order[int] = Order(order([record.seq for record in found], wanted))
+        request: GiveOrder[int] = GiveOrder(order([record.seq for record in found], wanted))
         self._meant[request] = {record.id for record in found}
         if order is CancelAll:
             self._asked_to_cancel |= self._meant[request]
@@ -574,14 +574,14 @@ class Engine:
 
     def pause(self, part: Pause, paused: bool = True) -> None:
         what = " ".join(part.row).strip()
-        self._ask(Order(SetPaused(part, paused)), "client", f"{_PAUSES[paused]} {what}")
+        self._ask(GiveOrder(SetPaused(part, paused)), "client", f"{_PAUSES[paused]} {what}")
 
     def resume_all(self) -> None:
         for row in sorted(self.model.paused):
             self.pause(pause_from(row), False)
 
     def set_workers(self, number: int | None) -> None:
-        self._ask(Order(SetWorkers(number)), "client", f"wants {number or 'the usual'} workers")
+        self._ask(GiveOrder(SetWorkers(number)), "client", f"wants {number or 'the usual'} workers")
 
     def wait(self, job_id: str) -> None:
         self._ask(Wait(job_id), "client", f"waits for {job_id}")
@@ -1195,12 +1195,12 @@ class Engine:
                 just = self._failed_in_turn
             case _, QueueClosed():
                 just = bool(self.closes)
-            case Order(order=Cancel(job_id=job_id)), UnknownJob():
+            case GiveOrder(order=Cancel(job_id=job_id)), UnknownJob():
                 # Or it came in in the same turn, so that its producer had no answer yet.
                 just = job_id not in model.jobs or job_id in self._coming_in
             case Wait(job_id=job_id), UnknownJob():
                 just = job_id not in model.jobs
-            case Order(order=Retry(job_id=str(job_id))), ValueError():
+            case GiveOrder(order=Retry(job_id=str(job_id))), ValueError():
                 just = job_id not in model.to_run("failed") or job_id in self._just_failed
                 just = just or model.has_rival(job_id)
             case ((Wait() | Join()), TimeoutError()):
@@ -1221,22 +1221,22 @@ class Engine:
                     answer.status.ended and answer.status == entry.status,
                     f"{job_id} was said to be {answer.status}; it is {entry.status}.",
                 )
-            case Order(order=Cancel(job_id=job_id)):
+            case GiveOrder(order=Cancel(job_id=job_id)):
                 self._check_cancel(job_id, answer)
             case Join():
                 self._note("client", "is told that nothing is left to run")
                 left = model.to_run("queued", "processing", "retrying")
                 require(not left, f"join returned, and {left} had not run.")
-            case Order(order=CancelAll() | RetryAll() | Purge() as order):
+            case GiveOrder(order=CancelAll() | RetryAll() | Purge() as order):
                 self._note("client", f"is told: {answer} jobs")
                 not_yet = self._meant.pop(request) & self._left_of(order)
                 not_yet -= self._just_failed  # in the same turn
                 require(not not_yet, f"All were dealt with, except {not_yet}.")
-            case Order(order=Retry(job_id=job_id)):
+            case GiveOrder(order=Retry(job_id=job_id)):
                 self._note("client", f"is told that {job_id} starts over")
-            case Order(order=SetPaused(pause=part, paused=paused)):
+            case GiveOrder(order=SetPaused(pause=part, paused=paused)):
                 self._note("client", f"is told that it {_PAUSES[paused]} {part.row}")
-            case Order(order=SetWorkers()):
+            case GiveOrder(order=SetWorkers()):
                 self._note("client", f"is told: {answer} workers")
             case Close():
                 self._check_close(request, answer)

@@ -28,7 +28,7 @@ from final.ledger.features import dependencies, periodic
 from final.ledger.features.dependencies import Dependencies
 from final.ledger.features.keys import Holder, Keys
 from final.ledger.features.periodic import Periodic
-from final.ledger.groups import GroupLanes, Line
+from final.ledger.groups import GroupLanes, GroupLine
 from final.ledger.index import Index
 from final.ledger.limits import Gate
 from final.ledger.local import LocalLedger
@@ -129,7 +129,7 @@ class NothingIsResumed(Picker):
 class NoTurns(GroupLanes):
     """The next of a group stands in the lane where it came, and not at its end."""
 
-    def _come_forward(self, line: Line, task: Task, place: float | None = None) -> None:
+    def _come_forward(self, line: GroupLine, task: Task, place: float | None = None) -> None:
         first = line.behind.head().key if line.behind.size else None
         super()._come_forward(line, task, first)
 

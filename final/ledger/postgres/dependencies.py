@@ -64,7 +64,7 @@ ANY_WAIT = """SELECT EXISTS (SELECT FROM jobqueue.dependency WHERE open)
     OR EXISTS (SELECT FROM jobqueue.release)"""
 
 
-class Dependencies:
+class PostgresDependencies:
     """table: the first half of the keys of advisory locks.
 
     releasing: parents have ended, and their children do not all know. A hint, as are all here.

@@ -37,7 +37,7 @@ def to_replace(tasks: Iterable[Task]) -> list[str]:
     return keys_of(task for task in tasks if task.unique and task.unique.then == "replace")
 
 
-class Holders:
+class PostgresHolders:
     """Of one offer. patient: whether to wait for a lock. unique: its jobs that have keys."""
 
     def __init__(

@@ -15,7 +15,7 @@ from psycopg import errors
 
 from final.ledger.base import AT_ONCE
 from final.ledger.postgres import statements as sql
-from final.ledger.postgres.dependencies import Dependencies
+from final.ledger.postgres.dependencies import PostgresDependencies
 from final.ledger.postgres.lease import Lease
 from final.ledger.postgres.memory import Memory
 from final.ledger.postgres.notices import Notices
@@ -36,7 +36,7 @@ class Housekeeping:
         session: Session,
         lease: Lease,
         memory: Memory,
-        dependencies: Dependencies,
+        dependencies: PostgresDependencies,
         notices: Notices,
         history: int,
     ) -> None:

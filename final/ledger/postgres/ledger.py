@@ -30,7 +30,7 @@ from final.job import JobRecord, Priority, Status, Task
 from final.ledger.base import Given, Offer, SharedFigures, Told
 from final.ledger.postgres import statements as sql
 from final.ledger.postgres.address import Address
-from final.ledger.postgres.dependencies import Dependencies
+from final.ledger.postgres.dependencies import PostgresDependencies
 from final.ledger.postgres.doubt import UNKNOWN, Doubt
 from final.ledger.postgres.housekeeping import Housekeeping
 from final.ledger.postgres.lease import Lease
@@ -43,7 +43,7 @@ from final.ledger.postgres.returned import portions
 from final.ledger.postgres.room import Room
 from final.ledger.postgres.session import Session, explained
 from final.ledger.postgres.ticks import Ticks
-from final.ledger.postgres.turn import InDoubt, Process, Turn
+from final.ledger.postgres.turn import InDoubt, ThisProcess, Turn
 from final.ledger.postgres.window import Window
 from final.ledger.postgres.within import enqueue_within
 from final.options import Options
@@ -103,7 +103,7 @@ class PostgresLedger:
         self._window = Window(session, options, policies, memory, kinds, shares, self._lease.table)
         self._room = Room(session, options, memory)
         self._doubt = Doubt(session, self._lease, memory)
-        self._dependencies = Dependencies(session, memory, self._lease.table)
+        self._dependencies = PostgresDependencies(session, memory, self._lease.table)
         self._ticks = Ticks(session, memory, self._lease.table)
         self._housekeeping = Housekeeping(
             session, self._lease, memory, self._dependencies, notices, options.history
@@ -197,7 +197,7 @@ class PostgresLedger:
 
     def _turn(self, offer: Offer) -> Given:
         """Tries until it has come about. Raises StorageError when nothing was written."""
-        process = Process(
+        process = ThisProcess(
             self._session,
             self._options,
             self._memory,

@@ -35,7 +35,7 @@ from final.ledger.postgres.session import Session
 from final.ledger.postgres.window import Window
 
 
-class Orders:
+class PostgresOrders:
     """Of one offer."""
 
     def __init__(

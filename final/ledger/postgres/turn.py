@@ -28,13 +28,13 @@ from final.ledger.admission import Admission
 from final.ledger.base import Given, Move, Offer
 from final.ledger.postgres import metas
 from final.ledger.postgres import statements as sql
-from final.ledger.postgres.dependencies import Dependencies
+from final.ledger.postgres.dependencies import PostgresDependencies
 from final.ledger.postgres.doubt import UNKNOWN, Doubt
-from final.ledger.postgres.holders import Holders
+from final.ledger.postgres.holders import PostgresHolders
 from final.ledger.postgres.lease import Lease
 from final.ledger.postgres.memory import Memory
 from final.ledger.postgres.notices import Notices
-from final.ledger.postgres.orders import Orders
+from final.ledger.postgres.orders import PostgresOrders
 from final.ledger.postgres.returned import Returned, batched
 from final.ledger.postgres.room import Room
 from final.ledger.postgres.rows import new_columns
@@ -45,7 +45,7 @@ from final.options import Options
 QUEUED, SCHEDULED, PROCESSING, RETRYING, COMPLETED, FAILED, CANCELLED, DROPPED, WAITING = Status
 
 
-class Process(NamedTuple):
+class ThisProcess(NamedTuple):
     """What one process has from one turn to the next."""
 
     session: Session
@@ -56,7 +56,7 @@ class Process(NamedTuple):
     room: Room
     notices: Notices
     doubt: Doubt
-    dependencies: Dependencies
+    dependencies: PostgresDependencies
 
 
 class InDoubt(Exception):
@@ -71,7 +71,7 @@ class InDoubt(Exception):
 class Turn:
     """again: after one that failed."""
 
-    def __init__(self, process: Process, offer: Offer, again: bool) -> None:
+    def __init__(self, process: ThisProcess, offer: Offer, again: bool) -> None:
         self._session = process.session
         self._options = process.options
         self._memory = process.memory
@@ -85,8 +85,10 @@ class Turn:
         self._again = again
         self._returned = Returned(self._session, self._memory, offer)
         table = process.lease.table
-        self._holders = Holders(self._session, self._memory, table, offer, patient=not again)
-        self._orders = Orders(
+        self._holders = PostgresHolders(
+            self._session, self._memory, table, offer, patient=not again
+        )
+        self._orders = PostgresOrders(
             self._session, self._memory, self._window, self._notices, process.lease
         )
         self._given = Given()

@@ -12,7 +12,7 @@ from typing import Self
 from pydantic import ValidationError
 
 from final.beyond.filters import Filter
-from final.engine.many import Progress
+from final.engine.many import OnProgress
 from final.errors import (
     DuplicateJob,
     JobQueueError,
@@ -47,7 +47,7 @@ from final.service.models import (
 )
 
 
-class Database:
+class SharedDatabase:
     """A ``Place``: ``url`` is the address of a queue."""
 
     def __init__(self, url: str) -> None:
@@ -166,7 +166,7 @@ class Database:
             self._queue.delete(job_id)
         return job
 
-    def deal(self, act: Act, wanted: Filter, dry_run: bool, progress: Progress) -> int:
+    def deal(self, act: Act, wanted: Filter, dry_run: bool, progress: OnProgress) -> int:
         which = wanted._asdict()
         statuses = which.pop("statuses")
         if act == "purge" and statuses:

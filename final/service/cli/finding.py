@@ -22,9 +22,9 @@ def find(url: str | None, db: str | None, token: str | None, create: bool = Fals
     if url is not None and db is not None:
         raise Misuse("--url names a service and --db a file: give one of them.")
     if db is not None and is_address(db):
-        from final.service.cli.database import Database  # here, because it needs psycopg
+        from final.service.cli.database import SharedDatabase  # here, because it needs psycopg
 
-        return Database(db)
+        return SharedDatabase(db)
     if db == ":memory:":
         raise Misuse("A database in memory ends with its process: give --db a file.")
     if db is not None:

@@ -22,7 +22,7 @@ from final.beyond.control import Pause, in_order, pause_from, pause_of
 from final.beyond.filters import Filter
 from final.beyond.meta import frozen
 from final.beyond.periodic import Entry
-from final.engine.many import Progress, in_turns
+from final.engine.many import OnProgress, in_turns
 from final.errors import PeriodicExists, UnknownJob, UnknownPeriodic
 from final.job import JobRecord, Priority, Status, Task
 from final.ledger.base import ChangePeriodic, Move, SetPaused, SetWorkers
@@ -271,7 +271,7 @@ class File:
                 raise Refused(f"Job {job_id} stays: jobs after it have not ended.")
         return job
 
-    def deal(self, act: Act, wanted: Filter, dry_run: bool, progress: Progress) -> int:
+    def deal(self, act: Act, wanted: Filter, dry_run: bool, progress: OnProgress) -> int:
         carry_out, statuses = DEALS[act]
         wanted = wanted._replace(statuses=wanted.statuses or statuses)
         if dry_run:

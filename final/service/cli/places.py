@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from final.beyond.filters import Filter
 from final.beyond.periodic import Every
-from final.engine.many import Progress
+from final.engine.many import OnProgress
 from final.job import Job
 from final.payload import encode
 from final.service.models import Body, NewJob, NewPeriodic
@@ -93,7 +93,7 @@ class Place(Protocol):
     def delete(self, job_id: str) -> Document:
         """One that has ended; what it was."""
 
-    def deal(self, act: Act, wanted: Filter, dry_run: bool, progress: Progress) -> int:
+    def deal(self, act: Act, wanted: Filter, dry_run: bool, progress: OnProgress) -> int:
         """With all that is meant; how many jobs it was. A dry run only counts them."""
 
     def groups(self, limit: int) -> list[Document]:

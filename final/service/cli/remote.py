@@ -14,7 +14,7 @@ import httpx
 from pydantic import BaseModel
 
 from final.beyond.filters import Filter
-from final.engine.many import Progress
+from final.engine.many import OnProgress
 from final.service.cli.places import (
     Act,
     Document,
@@ -138,7 +138,7 @@ class Remote:
     def delete(self, job_id: str) -> Document:
         return self._ask("POST", f"{_path(job_id)}/delete", JobView)
 
-    def deal(self, act: Act, wanted: Filter, dry_run: bool, progress: Progress) -> int:
+    def deal(self, act: Act, wanted: Filter, dry_run: bool, progress: OnProgress) -> int:
         """The service says nothing before the end, which may take its time."""
         meant = {"status": next(iter(wanted.statuses), None), **wanted._asdict()}
         meant |= {"type": meant.pop("kind"), "meta": wanted.meta or None, "dry_run": dry_run}
