@@ -119,11 +119,11 @@ class GroupLanes(Lanes):
         self._start_anew_if_empty(task.priority)
 
     def _picked(self, task: Task) -> None:
-        super()._picked(task)
         if task.group:
             line = self._lines[task.group][self._name(task)]
             line.head = None
             self._come_forward(line, task)
+        super()._picked(task)  # not sooner: its kind would be as one that comes anew, and be held
 
     def hold_group(self, group: str) -> None:
         """No job of this group may start."""

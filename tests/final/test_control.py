@@ -117,6 +117,14 @@ class TestPicks:
         line.pause()
         assert line.all() == [mail]
 
+    def test_of_a_kind_that_was_paused_a_groups_next_job_is_there_at_once(self) -> None:
+        line = Line(fairness=None)
+        urgent = [line.add("mail", HIGH, "a") for _ in range(2)]
+        line.add(priority=LOW)
+        line.pause(Pause(kind="mail"))
+        line.pause()
+        assert [task for [task] in line.picker.batches(2, {}, 1, 0.0)] == urgent
+
     def test_a_full_group_that_is_resumed_stays_full(self) -> None:
         line = Line(group_limit=1)
         first, second = line.add(group="a"), line.add(group="a")
