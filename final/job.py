@@ -162,15 +162,6 @@ class Job:
             object.__setattr__(self, "meta", frozen("Job.meta", self.meta))
 
 
-def of_the_file(**fields: object) -> Job:
-    """A Job with these fields, the others None. It was checked when it came in, and is not again:
-    what an older release let in runs under stricter rules, too."""
-    job = object.__new__(Job)
-    for name in Job.__slots__:
-        object.__setattr__(job, name, fields.get(name))
-    return job
-
-
 @dataclass(frozen=True, slots=True)
 class JobRecord:
     """What the queue knows about a job. Times are Unix seconds (UTC), None where not reached.

@@ -11,9 +11,10 @@ more urgent lanes before it is due, and then at most once more by the one other 
 that can be due before it.
 
 A job of a kind with a limit of its own keeps its place in the lane and its share of the
-capacity, and lets those behind it pass while its kind may not start. Where there are such
-kinds, the other lane may come due twice by picks at which this job may not start: it is
-picked within twice as many of those at which it may.
+capacity, and lets those behind it pass while its kind may not start. The bound holds for its lane
+all the same, counted in picks at which it may: a lane that is due goes before a more urgent
+one once, and then not again until that one was served. (Else it could fall due each time that the
+job may start, by picks at which it may not, and take its chance for ever.)
 
 A lane that is not served is not passed over either: it stands still, and so does its count.
 
@@ -22,7 +23,6 @@ Plain data structures. No threads, no I/O, no clock.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Collection
 
@@ -30,27 +30,33 @@ from final.job import Priority, Task
 from final.ledger.ordered import Heads, Ordered, Rank
 
 Suits = Callable[[Task], bool]
+Turn = tuple[int, frozenset[int]]  # where a lane stands by the token rule: passed_over, overtaken
 
 
 class Lane:
     """The waiting jobs of one priority.
 
-    passed_over: how often, since it was last served or empty. limited: the jobs of kinds with a
-    limit of their own, by kind; free: all others. held: such kinds of which none may start now; the
-    owner changes it. held_jobs: of these, how many stand here.
+    number: 0 for the most urgent one. passed_over: how often, since it was last served or empty;
+    overtaken: since then, by these less urgent ones, which were due. limited: the jobs of kinds
+    with a limit of their own, by kind; free: all others. held: such kinds of which none may start
+    now; the owner changes it. held_jobs: of these, how many stand here.
     """
 
-    __slots__ = ("_held", "_oldest", "_open", "free", "held_jobs", "limited", "passed_over", "size")
-
-    def __init__(self, held: Collection[str]) -> None:
+    def __init__(self, number: int, held: Collection[str]) -> None:
+        self.number = number
         self.size = 0
-        self.passed_over = 0
+        self.start_anew()
         self.held_jobs = 0
         self.free = Ordered()
         self.limited: dict[str, Ordered] = {}
         self._held = held
         self._open = Heads(lambda kind: None if kind in held else self._rank(kind))
         self._oldest = Heads(self._rank)
+
+    def start_anew(self) -> None:
+        """It was served, or is empty: nobody has gone before it."""
+        self.passed_over = 0
+        self.overtaken: frozenset[int] = frozenset()
 
     def add_limited(self, task: Task, key: float) -> None:
         part = self.limited.setdefault(task.kind, Ordered())
@@ -117,9 +123,8 @@ class Lanes:
         self._held: set[str] = set()
         self._capacity = capacity
         self._limited_kinds = frozenset(limited)
-        self._by_priority = {priority: Lane(self._held) for priority in Priority}
-        self._lanes = list(self._by_priority.values())
-        self._served = self._lanes
+        self._by_priority = {p: Lane(n, self._held) for n, p in enumerate(Priority)}
+        self._served = self._lanes = list(self._by_priority.values())
 
     def __len__(self) -> int:
         """How many jobs wait in all."""
@@ -177,7 +182,7 @@ class Lanes:
     def _start_anew_if_empty(self, priority: Priority) -> None:
         """Nobody waits there any more: who comes next was not passed over yet."""
         if self.room(priority) == self._capacity:
-            self._by_priority[priority].passed_over = 0
+            self._by_priority[priority].start_anew()
 
     def hold(self, kind: str) -> None:
         """No job of this kind may start."""
@@ -222,7 +227,9 @@ class Lanes:
         # waiting MEDIUM one does not count against it, or the rhythm would drift.
         for passed in waiting[chosen + 1 :]:
             passed.passed_over += 1
-        lane.passed_over = 0
+        for urgent in waiting[:chosen]:
+            urgent.overtaken |= {lane.number}
+        lane.start_anew()
         task = part.pop()
         lane.size -= 1
         if lane.limited or task.group:
@@ -236,10 +243,11 @@ class Lanes:
 
     def _first_due(self, waiting: list[Lane]) -> int:
         """The lane that is overdue for longest; where none is, the most urgent one."""
-        passed_over = [lane.passed_over for lane in waiting]
-        longest = max(passed_over)
-        fairness = math.inf if self.fairness is None else self.fairness
-        return passed_over.index(longest) if longest >= fairness else 0
+        due = max(range(len(waiting)), key=lambda n: waiting[n].passed_over)
+        if self.fairness is None or waiting[due].passed_over < self.fairness:
+            return 0
+        again = (n for n in range(due) if waiting[due].number in waiting[n].overtaken)
+        return next(again, due)
 
     def _count(self, task: Task, change: int) -> None:
         """So many more jobs of its kind, which is limited, stand in its lane."""
@@ -251,11 +259,11 @@ class Lanes:
         if kind in self._held:
             self._by_priority[task.priority].held_jobs += change
 
-    # Which lane was passed over how often, to be restored when picks have come to nothing.
+    # Whose turn it is, to be restored when picks have come to nothing.
 
-    def passed_over(self) -> list[int]:
-        return [lane.passed_over for lane in self._lanes]
+    def turns(self) -> list[Turn]:
+        return [(lane.passed_over, lane.overtaken) for lane in self._lanes]
 
-    def restore(self, passed_over: list[int]) -> None:
-        for lane, times in zip(self._lanes, passed_over, strict=True):
-            lane.passed_over = times
+    def restore(self, turns: list[Turn]) -> None:
+        for lane, turn in zip(self._lanes, turns, strict=True):
+            lane.passed_over, lane.overtaken = turn

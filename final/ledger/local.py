@@ -125,7 +125,7 @@ class LocalLedger:
     def exchange(self, offer: Offer) -> Given:
         self._begin(offer.now, offer.wall)
         given, lanes = self._given, self._lanes
-        passed_over, fairness = lanes.passed_over(), lanes.fairness
+        turns, fairness = lanes.turns(), lanes.fairness
         try:
             self._read_again()
             with self._file.transaction():
@@ -144,7 +144,7 @@ class LocalLedger:
                 self._write()
         except StorageError as error:
             self._undo(error)
-            lanes.restore(passed_over)
+            lanes.restore(turns)
             lanes.fairness = fairness
             with contextlib.suppress(StorageError):  # then before the next exchange
                 self._read_again()
@@ -209,7 +209,7 @@ class LocalLedger:
             return
         index = self._index
         rows = {row.id: row for row in self._file.rows(self._unread)}
-        passed_over = self._lanes.passed_over()  # who comes back was so as often as before
+        turns = self._lanes.turns()  # who comes back was passed over as often as before
         for task, was_replaced in self._unread.items():
             index.take_out(task)
             row = rows.get(task.id)
@@ -228,7 +228,7 @@ class LocalLedger:
                 setattr(task, name, getattr(row, name))
             index.put_in(task, due)
         self._unread.clear()
-        self._lanes.restore(passed_over)
+        self._lanes.restore(turns)
         index.unload()
 
     def _summary(self, closing: bool = False) -> Given:

@@ -18,7 +18,7 @@ from final.job import Task
 from final.ledger.lanes import Lanes
 from final.ledger.limits import meter_of
 
-HIGH, MEDIUM, LOW = Priority
+HIGH, MEDIUM, LOW = LANES = tuple(Priority)
 LIMITED = ("mail", "sms")
 
 
@@ -83,7 +83,7 @@ class TestPlaces:
         ):
             lanes.add(Task(str(n), "null", priority, kind, seq=n, key=n))
         assert [picks_one(lanes) for _ in range(3)] == ["0", "4", "1"]
-        assert lanes.passed_over() == [0, 0, 0]
+        assert [passed_over for passed_over, _ in lanes.turns()] == [0, 0, 0]
 
     def test_one_that_is_removed_is_not_picked(self) -> None:
         lanes = filled("mail", "mail", "free")
@@ -135,7 +135,7 @@ class TestAgainstLists:
             for priority in Priority:
                 lane = [task for task in model.waiting if task.priority is priority]
                 assert lanes.head(priority) is min(lane, key=lambda t: t.key, default=None)
-            assert lanes.passed_over() == list(model.passed_over.values())
+            assert lanes.turns() == [(model.passed_over[p], model.overtaken[p]) for p in Priority]
 
 
 class InLists:
@@ -144,6 +144,7 @@ class InLists:
     def __init__(self, fairness: int) -> None:
         self.waiting: list[Task] = []
         self.passed_over = dict.fromkeys(Priority, 0)
+        self.overtaken: dict[Priority, frozenset[int]] = dict.fromkeys(Priority, frozenset())
         self._fairness = fairness
 
     def ready(self, open_kinds: list[str]) -> list[Task]:
@@ -158,9 +159,16 @@ class InLists:
         chosen = max(lanes, key=lambda p: self.passed_over[p])  # of several the most urgent
         if self.passed_over[chosen] < self._fairness:
             chosen = lanes[0]
-        for priority in lanes[lanes.index(chosen) + 1 :]:
-            self.passed_over[priority] += 1
-        self.passed_over[chosen] = 0
+        for priority in lanes:
+            if LANES.index(chosen) in self.overtaken[priority]:
+                chosen = priority
+                break
+        for priority in lanes:
+            if LANES.index(priority) > LANES.index(chosen):
+                self.passed_over[priority] += 1
+            elif priority is not chosen:
+                self.overtaken[priority] |= {LANES.index(chosen)}
+        self.start_anew(chosen)
         picked = next(task for task in ready if task.priority is chosen)
         self.waiting.remove(picked)
         return picked
@@ -168,7 +176,11 @@ class InLists:
     def remove(self, task: Task) -> None:
         self.waiting.remove(task)
         if all(other.priority is not task.priority for other in self.waiting):
-            self.passed_over[task.priority] = 0
+            self.start_anew(task.priority)
+
+    def start_anew(self, priority: Priority) -> None:
+        self.passed_over[priority] = 0
+        self.overtaken[priority] = frozenset()
 
 
 def test_a_leaky_bucket_allows_a_start_at_the_very_moment_that_it_named() -> None:

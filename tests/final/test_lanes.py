@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from final.job import Priority, Task
-from final.ledger.lanes import Lanes
+from final.ledger.lanes import Lanes, Turn
 from final.ledger.ordered import Ordered
 
 HIGH, MEDIUM, LOW = Priority
@@ -50,9 +50,9 @@ def heads(lanes: Lanes) -> list[Task]:
     return [head for priority in Priority if (head := lanes.head(priority))]
 
 
-def state(lanes: Lanes) -> tuple[list[list[str]], list[int]]:
+def state(lanes: Lanes) -> tuple[list[list[str]], list[Turn]]:
     """Everything that lanes remember."""
-    return [[task.id for task in lane.free] for lane in lanes._lanes], lanes.passed_over()
+    return [[task.id for task in lane.free] for lane in lanes._lanes], lanes.turns()
 
 
 class TestRhythm:
@@ -140,12 +140,35 @@ class TestBound:
         lanes.add(rare)
         for _ in range(2 + 2):
             lanes.hold("rare")
-            while lanes.passed_over()[1] < 2:
+            while lanes.turns()[1][0] < 2:
                 lanes.pick()
             lanes.release("rare")
             if lanes.pick() is rare:
                 return
         raise AssertionError("LOW waited beyond its bound")
+
+    @pytest.mark.parametrize("lane", [HIGH, MEDIUM])
+    def test_a_less_urgent_lane_takes_the_chance_of_a_rare_job_only_once(
+        self, lane: Priority
+    ) -> None:
+        """LOW falls due by a pick at which the kind may not start, again and again."""
+        lanes = Lanes(capacity=100, fairness=1, limited={"rare"})
+        rare = task("rare", lane, "rare")
+        lanes.add(rare)
+        for n in range(10):
+            lanes.add(task(f"urgent-{n}", HIGH if lane is MEDIUM else MEDIUM))
+            lanes.add(task(f"low-rare-{n}", LOW, "rare"))
+            lanes.add(task(f"low-{n}", LOW))
+        chances = 0
+        while True:
+            lanes.hold("rare")
+            while lanes.turns()[2][0] < 1:
+                lanes.pick()
+            lanes.release("rare")
+            chances += 1
+            if lanes.pick() is rare:
+                break
+        assert chances == 2
 
     def test_it_holds_when_a_lane_that_was_passed_over_is_cancelled_empty(self) -> None:
         lanes = Lanes(capacity=10, fairness=1)

@@ -203,9 +203,9 @@ class NeverRefilled(GroupLanes):
     """The token rule, except that a lane which was served keeps its old count."""
 
     def pick(self, suits: Suits | None = None) -> Task | None:
-        counts = [lane.passed_over for lane in self._lanes]
+        before = self.turns()
         task = super().pick(suits)
-        for lane, count in zip(self._lanes, counts, strict=True):
+        for lane, (count, _) in zip(self._lanes, before, strict=True):
             lane.passed_over = max(lane.passed_over, count)
         return task
 

@@ -790,8 +790,6 @@ class Model:
             require(not passed_over, f"{job_id} ({lane}) was claimed while {passed_over} wait.")
             return
         most = self._fairness + 2
-        if self._limited or self._group_limit:
-            most *= 2  # another lane may come due twice, by picks without this one
         for other, head in heads.items():
             place = self.jobs[head].place  # not its id, which may have been another job's
             known, picks = self._heads.get(other, (0, 0))

@@ -85,8 +85,8 @@ class HeldTakesTheTurn(GroupLanes):
     def pick(self, suits: Any = None) -> Task | None:
         for lane in self._lanes:
             if lane.size and lane.first() is None:
-                lane.passed_over = 0
-                self._lanes[-1].passed_over = 0
+                lane.start_anew()
+                self._lanes[-1].start_anew()
         return super().pick(suits)
 
 
