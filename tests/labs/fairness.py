@@ -200,13 +200,15 @@ def overload(
 
 
 class NeverRefilled(GroupLanes):
-    """The token rule, except that a lane which was served keeps its old count."""
+    """The token rule, except that a lane which was served keeps its old count, and all forget who
+    has gone before them."""
 
     def pick(self, suits: Suits | None = None) -> Task | None:
         before = self.turns()
         task = super().pick(suits)
         for lane, (count, _) in zip(self._lanes, before, strict=True):
             lane.passed_over = max(lane.passed_over, count)
+            lane.overtaken = frozenset()
         return task
 
 
