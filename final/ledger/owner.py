@@ -231,6 +231,11 @@ def _require_place(path: str) -> None:
         raise StorageError(f"{path} is a folder: give the path of a file in it.")
     if os.path.exists(path) and not os.path.isfile(path):
         raise StorageError(f"{path} is no regular file: what is written there is not kept.")
+    if os.path.exists(path) and not os.access(path, os.W_OK):
+        # Found out here, or SQLite leaves a journal beside it that nobody may write either.
+        raise StorageError(
+            f"Cannot open {path}: it is read-only. Make the file and its folder writable."
+        )
     if not os.path.isdir(os.path.dirname(os.path.abspath(path))):
         raise StorageError(f"The folder of {path} does not exist: create it first.")
 

@@ -91,6 +91,7 @@ class TestPlaces:
         assert error.startswith(f"Cannot open {path}: ")
         assert error.endswith("Make the file and its folder writable.")
         path.chmod(0o666)
+        assert list(open_folder.glob("*-wal")) == []  # as unwritable as the file was
         assert completes(open_queue(nothing, path=path))
 
     # Windows has no read-only folders: there anybody may write into one that is marked so.
