@@ -83,13 +83,21 @@ class GroupLanes(Lanes):
         return super().head(priority)
 
     def displaced_by(self, task: Task) -> Task:
-        """A group displaces its own: the others do not suffer for it."""
+        """The one that goes when there is no room for this one, which has come in already.
+
+        A group displaces its own: the others do not suffer for it.
+        """
         line = self._lines[task.group].get(self._name(task)) if task.group in self._lines else None
         first = line and (line.head or line.behind.head())
         if first and first is not task:
             return first
-        heads = [super().displaced_by(task)]
-        heads += [line.behind.head() for line in islice(self._headless[task.priority], 1)]
+        head = super().head(task.priority)
+        if head is task:  # it stands before those that are next in their groups
+            self.remove(task)
+            head = super().head(task.priority)
+            self.add(task)
+        heads = [line.behind.head() for line in islice(self._headless[task.priority], 1)]
+        heads += [head] if head else []
         return min((head for head in heads if head is not task), key=_place, default=task)
 
     def add(self, task: Task, place: float | None = None) -> None:

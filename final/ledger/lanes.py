@@ -146,12 +146,6 @@ class Lanes:
         """The first job of a lane, whether it may start or not."""
         return self._by_priority[priority].head()
 
-    def displaced_by(self, task: Task) -> Task:
-        """The one that goes when there is no room for this one, which has come in already."""
-        head = self.head(task.priority)
-        assert head is not None, "there are more jobs than room"
-        return head
-
     def add(self, task: Task) -> None:
         """At the place that its ``key`` says."""
         self._put_in(task, task.key)

@@ -388,9 +388,12 @@ class LocalLedger:
             too_many = min(-room[priority], -self._lanes.room(priority))
             # For the last so many of them: the first found room. Round again, where there are more.
             # (2 of 3: numbers -2 and -1, the last two. 4 of 3: -4 to -1, the last one twice.)
+            first = arrived[0].seq
             for number in range(-too_many, 0):
                 displaced = self._lanes.displaced_by(arrived[number % len(arrived)])
                 self._index.leave(displaced)
+                if displaced.seq >= first:
+                    arrived.remove(displaced)  # and displaces nobody any more
                 dropped.append(displaced)
         self._index.move(dropped, QUEUED, DROPPED)
 

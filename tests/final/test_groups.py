@@ -19,7 +19,7 @@ from final.ledger.picking import Picker
 from final.ledger.sqlite import SqliteFile
 from final.options import LeakyBucket
 from tests.final.helpers import HeldUp, OpenQueue, nothing
-from tests.helpers import DEADLINE, Journal
+from tests.helpers import DEADLINE, Journal, eventually
 from tests.helpers import Gate as Door
 
 HIGH, MEDIUM, LOW = Priority
@@ -265,6 +265,14 @@ class TestQueue:
         queue.enqueue(Job("big-5", group="big"))
         assert waiting(queue) == ["alone", "big-5", "other"]
         assert queue.metrics().dropped == 6
+
+    def test_who_comes_is_not_dropped_while_an_older_one_is_there(self, held_up: HeldUp) -> None:
+        """A group's next one stands behind those that have just come."""
+        queue, _ = held_up(capacity=2, overflow="drop-oldest")
+        queue.enqueue_many([Job(f"big-{n}", group="big", run_at=0.01) for n in range(6)])
+        eventually(lambda: queue.metrics().queued == 6, "all are due")
+        queue.enqueue_many([Job("new"), Job("newer")])
+        assert waiting(queue) == ["big-5", "newer"]
 
     def test_while_its_group_is_full_a_job_can_be_dropped(
         self, open_queue: OpenQueue, gate: Door
