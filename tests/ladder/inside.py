@@ -30,6 +30,7 @@ import tests.helpers
 from tests.ladder.seeing import FILE, Lines, Stand, threads
 
 LIMIT = float(os.environ["LADDER_LIMIT"])  # seconds for a test; stress has three times that
+TESTS = str(Path(__file__).parents[1]) + os.sep
 OTHERS = tuple(name for name in ("naive", "improved", "final") if not Path(name).exists())
 STARTS_PROCESSES = ("os.fork", "os.forkpty", "os.posix_spawn", "os.exec", "os.system")
 
@@ -130,7 +131,7 @@ def _caller() -> int:
     while frame is not None:
         if frame.f_code.co_filename.endswith(FILE):
             return frame.f_lineno
-        if frame.f_code.co_filename.startswith(str(Path(__file__).parents[1])):
+        if frame.f_code.co_filename.startswith(TESTS):
             return 0  # a test does it
         frame = frame.f_back
     return 0
@@ -196,7 +197,7 @@ def pytest_runtest_makereport(
         passed=error is None,
         evidence=evidence[-1] if evidence else "",
         error=_said(error) if error else "",
-        expected=isinstance(error, (AssertionError, pytest.fail.Exception)),
+        expected=error is not None and _is_verdict(error),
         place=_place(error) if error else "",
         left_out=sorted(getattr(stage, "left_out", ())),
         **(_given_up or _state() if error else {}),
@@ -215,12 +216,20 @@ def pytest_unconfigure() -> None:
     os._exit(0)  # not held up by threads that are no daemons
 
 
+def _is_verdict(error: BaseException) -> bool:
+    """Whether a test says so: an assert of the candidate's, or one that it runs into, is none."""
+    if not isinstance(error, AssertionError):
+        return isinstance(error, pytest.fail.Exception)
+    frames = traceback.extract_tb(error.__traceback__)
+    return not frames or frames[-1].filename.startswith(TESTS)
+
+
 def _said(error: BaseException) -> str:
     try:
         text = str(error)
     except Exception:
         text = "(it cannot be printed)"
-    if isinstance(error, (AssertionError, pytest.fail.Exception)):
+    if _is_verdict(error):
         return text.partition("\nassert ")[0]
     name = type(error).__name__
     if name == "NotInThisStage":

@@ -200,6 +200,23 @@ class TestWords:
         assert verdict.failed
         assert said in " ".join(verdict.failed.seen)
 
+    @pytest.mark.parametrize(
+        ("right", "wrong", "said"),
+        [
+            (ENQUEUE, "        assert not job, 'no'\n", "AssertionError: no (line 58, in enqueue)"),
+            ("target=self._work, ", "self._work, ", "AssertionError: group argument must be None"),
+            (CALL, "assert not job\n", "A thread was ended by AssertionError (line 8"),
+        ],
+    )
+    def test_an_assert_of_its_own_is_an_error_and_no_verdict_of_the_suite(
+        self, right: str, wrong: str, said: str, tmp_path: Path
+    ) -> None:
+        """Thread(self._work) fails in one, too, of the standard library."""
+        file = tmp_path / "job_queue.py"
+        assert right in NAIVE
+        file.write_text(NAIVE.replace(right, wrong), encoding="utf-8")
+        assert said in first_failure(Candidate(file))
+
 
 class TestJudging:
     """Behaviour counts, names do not."""
