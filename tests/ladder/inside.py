@@ -30,6 +30,7 @@ import tests.helpers
 from tests.ladder.seeing import FILE, Lines, Stand, threads
 
 LIMIT = float(os.environ["LADDER_LIMIT"])  # seconds for a test; stress has three times that
+LONGEST = 1_000  # characters of an error of the candidate's
 TESTS = str(Path(__file__).parents[1]) + os.sep
 OTHERS = tuple(name for name in ("naive", "improved", "final") if not Path(name).exists())
 STARTS_PROCESSES = ("os.fork", "os.forkpty", "os.posix_spawn", "os.exec", "os.system")
@@ -41,7 +42,9 @@ _deaths: list[str] = []
 _row = ""
 _older: set[threading.Thread] = set()  # that an earlier test left
 _printed = Lines()
-_one_looks = threading.Lock()
+_one_looks = threading.RLock()
+# Opened now: the candidate may use up all files that a process may have.
+_all_stacks = tempfile.TemporaryFile("w+")  # noqa: SIM115  (as long as we live)
 _given_up: dict[str, Any] | None = None  # how it was when a wait of the test was first in vain
 
 
@@ -236,6 +239,7 @@ def _said(error: BaseException) -> str:
         return text
     if isinstance(error, SyntaxError):
         text = error.msg
+    text = text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."
     return f"{name}: {text}" if text else name
 
 
@@ -257,10 +261,12 @@ def _standing() -> list[Stand]:
     """Where threads stand in the candidate's code now."""
     current = {thread.ident for thread in threading.enumerate()} - {threading.get_ident()}
     older = {thread.ident for thread in _older if thread.is_alive()}
-    with tempfile.TemporaryFile("w+") as file:
-        faulthandler.dump_traceback(file)
-        file.seek(0)
-        stacks = threads(file.read())
+    with _one_looks:
+        _all_stacks.seek(0)
+        _all_stacks.truncate()
+        faulthandler.dump_traceback(_all_stacks)
+        _all_stacks.seek(0)
+        stacks = threads(_all_stacks.read())
     stands = [Stand.of(stack) for ident, stack in stacks if ident in current - older]
     return [stand for stand in stands if stand]
 

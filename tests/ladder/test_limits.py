@@ -53,12 +53,14 @@ class TestLimits:
             ("while True:\n    print('hello ' * 1000)", "It printed more than 1 MB"),
             ("hoard = []\nwhile True:\n    hoard.append('x' * 10**7)", "memory"),
             ("import os\nos._exit(0)", "The process ended in the middle of the test"),
+            ("hoard = []\nwhile True:\n    hoard.append(open(__file__))", "many open files"),
+            ("raise ValueError('x' * 10**6)", f"ValueError: {'x' * 990}"),
             ("import os\nos.fork()", "starts a process (os.fork)"),
             ("while True:\n    pass", "It hung: after 2 s"),
             ("import sys\nsys.exit(3)", "SystemExit: 3 (line 59, in enqueue)"),
             ("raise KeyboardInterrupt", "It raised KeyboardInterrupt (line 58, in enqueue)"),
             ("import subprocess\nsubprocess.Popen(['true'])", "starts a process"),
-        ][: None if FULL else 5],
+        ][: None if FULL else 7],
     )
     def test_what_enqueue_does(self, body: str, said: str, tmp_path: Path) -> None:
         if "fork" in body and sys.platform == "win32":
@@ -66,6 +68,7 @@ class TestLimits:
         limits = TIGHT if "hung" in said else PATIENT
         seen = first_failure(written(tmp_path, body), limits)
         assert said.lower() in seen.lower()
+        assert len(seen) < 2_000
 
     @pytest.mark.parametrize(
         ("source", "said"),
