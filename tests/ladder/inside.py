@@ -27,7 +27,7 @@ from typing import Any, TextIO
 import pytest
 
 import tests.helpers
-from tests.ladder.seeing import FILE, Lines, Stand, threads
+from tests.ladder.seeing import Lines, Stand, is_own, place_of, threads
 
 LIMIT = float(os.environ["LADDER_LIMIT"])  # seconds for a test; stress has three times that
 LONGEST = 1_000  # characters of an error of the candidate's
@@ -118,26 +118,26 @@ def tell(**event: object) -> None:
 
 def _watch(event: str, arguments: tuple[Any, ...]) -> None:
     if event in STARTS_PROCESSES or event == "subprocess.Popen":
-        if _row != "processes" and (line := _caller()):
-            tell(reaches=f"starts a process ({event}, line {line})")
-            raise NotAllowed(f"Line {line} starts a process ({event}): this needs threads alone.")
-    elif event == "socket.connect" and (line := _caller()):
-        tell(reaches=f"the network ({event}, line {line})")
-        raise NotAllowed(f"Line {line} reaches for the network.")
-    elif event == "import" and str(arguments[0]).startswith(OTHERS) and (line := _caller()):
-        tell(reaches=f"{arguments[0].partition('.')[0]} (line {line})")
+        if _row != "processes" and (place := _caller()):
+            tell(reaches=f"starts a process ({event}, {place})")
+            raise NotAllowed(f"It starts a process ({event}): this needs threads alone.")
+    elif event == "socket.connect" and (place := _caller()):
+        tell(reaches=f"the network ({event}, {place})")
+        raise NotAllowed("It reaches for the network.")
+    elif event == "import" and str(arguments[0]).startswith(OTHERS) and (place := _caller()):
+        tell(reaches=f"{arguments[0].partition('.')[0]} ({place})")
 
 
-def _caller() -> int:
-    """The line of the candidate that is the reason for this call, the innermost; 0 for none."""
+def _caller() -> str:
+    """The candidate's line that is the reason for this call, the innermost; empty for none."""
     frame: FrameType | None = sys._getframe(2)
     while frame is not None:
-        if frame.f_code.co_filename.endswith(FILE):
-            return frame.f_lineno
+        if is_own(frame.f_code.co_filename):
+            return place_of(frame.f_code.co_filename, frame.f_lineno)
         if frame.f_code.co_filename.startswith(TESTS):
-            return 0  # a test does it
+            return ""  # a test does it
         frame = frame.f_back
-    return 0
+    return ""
 
 
 sys.addaudithook(_watch)
@@ -244,12 +244,14 @@ def _said(error: BaseException) -> str:
 
 
 def _place(error: BaseException) -> str:
-    """`` (line 31, in _work)``: where in the candidate's file it came by last."""
-    if isinstance(error, SyntaxError) and error.filename and error.filename.endswith(FILE):
-        return f" (line {error.lineno})"
+    """`` (line 31, in _work)``: where in the candidate's files it came by last."""
+    if isinstance(error, SyntaxError) and error.filename and is_own(error.filename):
+        return f" ({place_of(error.filename, error.lineno or 0)})"
     frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if frame.filename.endswith(FILE)]
-    return f" (line {own[-1].lineno}, in {own[-1].name})" if own else ""
+    own = [frame for frame in frames if is_own(frame.filename)]
+    if not own:
+        return ""
+    return f" ({place_of(own[-1].filename, own[-1].lineno or 0)}, in {own[-1].name})"
 
 
 def _state() -> dict[str, Any]:

@@ -255,9 +255,41 @@ class TestJudging:
         assert not any("takes no" in line for line in early.seen)
         assert any("Your JobQueue takes no capacity" in line for line in late.seen)
 
-    def test_a_package_is_graded_too(self, tmp_path: Path) -> None:
-        for name, text in (("__init__", "from my_queue.q import *\n"), ("q", NAIVE)):
-            (tmp_path / "my_queue").mkdir(exist_ok=True)
-            (tmp_path / "my_queue" / f"{name}.py").write_text(text, encoding="utf-8")
-        verdict = grade(Candidate(tmp_path / "my_queue"), ["enqueue"])
-        assert verdict.passes(["enqueue"])
+    @pytest.mark.parametrize(
+        ("folder", "files"),
+        [
+            ("my_queue", {"__init__": "from my_queue.q import *\n", "q": NAIVE}),
+            ("mine", {"__init__": "from .q import *\n", "q": NAIVE}),
+            ("ada", {"__init__": "", "job_queue": NAIVE}),  # what an editor makes of a folder
+            ("ada-2", {"__init__": "", "job_queue": NAIVE}),  # which Python could not import
+            ("ada-2", {"job_queue": "from q import *\n", "q": NAIVE}),  # no package
+            ("ada-2", {"job_queue": "from mine.q import *\n", "q": NAIVE}),
+        ],
+    )
+    def test_a_folder_is_graded_too(
+        self, folder: str, files: dict[str, str], tmp_path: Path
+    ) -> None:
+        (tmp_path / folder).mkdir()
+        for name, text in files.items():
+            (tmp_path / folder / f"{name}.py").write_text(text, encoding="utf-8")
+        assert grade(Candidate(tmp_path / folder), ["enqueue"]).passes(["enqueue"])
+
+    @pytest.mark.parametrize("init", ["from my_queue.q import *\n", None])
+    def test_what_goes_wrong_in_another_file_is_told_with_its_name(
+        self, init: str | None, tmp_path: Path
+    ) -> None:
+        folder = tmp_path / "my_queue"
+        folder.mkdir()
+        if init:
+            (folder / "__init__.py").write_text(init, encoding="utf-8")
+        else:
+            (folder / "job_queue.py").write_text("from .q import *\n", encoding="utf-8")
+        body = "import subprocess\nsubprocess.Popen(['true'])"
+        written(folder, body).path.rename(folder / "q.py")
+        verdict = climb(Candidate(folder), STEPS[0], limits=TIGHT)
+        assert verdict.failed
+        assert "(q.py, line 59, in enqueue)" in verdict.failed.seen[-1]
+        assert verdict.reaches == [
+            "starts a process (subprocess.Popen, q.py, line 59)",
+            "subprocess (q.py, line 58)",
+        ]
