@@ -28,7 +28,7 @@ from final.service.models import (
     NewBatch,
     NewJob,
 )
-from final.service.problems import FIELDS, Problem, accepted, cut, duplicate, invalid
+from final.service.problems import FIELDS, Problem, accepted, cut, duplicate, invalid, named_field
 from final.service.routes import StrictRoute
 
 Answer = TypeVar("Answer")
@@ -254,8 +254,7 @@ def _is_known(queue: JobQueue, job_id: str) -> bool:
 
 def _unacceptable(sentence: str) -> Problem:
     """The queue has the last word. Its sentences begin with the field, as ``Job.kind``."""
-    field, _, rest = sentence.removeprefix("Job.").partition(" ")
     if not sentence.startswith("Job."):
         return invalid(detail=cut(sentence, 500))
-    field = FIELDS.get(field, field)
+    field, rest = named_field(sentence)
     return invalid((field, rest), detail=f"{field} {cut(rest, 500)}")

@@ -151,6 +151,17 @@ def test_other_names_of_json(live: Live, content_type: str) -> None:
     assert answer.json()["errors"] == [{"field": "type", "message": "Field required"}]
 
 
+@pytest.mark.parametrize("path", ["/jobs", "/pause", "/purge"])
+@pytest.mark.parametrize("body", [b"", b"null", b"[]"])
+def test_what_is_no_object_is_told_that_it_should_be_one(
+    live: Live, path: str, body: bytes
+) -> None:
+    headers = {"Content-Type": "application/json"}
+    answer = live.http.post(path, content=body, headers=headers)
+    assert answer.status_code == 422
+    assert answer.json()["errors"] == [{"field": "", "message": "Send a JSON object."}]
+
+
 def test_a_body_that_is_packed(live: Live) -> None:
     headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
     answer = live.http.post("/jobs", content=gzip.compress(b'{"type": "work"}'), headers=headers)

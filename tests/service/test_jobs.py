@@ -428,6 +428,8 @@ class TestLists:
             "meta=user:",
             "meta=a=b:7",
             "meta=user:7&meta=user:8",
+            "status=queued&status=failed",  # and not only those that have failed
+            "limit=1&limit=1",
         ],
     )
     def test_what_makes_no_sense_is_refused(self, live: Live, query: str) -> None:
