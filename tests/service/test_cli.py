@@ -1004,6 +1004,16 @@ class TestOutput:
             assert ended.stderr.read() == b""
             assert ended.wait(4 * DEADLINE) == 0
 
+    def test_where_not_every_character_can_be_printed_the_others_are(self, tmp_path: Path) -> None:
+        """As in a Latin-1 locale, or in a pipe on Windows. What is paused, is; and ends with 0."""
+        ascii_only = {"PYTHONIOENCODING": "ascii"}
+        command = ("-m", "final", "enqueue", "work", "--group", "K\u00f6ln", "--db", "new.db")
+        job_id = process(tmp_path, *command, "--json").document["id"]
+        for asked in (["show", job_id], ["groups"], ["pause", "--group", "K\u00f6ln"]):
+            ended = process(tmp_path, "-m", "final", *asked, "--db", "new.db", env=ascii_only)
+            assert (ended.code, ended.error) == (0, "")
+            assert "K?ln" in ended.out
+
     @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="There is no /dev/full here.")
     @pytest.mark.usefixtures("many")
     @pytest.mark.parametrize("options", [["--json"], []], ids=["lines", "table"])

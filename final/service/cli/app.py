@@ -11,6 +11,7 @@ But: no rules of the queue, and no waiting for the end of a job: ``/events`` tel
 from __future__ import annotations
 
 import contextlib
+import io
 import math
 import os
 import sys
@@ -86,6 +87,8 @@ Limit = Annotated[int, typer.Option(min=1, max=2**63 - 1, help="So many at most.
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and end the process with its exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # it may not know every character of a job
     try:
         loading.done()
         code = app(arguments or ["--help"], prog_name="jobqueue", standalone_mode=False)
