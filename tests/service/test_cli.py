@@ -1014,6 +1014,32 @@ class TestOutput:
             assert (ended.code, ended.error) == (0, "")
             assert "K?ln" in ended.out
 
+    @needs_signals
+    @pytest.mark.parametrize(
+        ("closed", "command", "code"),
+        [
+            ("<&- >&- 2>&-", ["enqueue", "work", "1", "--db", "many.db"], 0),
+            (">&-", ["jobs", "--db", "many.db"], 0),
+            ("<&-", ["enqueue", "work", "-", "--db", "many.db"], 2),
+            ("2>&-", ["jobs", "--db", "none.db"], 3),  # and no sentence among the documents
+        ],
+    )
+    @pytest.mark.usefixtures("many")
+    def test_what_is_closed_is_no_trouble(
+        self, tmp_path: Path, closed: str, command: list[str], code: int
+    ) -> None:
+        """Some who start programs in the background close what these read and write."""
+        ended = subprocess.run(
+            ["sh", "-c", f'exec "$0" -m final "$@" {closed}', sys.executable, *command],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=4 * DEADLINE,
+        )
+        assert (ended.returncode, ended.stdout) == (code, "")
+        assert ("The payload is no JSON" in ended.stderr) == (code == 2)
+
     @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="There is no /dev/full here.")
     @pytest.mark.usefixtures("many")
     @pytest.mark.parametrize("options", [["--json"], []], ids=["lines", "table"])
