@@ -41,7 +41,8 @@ OPEN = {"/health", "/ready"}
 
 # A name or an address, and maybe a port: no user, no path, nothing that two readers could read
 # in two ways.
-HOST = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")
+NAME = re.compile(r"[A-Za-z0-9._-]+")
+HOST = re.compile(rf"({NAME.pattern}|\[[0-9A-Fa-f:.]+\])(:[0-9]{{1,5}})?")
 DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 
