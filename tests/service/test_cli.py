@@ -173,6 +173,7 @@ class TestPauseAndScale:
         [
             ("pause", "--kind", "a", "--group", "b"),
             ("resume", "--group", ""),
+            ("pause", "--group", "\N{GRINNING FACE}" * 1_000),  # more bytes than any index takes
             ("workers", "0"),
             ("workers", "many"),
             ("workers", "100000"),
