@@ -675,6 +675,35 @@ class TestForPeople:
         words = run("stats", *db).out.split()
         assert {"queued", "processing", "completed", "failed", "high", "all"} <= set(words)
 
+    @pytest.mark.parametrize("width", [50, 60, 79, 80, 120])
+    def test_a_long_error_leaves_room_for_the_id(
+        self, width: int, run: Run, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(job: Job) -> None:
+            raise RuntimeError("e" * 1_000)
+
+        with JobQueue({"report": fail}, path="errors.db", max_retries=0) as queue:
+            queue.enqueue(Job("0123456789" * 3 + "012345", kind="report"))
+            queue.join(DEADLINE)
+        monkeypatch.setenv("COLUMNS", str(width))
+        _, _, *rows, _ = run("dead-letters", "--db", "errors.db").out.splitlines()
+        assert "".join(row[1:37].partition("  ")[0].strip() for row in rows) == (
+            "0123456789" * 3 + "012345"
+        )
+        assert "medium" in rows[0]
+        assert "RuntimeErr" in rows[0]
+        assert max(map(len, rows)) <= width
+
+    def test_a_long_id_that_runs_hides_nothing_else(
+        self, run: Run, held: Live, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("COLUMNS", "60")
+        held.queue.set_workers(2)
+        reaches(held.queue, held.create(id="y" * 200, priority="low")["id"], Status.PROCESSING)
+        shown = run("stats", "--url", _url(held)).out
+        assert len("".join(re.findall("yy+", shown))) == 200
+        assert re.search(r"^ \d +y+ +work +low +1 *$", shown, re.M)
+
     def test_groups_are_told_in_a_table(
         self, run: Run, gate: Gate, monkeypatch: pytest.MonkeyPatch
     ) -> None:
