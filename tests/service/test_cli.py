@@ -675,6 +675,16 @@ class TestForPeople:
         words = run("stats", *db).out.split()
         assert {"queued", "processing", "completed", "failed", "high", "all"} <= set(words)
 
+    def test_a_long_schedule_leaves_room_for_the_name(
+        self, run: Run, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("COLUMNS", "80")
+        when = ("0,10,20,30,40,50 8-18 * * mon-fri", "report", "--name", "in-the-day")
+        zone = ("--timezone", "America/Argentina/Buenos_Aires")
+        run("periodic", "add", *when, *zone, "--db", "long.db")
+        shown = run("periodic", "list", "--db", "long.db").out
+        assert re.search("^ in-the-day .* report .*Z$", shown, re.M)
+
     @pytest.mark.parametrize("width", [50, 60, 79, 80, 120])
     def test_a_long_error_leaves_room_for_the_id(
         self, width: int, run: Run, monkeypatch: pytest.MonkeyPatch

@@ -186,7 +186,7 @@ def periodic(entries: list[Document], place: str, as_json: bool) -> None:
             _print_json(entry)
         return
     table = _table("name", "schedule", "time zone", "type", "next")
-    _fold(table, "name", "type")
+    _fold(table, "name", "schedule", "time zone", "type")
     for entry in entries:
         following = "paused" if entry["paused"] else entry["next"] or "never"
         names = (entry["name"], entry["schedule"], entry["timezone"], entry["type"])
