@@ -233,15 +233,21 @@ async def _run(
         await _first(server.accepts.wait(), serving)
         host, port = listener.getsockname()[:2]
         place = f"http://{f'[{host}]' if ':' in host else host}:{port}{service.root_path}/"
-        print(f"Serving on {place}", flush=True)
+        _say(f"Serving on {place}")
         await _first(stop.wait(), serving)
         service.stopping = True
-        print(f"Stopping: {await _in_flight(service)} ...", flush=True)
+        _say(f"Stopping: {await _in_flight(service)} ...")
         complete = await asyncio.to_thread(service.queue.close, False)
         broadcast.close()
         server.should_exit = True
         await serving
-    print("Stopped." if complete else "Stopped; what still ran starts again next time.")
+    _say("Stopped." if complete else "Stopped; what still ran starts again next time.")
+
+
+def _say(sentence: str) -> None:
+    """What reads it may be gone, as after Ctrl-C all of a pipe is: that ends no job."""
+    with contextlib.suppress(OSError):
+        print(sentence, flush=True)
 
 
 async def _in_flight(service: Service) -> str:

@@ -84,6 +84,21 @@ class TestStopping:
             ("queued", "queued", 0),
         ]
 
+    def test_what_runs_is_finished_also_where_nobody_reads_what_it_says(
+        self, tmp_path: Path
+    ) -> None:
+        """``serve | tee log``: Ctrl-C ends both, and the one that reads at once."""
+        with serving(tmp_path) as served:
+            served.start_job("in-flight")
+            served.program.stop_reading()
+            served.program.signal(signal.SIGINT)
+            eventually(lambda: served.http.get("/ready").status_code == 503, "its stopping")
+            assert served.status("in-flight") == "processing"
+            served.let_go()
+            database = str(tmp_path / "jobs.db")
+            ended = [("in-flight", "completed", 1)]
+            eventually(lambda: in_file(database, "id, status, attempts") == ended, "its end")
+
     def test_what_takes_too_long_runs_at_the_next_start(self, tmp_path: Path) -> None:
         with serving(tmp_path, shutdown_timeout=0.1) as served:
             served.start_job("long")
