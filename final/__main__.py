@@ -32,7 +32,7 @@ ENDINGS = {
     "queued": "still queued: the next run takes over",
 }
 COLOURS = {"processing": 36, "completed": 32, "failed": 31, "retrying": 33}
-COLOURED = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+COLOURED = bool(sys.stdout and sys.stdout.isatty()) and "NO_COLOR" not in os.environ
 JOB_SECONDS = 4.0  # main() takes it from the environment
 
 start = time.monotonic()

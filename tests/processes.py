@@ -67,6 +67,11 @@ class Program:
         self.output += self._process.communicate(timeout=3 * DEADLINE)[0]
         return self._process.returncode
 
+    def stop_reading(self) -> None:
+        """As a ``tee`` behind it does, which Ctrl-C has ended, too."""
+        assert self._process.stdout
+        self._process.stdout.close()
+
     def signal(self, number: int) -> None:
         self._process.send_signal(number)
 

@@ -179,6 +179,9 @@ class LaneFigures:
         lane.by_status, lane.waits = self.by_status.copy(), self.waits.copy()
         lane.runs = self.runs.copy()
         lane.all_waits, lane.all_runs = self.all_waits.copy(), self.all_runs.copy()
+        # What others have brought since all were counted is known only by what we did with it.
+        untold = sum(count for count in lane.by_status.values() if count < 0)
+        lane.by_status, lane.accepted = +lane.by_status, lane.accepted - untold
         return lane
 
 

@@ -41,7 +41,8 @@ OPEN = {"/health", "/ready"}
 
 # A name or an address, and maybe a port: no user, no path, nothing that two readers could read
 # in two ways.
-HOST = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")
+NAME = re.compile(r"[A-Za-z0-9._-]+")
+HOST = re.compile(rf"({NAME.pattern}|\[[0-9A-Fa-f:.]+\])(:[0-9]{{1,5}})?")
 DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 
@@ -64,7 +65,7 @@ class Guard:
             await self._app(scope, receive, send)
             return
         answering = Answering(send, scope["method"] == "HEAD", self._service)
-        scope = {**scope, "root_path": self._service.root_path}
+        scope = {**scope, **_path(scope["path"], self._service.root_path)}
         if answering.without_body:
             scope["method"] = "GET"
         try:
@@ -158,6 +159,13 @@ class Answering:
                 await self._send({"type": "http.response.body", "body": b""})
         elif not self.without_body:
             await self._send(message)
+
+
+def _path(path: str, root_path: str) -> dict[str, str]:
+    """As ASGI has it, with the proxy's path in front; of proxies some send that, others do not."""
+    if path != root_path and not path.startswith(f"{root_path}/"):
+        path = root_path + path
+    return {"path": path, "root_path": root_path}
 
 
 def _is_same_site(origin: str, host: str) -> bool:

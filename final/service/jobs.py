@@ -10,6 +10,7 @@ A job is answered when it is durable. A client that is gone by then finds it by 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Annotated, NamedTuple, TypeVar
 from urllib.parse import quote, urlencode
 
@@ -28,7 +29,7 @@ from final.service.models import (
     NewBatch,
     NewJob,
 )
-from final.service.problems import FIELDS, Problem, accepted, cut, duplicate, invalid
+from final.service.problems import FIELDS, Problem, accepted, cut, duplicate, invalid, named_field
 from final.service.routes import StrictRoute
 
 Answer = TypeVar("Answer")
@@ -103,7 +104,7 @@ def job_routes(service: Service) -> APIRouter:
             [job_id] = created.ids
             location = f"{root_path}/jobs/{quote(job_id, safe='')}"
             status = 200 if created.existing else 201
-            return _written(JobView.of(queue.get(job_id)), status, {"Location": location})
+            return _written(_created(queue, job_id, new), status, {"Location": location})
 
         return await in_lane(new.priority, request, enqueue)
 
@@ -218,6 +219,25 @@ def _written(job: JobView, status: int = 200, headers: Mapping[str, str] | None 
     return Response(job.model_dump_json(), status, headers, "application/json")
 
 
+def _created(queue: JobQueue, job_id: str, new: NewJob) -> JobView:
+    """The job; as it came, where it has ended by now and the history has let go of it."""
+    try:
+        return JobView.of(queue.get(job_id))
+    except UnknownJob:
+        given = new.model_dump(include={"type", "payload", "priority", "timeout", "group"})
+        not_yet = dict.fromkeys(("error", "result", "started_at", "ended_at", "due_at"))
+        found = {
+            "id": job_id,
+            "status": Status.QUEUED,
+            "enqueued_at": datetime.now(UTC),
+            "attempts": 0,
+            "after": new.after or [],
+            "unique": new.unique and new.unique.key,
+            "meta": new.meta or {},
+        }
+        return JobView.model_validate(given | not_yet | found)
+
+
 def _enqueue(queue: JobQueue, new: Sequence[NewJob]) -> Created:
     """Store them, or raise what the client is to be told."""
     try:
@@ -254,8 +274,7 @@ def _is_known(queue: JobQueue, job_id: str) -> bool:
 
 def _unacceptable(sentence: str) -> Problem:
     """The queue has the last word. Its sentences begin with the field, as ``Job.kind``."""
-    field, _, rest = sentence.removeprefix("Job.").partition(" ")
     if not sentence.startswith("Job."):
         return invalid(detail=cut(sentence, 500))
-    field = FIELDS.get(field, field)
+    field, rest = named_field(sentence)
     return invalid((field, rest), detail=f"{field} {cut(rest, 500)}")

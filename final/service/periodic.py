@@ -12,7 +12,7 @@ from fastapi import APIRouter, Response
 from final import JobQueue, PeriodicExists, UnknownPeriodic
 from final.service.context import Service
 from final.service.models import NewPeriodic, PeriodicList, PeriodicView
-from final.service.problems import cut, invalid
+from final.service.problems import refused_value
 from final.service.routes import StrictRoute
 
 
@@ -34,7 +34,7 @@ def periodic_routes(service: Service) -> APIRouter:
         except PeriodicExists:
             raise
         except (TypeError, ValueError) as error:
-            raise invalid(detail=cut(str(error), 500)) from None
+            raise refused_value(error, "job.") from None
         response.headers["Location"] = f"{root_path}/periodic/{quote(every.name, safe='')}"
         return find(queue, every.name)
 

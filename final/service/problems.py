@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import http
 import itertools
+import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -68,6 +69,9 @@ HEADERS = {
 }
 
 FIELDS = {"kind": "type"}  # what the queue calls the fields of a job, and this API does not
+# How a sentence of the queue begins, if it is about a field: "Job.kind 'x' has no handler here", or
+# "ended_after, an aware datetime or Unix seconds, must be ...".
+ABOUT = re.compile(r"(?:Job\.|Every\.)?([a-z][a-z_.]*)(?:,.*?,)? ")
 MOST_ERRORS = 20
 MOST_IDS = 100
 LARGEST_LIST = 40_000  # bytes of ids in an answer: room for a thousand that the queue has made
@@ -97,10 +101,18 @@ def invalid(*errors: tuple[str, str], detail: str = "") -> Problem:
     )
 
 
-def refused_value(error: Exception) -> Problem:
-    """The queue has the last word on a value; its sentence begins with the field."""
-    field, _, rest = str(error).partition(" ")
-    return invalid((FIELDS.get(field, field), rest))
+def refused_value(error: Exception, within: str = "") -> Problem:
+    """The queue has the last word on a value. within: where the field is, as ``job.``"""
+    field, rest = named_field(str(error))
+    return invalid((f"{within}{field}" if field else "", rest))
+
+
+def named_field(sentence: str) -> tuple[str, str]:
+    """The field that a sentence of the queue begins with, empty for none; and what it says."""
+    about = ABOUT.match(sentence)
+    if about is None:
+        return "", sentence
+    return FIELDS.get(about[1], about[1]), sentence[about.end() :]
 
 
 def cut(text: str, longest: int = LONGEST_NAME) -> str:
@@ -202,7 +214,12 @@ def duplicate(ids: Sequence[str], **members: object) -> Problem:
 def _field_and_message(error: dict[str, Any]) -> tuple[str, str]:
     """What pydantic says of one field."""
     field = ".".join(cut(str(part)) for part in error["loc"][1:])
-    return field, str(error["msg"]).removeprefix("Value error, ")
+    message = str(error["msg"]).removeprefix("Value error, ")
+    if field:
+        return field, message
+    if error["type"] in ("missing", "model_attributes_type"):
+        return "", "Send a JSON object."
+    return named_field(message)
 
 
 async def _http_error(request: Request, error: HTTPException) -> Response:

@@ -9,16 +9,18 @@ What the fields mean is in models.py.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
+from starlette.datastructures import QueryParams
 
 from final.service.problems import Problem, cut, invalid
 from final.service.strict import parse
 
+REPEATABLE = {"meta"}  # parameters that may be given several times
 SMALL_BODY = 8 * 1024  # bytes that are taken apart in less time than a thread takes to hear of it
 
 _parser = ThreadPoolExecutor(1, "final-parser")
@@ -45,17 +47,22 @@ class StrictRoute(APIRoute):
         parameters = {field.alias for field in self.dependant.query_params}
 
         async def strict(request: Request) -> Response:
-            unknown = [name for name in request.query_params if name not in parameters]
-            if unknown:
-                known = ", ".join(sorted(parameters)) or "none"
-                raise invalid(
-                    *((name, f"No such parameter; there are: {known}.") for name in unknown)
-                )
+            if wrong := _wrong_parameters(request.query_params, parameters):
+                raise invalid(*wrong)
             if self.body_field is not None:
                 _require_json(request)
             return await handle(StrictRequest(request.scope, request.receive))
 
         return strict
+
+
+def _wrong_parameters(given: QueryParams, known: Collection[str]) -> list[tuple[str, str]]:
+    """Each with what is wrong: nobody knows it, or it is there twice, and which one counts?"""
+    no_such = f"No such parameter; there are: {', '.join(sorted(known)) or 'none'}."
+    unknown = [(name, no_such) for name in given if name not in known]
+    once = [name for name in given if name in known and name not in REPEATABLE]
+    twice = [(name, "Give it once.") for name in once if len(given.getlist(name)) > 1]
+    return unknown + twice
 
 
 def _require_json(request: Request) -> None:

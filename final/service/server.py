@@ -43,6 +43,7 @@ from final.service.context import Service
 from final.service.demo import demo_handlers
 from final.service.events import Broadcast
 from final.service.figures import Figures
+from final.service.guard import NAME
 from final.service.problems import Problem
 
 FAIRNESS = 10  # to begin with; the demo may change it
@@ -87,6 +88,7 @@ def serve(
     port = _port() if port is None else port
     token = token or os.environ.get("JOBQUEUE_TOKEN") or None
     _check_exposure(host, token)
+    _check_names(names)
     root_path = _checked_path(root_path)
     limit = _connection_limit(workers)
     chosen = demo_handlers(demo_seconds) if handlers is None else load_handlers(handlers)
@@ -109,7 +111,7 @@ def serve(
 def load_handlers(name: str) -> Handler | Mapping[str, Handler | Kind]:
     """What ``module:name`` stands for, with the current folder on the path."""
     module_name, _, attribute = name.partition(":")
-    if not module_name or not attribute:
+    if not module_name or not attribute or module_name.startswith("."):
         raise ServiceError(f"--handlers is module:name, for example jobs:handlers, not {name!r}.")
     if "" not in sys.path and os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
@@ -127,11 +129,11 @@ def load_handlers(name: str) -> Handler | Mapping[str, Handler | Kind]:
 
 
 def _cannot_import(name: str, error: BaseException) -> str:
-    place = traceback.extract_tb(error.__traceback__)[-1]
-    return (
-        f"--handlers {name} cannot be imported: {type(error).__name__}: {error} "
-        f"({place.filename}, line {place.lineno})."
-    )
+    place = ""
+    if not isinstance(error, SyntaxError):  # which names its own
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        place = f" ({last.filename}, line {last.lineno})"
+    return f"--handlers {name} cannot be imported: {type(error).__name__}: {error}{place}."
 
 
 def _port() -> int:
@@ -146,6 +148,16 @@ def _checked_path(path: str) -> str:
     if path and not (path.startswith("/") and path.isascii() and path.isprintable()):
         raise ServiceError(f"--root-path is a path like /queue, not {path!r}.")
     return path
+
+
+def _check_names(names: Collection[str]) -> None:
+    """Each is compared with what a client calls us, without its port."""
+    for name in names:
+        if not NAME.fullmatch(name):
+            raise ServiceError(
+                f"--allow-host is a name like jobs.example.com, with no http:// and no port, not "
+                f"{name!r}."
+            )
 
 
 def _connection_limit(workers: int) -> int:
@@ -221,15 +233,21 @@ async def _run(
         await _first(server.accepts.wait(), serving)
         host, port = listener.getsockname()[:2]
         place = f"http://{f'[{host}]' if ':' in host else host}:{port}{service.root_path}/"
-        print(f"Serving on {place}", flush=True)
+        _say(f"Serving on {place}")
         await _first(stop.wait(), serving)
         service.stopping = True
-        print(f"Stopping: {await _in_flight(service)} ...", flush=True)
+        _say(f"Stopping: {await _in_flight(service)} ...")
         complete = await asyncio.to_thread(service.queue.close, False)
         broadcast.close()
         server.should_exit = True
         await serving
-    print("Stopped." if complete else "Stopped; what still ran starts again next time.")
+    _say("Stopped." if complete else "Stopped; what still ran starts again next time.")
+
+
+def _say(sentence: str) -> None:
+    """What reads it may be gone, as after Ctrl-C all of a pipe is: that ends no job."""
+    with contextlib.suppress(OSError):
+        print(sentence, flush=True)
 
 
 async def _in_flight(service: Service) -> str:

@@ -34,7 +34,8 @@ def parse(body: bytes) -> object:
     except UnicodeDecodeError as error:
         raise ValueError(f"It is not UTF-8: {error.reason} at byte {error.start}.") from None
     except json.JSONDecodeError as error:
-        raise ValueError(f"{error.msg} at character {error.pos}.") from None
+        what = error.msg.removesuffix(" at")
+        raise ValueError(f"{what} at character {error.pos}.") from None
     if is_deeper(value, LEVELS):
         raise ValueError(TOO_DEEP)
     return value

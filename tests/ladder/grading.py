@@ -88,18 +88,26 @@ class Candidate:
         if not self.path.is_dir():
             mine.mkdir()
             shutil.copyfile(self.path, mine / "job_queue.py")
-        elif self.is_package:  # a package keeps its name, which it may use
-            ignored = shutil.ignore_patterns("__pycache__")
-            shutil.copytree(self.path, folder / self.path.name, ignore=ignored)
-            mine.mkdir(exist_ok=True)
-            if self.path.name != CANDIDATE:
-                passed_on = f"from {self.path.name} import *\n"
-                (mine / "job_queue.py").write_text(passed_on, encoding="utf-8")
+        elif self.is_package:
+            self._copy_package_to(folder)
         else:
             for file in self.files:
                 target = mine / file.relative_to(self.path)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(file, target)
+            # They import each other as if they were scripts, too; last, so they hide no module.
+            finds_them = "import sys\n\nsys.path.append(__path__[0])\n"
+            (mine / "__init__.py").write_text(finds_them, encoding="utf-8")
+
+    def _copy_package_to(self, folder: Path) -> None:
+        """It keeps its name, which it may use; unless that is one which Python cannot import."""
+        name = self.path.name if self.path.name.isidentifier() else CANDIDATE
+        shutil.copytree(self.path, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        asked_for = folder / CANDIDATE / "job_queue.py"
+        if not asked_for.exists():
+            asked_for.parent.mkdir(exist_ok=True)
+            module = f"{name}.job_queue" if (folder / name / "job_queue.py").exists() else name
+            asked_for.write_text(f"from {module} import *\n", encoding="utf-8")
 
 
 @dataclass
@@ -444,12 +452,17 @@ _NAMES = {"sys.modules", "sys._getframe", "sys._current_frames", "os._exit", "os
 def suspicions(candidate: Candidate) -> list[str]:
     """What the text of the files reaches for that no step needs, each with its line."""
     return [
-        f"{name} (line {node.lineno})"
+        f"{name} ({seeing.place_of(_copied(file, candidate), node.lineno)})"
         for file in candidate.files
         for node in _statements(file)
         for name in _names(node)
         if name.partition(".")[0] in _MODULES or name in _NAMES or name == "__import__"
     ]
+
+
+def _copied(file: Path, candidate: Candidate) -> str:
+    """How a file is called in the copy."""
+    return "job_queue.py" if file == candidate.path else file.name
 
 
 def _statements(file: Path) -> list[ast.stmt | ast.expr]:

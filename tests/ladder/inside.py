@@ -27,9 +27,11 @@ from typing import Any, TextIO
 import pytest
 
 import tests.helpers
-from tests.ladder.seeing import FILE, Lines, Stand, threads
+from tests.ladder.seeing import Lines, Stand, is_own, place_of, threads
 
 LIMIT = float(os.environ["LADDER_LIMIT"])  # seconds for a test; stress has three times that
+LONGEST = 1_000  # characters of an error of the candidate's
+TESTS = str(Path(__file__).parents[1]) + os.sep
 OTHERS = tuple(name for name in ("naive", "improved", "final") if not Path(name).exists())
 STARTS_PROCESSES = ("os.fork", "os.forkpty", "os.posix_spawn", "os.exec", "os.system")
 
@@ -40,7 +42,9 @@ _deaths: list[str] = []
 _row = ""
 _older: set[threading.Thread] = set()  # that an earlier test left
 _printed = Lines()
-_one_looks = threading.Lock()
+_one_looks = threading.RLock()
+# Opened now: the candidate may use up all files that a process may have.
+_all_stacks = tempfile.TemporaryFile("w+")  # noqa: SIM115  (as long as we live)
 _given_up: dict[str, Any] | None = None  # how it was when a wait of the test was first in vain
 
 
@@ -114,26 +118,26 @@ def tell(**event: object) -> None:
 
 def _watch(event: str, arguments: tuple[Any, ...]) -> None:
     if event in STARTS_PROCESSES or event == "subprocess.Popen":
-        if _row != "processes" and (line := _caller()):
-            tell(reaches=f"starts a process ({event}, line {line})")
-            raise NotAllowed(f"Line {line} starts a process ({event}): this needs threads alone.")
-    elif event == "socket.connect" and (line := _caller()):
-        tell(reaches=f"the network ({event}, line {line})")
-        raise NotAllowed(f"Line {line} reaches for the network.")
-    elif event == "import" and str(arguments[0]).startswith(OTHERS) and (line := _caller()):
-        tell(reaches=f"{arguments[0].partition('.')[0]} (line {line})")
+        if _row != "processes" and (place := _caller()):
+            tell(reaches=f"starts a process ({event}, {place})")
+            raise NotAllowed(f"It starts a process ({event}): this needs threads alone.")
+    elif event == "socket.connect" and (place := _caller()):
+        tell(reaches=f"the network ({event}, {place})")
+        raise NotAllowed("It reaches for the network.")
+    elif event == "import" and str(arguments[0]).startswith(OTHERS) and (place := _caller()):
+        tell(reaches=f"{arguments[0].partition('.')[0]} ({place})")
 
 
-def _caller() -> int:
-    """The line of the candidate that is the reason for this call, the innermost; 0 for none."""
+def _caller() -> str:
+    """The candidate's line that is the reason for this call, the innermost; empty for none."""
     frame: FrameType | None = sys._getframe(2)
     while frame is not None:
-        if frame.f_code.co_filename.endswith(FILE):
-            return frame.f_lineno
-        if frame.f_code.co_filename.startswith(str(Path(__file__).parents[1])):
-            return 0  # a test does it
+        if is_own(frame.f_code.co_filename):
+            return place_of(frame.f_code.co_filename, frame.f_lineno)
+        if frame.f_code.co_filename.startswith(TESTS):
+            return ""  # a test does it
         frame = frame.f_back
-    return 0
+    return ""
 
 
 sys.addaudithook(_watch)
@@ -196,7 +200,7 @@ def pytest_runtest_makereport(
         passed=error is None,
         evidence=evidence[-1] if evidence else "",
         error=_said(error) if error else "",
-        expected=isinstance(error, (AssertionError, pytest.fail.Exception)),
+        expected=error is not None and _is_verdict(error),
         place=_place(error) if error else "",
         left_out=sorted(getattr(stage, "left_out", ())),
         **(_given_up or _state() if error else {}),
@@ -215,28 +219,39 @@ def pytest_unconfigure() -> None:
     os._exit(0)  # not held up by threads that are no daemons
 
 
+def _is_verdict(error: BaseException) -> bool:
+    """Whether a test says so: an assert of the candidate's, or one that it runs into, is none."""
+    if not isinstance(error, AssertionError):
+        return isinstance(error, pytest.fail.Exception)
+    frames = traceback.extract_tb(error.__traceback__)
+    return not frames or frames[-1].filename.startswith(TESTS)
+
+
 def _said(error: BaseException) -> str:
     try:
         text = str(error)
     except Exception:
         text = "(it cannot be printed)"
-    if isinstance(error, (AssertionError, pytest.fail.Exception)):
+    if _is_verdict(error):
         return text.partition("\nassert ")[0]
     name = type(error).__name__
     if name == "NotInThisStage":
         return text
     if isinstance(error, SyntaxError):
         text = error.msg
+    text = text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."
     return f"{name}: {text}" if text else name
 
 
 def _place(error: BaseException) -> str:
-    """`` (line 31, in _work)``: where in the candidate's file it came by last."""
-    if isinstance(error, SyntaxError) and error.filename and error.filename.endswith(FILE):
-        return f" (line {error.lineno})"
+    """`` (line 31, in _work)``: where in the candidate's files it came by last."""
+    if isinstance(error, SyntaxError) and error.filename and is_own(error.filename):
+        return f" ({place_of(error.filename, error.lineno or 0)})"
     frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if frame.filename.endswith(FILE)]
-    return f" (line {own[-1].lineno}, in {own[-1].name})" if own else ""
+    own = [frame for frame in frames if is_own(frame.filename)]
+    if not own:
+        return ""
+    return f" ({place_of(own[-1].filename, own[-1].lineno or 0)}, in {own[-1].name})"
 
 
 def _state() -> dict[str, Any]:
@@ -248,10 +263,12 @@ def _standing() -> list[Stand]:
     """Where threads stand in the candidate's code now."""
     current = {thread.ident for thread in threading.enumerate()} - {threading.get_ident()}
     older = {thread.ident for thread in _older if thread.is_alive()}
-    with tempfile.TemporaryFile("w+") as file:
-        faulthandler.dump_traceback(file)
-        file.seek(0)
-        stacks = threads(file.read())
+    with _one_looks:
+        _all_stacks.seek(0)
+        _all_stacks.truncate()
+        faulthandler.dump_traceback(_all_stacks)
+        _all_stacks.seek(0)
+        stacks = threads(_all_stacks.read())
     stands = [Stand.of(stack) for ident, stack in stacks if ident in current - older]
     return [stand for stand in stands if stand]
 

@@ -81,7 +81,7 @@ class Memory:
     """What is known of one file from earlier runs."""
 
     def __init__(self, candidate: Candidate) -> None:
-        self._name = shown(candidate.path)
+        self._name = shown(candidate.main)  # also where others are beside it now
         self._candidate = candidate
         self._passed: dict[str, dict[str, Any]] = {}
         self._hints: dict[str, int] = {}

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from tests.helpers import LET_IN
 
-FILE = f"{os.sep}mine{os.sep}job_queue.py"  # how the path of the candidate's file ends
+COPY = f"{os.sep}copy{os.sep}"  # the folder that holds the tests and the candidate's files
 
 # From which step on the suite's use of an option counts; before, it is left out without a word.
 ASKED_FROM = {
@@ -69,13 +69,13 @@ class Frame(NamedTuple):
 
 
 class Stand(NamedTuple):
-    """A thread stands at ``line`` of the candidate's file, in ``function``, where it says ``code``.
+    """A thread stands at ``place``, in ``function`` of the candidate's, where it says ``code``.
 
-    calls: the candidate's functions that it is in, from the outermost. beyond: those of others that
-    it has called from there.
+    place: see ``place_of``. calls: the candidate's functions that it is in, from the outermost.
+    beyond: those of others that it has called from there.
     """
 
-    line: int
+    place: str
     function: str
     code: str
     calls: list[str]
@@ -83,17 +83,17 @@ class Stand(NamedTuple):
 
     @classmethod
     def of(cls, stack: list[Frame]) -> Stand | None:
-        """Of a thread's stack; None where it is not in the candidate's file."""
-        own = [frame for frame in stack if frame.file.endswith(FILE)]
+        """Of a thread's stack; None where it is not in the candidate's files."""
+        own = [frame for frame in stack if is_own(frame.file)]
         if not own:
             return None
         file, line, function = own[0]
         beyond = [frame.function for frame in stack[: stack.index(own[0])]]
         calls = [frame.function for frame in reversed(own)]
-        return cls(line, function, code_at(file, line), calls, beyond)
+        return cls(place_of(file, line), function, code_at(file, line), calls, beyond)
 
     def __str__(self) -> str:
-        return describe(self.line, self.function, self.code)
+        return describe(self.place, self.function, self.code)
 
     @property
     def closes(self) -> bool:
@@ -180,12 +180,12 @@ def stuck(stands: list[Stand], let_in: bool) -> list[str]:
     for stand in closing:
         if "put" in stand.beyond:
             said.append(
-                f"close() waits at line {stand.line} ({stand.code}): the queue is full, and every "
+                f"close() waits at {stand.place} ({stand.code}): the queue is full, and every "
                 "worker is held. A sentinel needs a place, too."
             )
     if closing and waiting:
         said.append(
-            f"A producer waited for room (line {waiting[0].line}) when close() began, and was "
+            f"A producer waited for room ({waiting[0].place}) when close() began, and was "
             "never woken."
         )
     elif let_in:
@@ -209,8 +209,8 @@ def hang(stacks: str) -> list[str]:
             places.append(str(stand))
         elif tests:
             file, line, function = tests[0]
-            place = describe(line, function, code_at(file, line))
-            places.append(f"the test, {os.path.basename(file)} {place}")
+            place = f"{os.path.basename(file)} line {line}"
+            places.append(f"the test, {describe(place, function, code_at(file, line))}")
         elif stack:
             places.append(f"{os.path.basename(stack[0].file)} line {stack[0].line}")
     return [f"It hung: after {seconds} s nothing had come of it.", *count(places)]
@@ -230,9 +230,21 @@ def code_at(file: str, line: int) -> str:
     return linecache.getline(file, line).strip()
 
 
-def describe(line: int, function: str, code: str) -> str:
+def is_own(file: str) -> bool:
+    """Whether it is the candidate's: in the copy, and none of the tests."""
+    _, in_copy, rest = file.rpartition(COPY)
+    return bool(in_copy) and not rest.startswith(f"tests{os.sep}")
+
+
+def place_of(file: str, line: int) -> str:
+    """``line 31``, which is that of job_queue.py, or ``lanes.py, line 31``."""
+    name = os.path.basename(file)
+    return f"line {line}" if name == "job_queue.py" else f"{name}, line {line}"
+
+
+def describe(place: str, function: str, code: str) -> str:
     """A place, and what stands there."""
-    return f"line {line}, in {function}: {code}" if code else f"line {line}, in {function}"
+    return f"{place}, in {function}: {code}" if code else f"{place}, in {function}"
 
 
 def count(places: Iterable[str]) -> list[str]:

@@ -210,6 +210,20 @@ def test_reset_keeps_what_was_written(home: Path, capsys: pytest.CaptureFixture[
     assert list(mine.FILE.parent.glob("*.txt")) == [kept]  # a bare stub is nobody's work
 
 
+def test_who_splits_the_file_in_two_is_on_the_same_step(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    mine.begin()
+    assert "hint 1 of 3" in said(capsys, "hint", "--step", "1")[1]
+    mine.FILE.with_name("lanes.py").touch()
+    assert "hint 2 of 3" in said(capsys, "hint", "--step", "1")[1]
+    Memory(mine.candidate(None)).remember(Verdict("", {r: Row(r, True) for r in STEPS[0].rows}))
+    assert progress.step_reached() == 1
+    said(capsys, "reset")
+    assert progress.step_reached() == 0
+    assert "hint 1 of 3" in said(capsys, "hint", "--step", "1")[1]
+
+
 def test_who_begins_anew_has_nothing_that_broke(capsys: pytest.CaptureFixture[str]) -> None:
     mine.begin()
     memory = Memory(Candidate(mine.FILE))

@@ -53,12 +53,14 @@ class TestLimits:
             ("while True:\n    print('hello ' * 1000)", "It printed more than 1 MB"),
             ("hoard = []\nwhile True:\n    hoard.append('x' * 10**7)", "memory"),
             ("import os\nos._exit(0)", "The process ended in the middle of the test"),
+            ("hoard = []\nwhile True:\n    hoard.append(open(__file__))", "many open files"),
+            ("raise ValueError('x' * 10**6)", f"ValueError: {'x' * 990}"),
             ("import os\nos.fork()", "starts a process (os.fork)"),
             ("while True:\n    pass", "It hung: after 2 s"),
             ("import sys\nsys.exit(3)", "SystemExit: 3 (line 59, in enqueue)"),
             ("raise KeyboardInterrupt", "It raised KeyboardInterrupt (line 58, in enqueue)"),
             ("import subprocess\nsubprocess.Popen(['true'])", "starts a process"),
-        ][: None if FULL else 5],
+        ][: None if FULL else 7],
     )
     def test_what_enqueue_does(self, body: str, said: str, tmp_path: Path) -> None:
         if "fork" in body and sys.platform == "win32":
@@ -66,6 +68,7 @@ class TestLimits:
         limits = TIGHT if "hung" in said else PATIENT
         seen = first_failure(written(tmp_path, body), limits)
         assert said.lower() in seen.lower()
+        assert len(seen) < 2_000
 
     @pytest.mark.parametrize(
         ("source", "said"),
@@ -200,6 +203,23 @@ class TestWords:
         assert verdict.failed
         assert said in " ".join(verdict.failed.seen)
 
+    @pytest.mark.parametrize(
+        ("right", "wrong", "said"),
+        [
+            (ENQUEUE, "        assert not job, 'no'\n", "AssertionError: no (line 58, in enqueue)"),
+            ("target=self._work, ", "self._work, ", "AssertionError: group argument must be None"),
+            (CALL, "assert not job\n", "A thread was ended by AssertionError (line 8"),
+        ],
+    )
+    def test_an_assert_of_its_own_is_an_error_and_no_verdict_of_the_suite(
+        self, right: str, wrong: str, said: str, tmp_path: Path
+    ) -> None:
+        """Thread(self._work) fails in one, too, of the standard library."""
+        file = tmp_path / "job_queue.py"
+        assert right in NAIVE
+        file.write_text(NAIVE.replace(right, wrong), encoding="utf-8")
+        assert said in first_failure(Candidate(file))
+
 
 class TestJudging:
     """Behaviour counts, names do not."""
@@ -235,9 +255,41 @@ class TestJudging:
         assert not any("takes no" in line for line in early.seen)
         assert any("Your JobQueue takes no capacity" in line for line in late.seen)
 
-    def test_a_package_is_graded_too(self, tmp_path: Path) -> None:
-        for name, text in (("__init__", "from my_queue.q import *\n"), ("q", NAIVE)):
-            (tmp_path / "my_queue").mkdir(exist_ok=True)
-            (tmp_path / "my_queue" / f"{name}.py").write_text(text, encoding="utf-8")
-        verdict = grade(Candidate(tmp_path / "my_queue"), ["enqueue"])
-        assert verdict.passes(["enqueue"])
+    @pytest.mark.parametrize(
+        ("folder", "files"),
+        [
+            ("my_queue", {"__init__": "from my_queue.q import *\n", "q": NAIVE}),
+            ("mine", {"__init__": "from .q import *\n", "q": NAIVE}),
+            ("ada", {"__init__": "", "job_queue": NAIVE}),  # what an editor makes of a folder
+            ("ada-2", {"__init__": "", "job_queue": NAIVE}),  # which Python could not import
+            ("ada-2", {"job_queue": "from q import *\n", "q": NAIVE}),  # no package
+            ("ada-2", {"job_queue": "from mine.q import *\n", "q": NAIVE}),
+        ],
+    )
+    def test_a_folder_is_graded_too(
+        self, folder: str, files: dict[str, str], tmp_path: Path
+    ) -> None:
+        (tmp_path / folder).mkdir()
+        for name, text in files.items():
+            (tmp_path / folder / f"{name}.py").write_text(text, encoding="utf-8")
+        assert grade(Candidate(tmp_path / folder), ["enqueue"]).passes(["enqueue"])
+
+    @pytest.mark.parametrize("init", ["from my_queue.q import *\n", None])
+    def test_what_goes_wrong_in_another_file_is_told_with_its_name(
+        self, init: str | None, tmp_path: Path
+    ) -> None:
+        folder = tmp_path / "my_queue"
+        folder.mkdir()
+        if init:
+            (folder / "__init__.py").write_text(init, encoding="utf-8")
+        else:
+            (folder / "job_queue.py").write_text("from .q import *\n", encoding="utf-8")
+        body = "import subprocess\nsubprocess.Popen(['true'])"
+        written(folder, body).path.rename(folder / "q.py")
+        verdict = climb(Candidate(folder), STEPS[0], limits=TIGHT)
+        assert verdict.failed
+        assert "(q.py, line 59, in enqueue)" in verdict.failed.seen[-1]
+        assert verdict.reaches == [
+            "starts a process (subprocess.Popen, q.py, line 59)",
+            "subprocess (q.py, line 58)",
+        ]

@@ -230,7 +230,7 @@ MISTAKES = [
     ),
     Mistake(
         "ids are numbers", 9, "restart",
-        "The first job of a process is job-1, that of the next job-1.",
+        "Two processes call their first jobs job-1 and job-1.",
         edits=(
             ("lambda: str(uuid.uuid4())", 'lambda: f"job-{next(_numbers)}"'),
             ("class Priority(", "_numbers = itertools.count(1)\n\n\nclass Priority("),

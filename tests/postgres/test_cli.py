@@ -59,6 +59,22 @@ def test_a_bad_address_is_the_users_mistake(capsys: pytest.CaptureFixture[str]) 
     assert run(capsys, "jobs", "--db", "postgresql:///postgres?queue=A")[0] == 2
 
 
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (["enqueue", "mail", "--unique", "k", "--after", "a"], "Job.unique is not for a job that"),
+        (["enqueue", "mail", "--run-at", "2030-01-01"], "run_at: Say which time zone"),
+        (["pause", "--group", "\N{GRINNING FACE}" * 1_000], "more than 2,600"),
+    ],
+)
+def test_what_makes_no_sense_is_the_users_mistake(
+    address: str, capsys: pytest.CaptureFixture[str], command: list[str], said: str
+) -> None:
+    code, output = run(capsys, *command, "--db", address)
+    assert code == 2
+    assert said in output
+
+
 def test_a_job_of_the_library_is_seen(
     address: str, open_queue: OpenQueue, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -82,6 +82,23 @@ def test_wait_and_join_see_what_ran_elsewhere(open_queue: OpenQueue) -> None:
     assert bringer.metrics().completed >= 20
 
 
+def test_what_others_have_brought_makes_no_count_negative(open_queue: OpenQueue) -> None:
+    """Between two looks at the whole table a process counts its own steps alone."""
+    gate, began = Gate(), Journal()
+
+    def handle(job: Job) -> None:
+        began.write(job.id)
+        gate.wait()
+
+    bringer, runner = open_queue(workers=0), open_queue(handle, workers=4)
+    runner.metrics()  # it looks: not again for a second
+    bringer.enqueue_many([Job() for _ in range(4)])
+    began.wait_for_count(4)
+    metrics = runner.metrics()
+    gate.open()
+    assert (metrics.queued, metrics.processing, metrics.accepted) == (0, 4, 4)
+
+
 def test_wait_returns_where_a_job_is_gone(address: str, open_queue: OpenQueue) -> None:
     """It has ended elsewhere, nobody has told, and the history has let go of it."""
     queue = open_queue(workers=0)

@@ -173,6 +173,7 @@ class TestPauseAndScale:
         [
             ("pause", "--kind", "a", "--group", "b"),
             ("resume", "--group", ""),
+            ("pause", "--group", "\N{GRINNING FACE}" * 1_000),  # more bytes than any index takes
             ("workers", "0"),
             ("workers", "many"),
             ("workers", "100000"),
@@ -674,6 +675,45 @@ class TestForPeople:
         words = run("stats", *db).out.split()
         assert {"queued", "processing", "completed", "failed", "high", "all"} <= set(words)
 
+    def test_a_long_schedule_leaves_room_for_the_name(
+        self, run: Run, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("COLUMNS", "80")
+        when = ("0,10,20,30,40,50 8-18 * * mon-fri", "report", "--name", "in-the-day")
+        zone = ("--timezone", "America/Argentina/Buenos_Aires")
+        run("periodic", "add", *when, *zone, "--db", "long.db")
+        shown = run("periodic", "list", "--db", "long.db").out
+        assert re.search("^ in-the-day .* report .*Z$", shown, re.M)
+
+    @pytest.mark.parametrize("width", [50, 60, 79, 80, 120])
+    def test_a_long_error_leaves_room_for_the_id(
+        self, width: int, run: Run, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(job: Job) -> None:
+            raise RuntimeError("e" * 1_000)
+
+        with JobQueue({"report": fail}, path="errors.db", max_retries=0) as queue:
+            queue.enqueue(Job("0123456789" * 3 + "012345", kind="report"))
+            queue.join(DEADLINE)
+        monkeypatch.setenv("COLUMNS", str(width))
+        _, _, *rows, _ = run("dead-letters", "--db", "errors.db").out.splitlines()
+        assert "".join(row[1:37].partition("  ")[0].strip() for row in rows) == (
+            "0123456789" * 3 + "012345"
+        )
+        assert "medium" in rows[0]
+        assert "RuntimeErr" in rows[0]
+        assert max(map(len, rows)) <= width
+
+    def test_a_long_id_that_runs_hides_nothing_else(
+        self, run: Run, held: Live, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("COLUMNS", "60")
+        held.queue.set_workers(2)
+        reaches(held.queue, held.create(id="y" * 200, priority="low")["id"], Status.PROCESSING)
+        shown = run("stats", "--url", _url(held)).out
+        assert len("".join(re.findall("yy+", shown))) == 200
+        assert re.search(r"^ \d +y+ +work +low +1 *$", shown, re.M)
+
     def test_groups_are_told_in_a_table(
         self, run: Run, gate: Gate, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -1003,6 +1043,42 @@ class TestOutput:
             assert ended.stderr
             assert ended.stderr.read() == b""
             assert ended.wait(4 * DEADLINE) == 0
+
+    def test_where_not_every_character_can_be_printed_the_others_are(self, tmp_path: Path) -> None:
+        """As in a Latin-1 locale, or in a pipe on Windows. What is paused, is; and ends with 0."""
+        ascii_only = {"PYTHONIOENCODING": "ascii"}
+        command = ("-m", "final", "enqueue", "work", "--group", "K\u00f6ln", "--db", "new.db")
+        job_id = process(tmp_path, *command, "--json").document["id"]
+        for asked in (["show", job_id], ["groups"], ["pause", "--group", "K\u00f6ln"]):
+            ended = process(tmp_path, "-m", "final", *asked, "--db", "new.db", env=ascii_only)
+            assert (ended.code, ended.error) == (0, "")
+            assert "K?ln" in ended.out
+
+    @needs_signals
+    @pytest.mark.parametrize(
+        ("closed", "command", "code"),
+        [
+            ("<&- >&- 2>&-", ["enqueue", "work", "1", "--db", "many.db"], 0),
+            (">&-", ["jobs", "--db", "many.db"], 0),
+            ("<&-", ["enqueue", "work", "-", "--db", "many.db"], 2),
+            ("2>&-", ["jobs", "--db", "none.db"], 3),  # and no sentence among the documents
+        ],
+    )
+    @pytest.mark.usefixtures("many")
+    def test_what_is_closed_is_no_trouble(
+        self, tmp_path: Path, closed: str, command: list[str], code: int
+    ) -> None:
+        """Some who start programs in the background close what these read and write."""
+        ended = subprocess.run(
+            ["sh", "-c", f'exec "$0" -m final "$@" {closed}', sys.executable, *command],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=4 * DEADLINE,
+        )
+        assert (ended.returncode, ended.stdout) == (code, "")
+        assert ("The payload is no JSON" in ended.stderr) == (code == 2)
 
     @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="There is no /dev/full here.")
     @pytest.mark.usefixtures("many")

@@ -291,6 +291,18 @@ class TestWhateverGoesWrong:
         assert "a bug in /secret/place" in caplog.text
 
 
+@pytest.mark.parametrize("left", ["/queue", ""], ids=["as it came", "without its path"])
+@pytest.mark.parametrize(
+    "path", ["/", "/health", "/jobs", "/static/dashboard.js", "/docs/files/swagger-ui.css"]
+)
+def test_a_proxy_may_send_its_path_or_leave_it_out(
+    open_service: OpenService, left: str, path: str
+) -> None:
+    live = open_service(root_path="/queue")
+    assert live.http.get(left + path).status_code == 200
+    assert live.http.get(f"/queue{left}{path}").status_code == (404 if left else 200)
+
+
 class TestHead:
     @pytest.mark.parametrize(
         "path", ["/", "/health", "/ready", "/jobs", "/stats", "/metrics", "/events", "/docs"]

@@ -74,6 +74,7 @@ def test_what_is_no_strict_json(live: Live, body: bytes) -> None:
     assert answer.status_code == 400
     assert answer.json()["type"] == "/problems#json"
     assert len(answer.content) < 1_000  # nothing is sent back
+    assert " at at " not in answer.text
 
 
 WRONG = {
@@ -149,6 +150,17 @@ def test_what_a_form_could_send(live: Live, content_type: str) -> None:
 def test_other_names_of_json(live: Live, content_type: str) -> None:
     answer = live.http.post("/jobs", content=b"{}", headers={"Content-Type": content_type})
     assert answer.json()["errors"] == [{"field": "type", "message": "Field required"}]
+
+
+@pytest.mark.parametrize("path", ["/jobs", "/pause", "/purge"])
+@pytest.mark.parametrize("body", [b"", b"null", b"[]"])
+def test_what_is_no_object_is_told_that_it_should_be_one(
+    live: Live, path: str, body: bytes
+) -> None:
+    headers = {"Content-Type": "application/json"}
+    answer = live.http.post(path, content=body, headers=headers)
+    assert answer.status_code == 422
+    assert answer.json()["errors"] == [{"field": "", "message": "Send a JSON object."}]
 
 
 def test_a_body_that_is_packed(live: Live) -> None:

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import pytest
 
-from final import Job, Snooze, Status, current_job
+from final import Job, JobRecord, Snooze, Status, current_job
 from final.service.jobs import PRODUCERS
 from tests.final import inside
 from tests.final.helpers import eventually, reaches
@@ -136,6 +136,23 @@ class TestCreate:
         live.close()
         reopened = open_service(path=path)
         assert reopened.http.get(f"/jobs/{job['id']}").json()["status"] == "scheduled"
+
+    def test_one_that_the_history_has_let_go_of_at_once_was_created_all_the_same(
+        self, open_service: OpenService, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        live = open_service(history=0)
+        look = live.queue.get
+
+        def look_late(job_id: str) -> JobRecord:
+            live.queue.join(DEADLINE)
+            return look(job_id)
+
+        monkeypatch.setattr(live.queue, "get", look_late)
+        answer = live.post("/jobs", {"type": "work", "id": "gone", "payload": [1], "group": "g"})
+        assert (answer.status_code, answer.headers["location"]) == (201, "/jobs/gone")
+        document = answer.json()
+        assert (document["payload"], document["group"], document["status"]) == ([1], "g", "queued")
+        assert live.http.get("/jobs/gone").status_code == 404
 
     def test_run_at_may_be_a_time(self, live: Live) -> None:
         due = datetime.now(UTC) + timedelta(hours=1)
@@ -428,6 +445,8 @@ class TestLists:
             "meta=user:",
             "meta=a=b:7",
             "meta=user:7&meta=user:8",
+            "status=queued&status=failed",  # and not only those that have failed
+            "limit=1&limit=1",
         ],
     )
     def test_what_makes_no_sense_is_refused(self, live: Live, query: str) -> None:

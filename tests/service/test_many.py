@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -64,9 +65,10 @@ def test_which_are_meant(full: Live, path: str) -> None:
         ("/purge", {"dry_run": "yes"}, "dry_run"),
         ("/purge", {"ended_before": "yesterday"}, "ended_before"),
         ("/purge", {"ended_before": "2020-01-31T08:00:00"}, "ended_before"),
-        ("/purge", {"ended_after": -1}, "ended_after,"),
+        ("/purge", {"ended_after": -1}, "ended_after"),
         ("/purge", {"meta": {"user": 7}}, "meta.user"),
         ("/purge", {"meta": {"a:b": "7"}}, "meta"),
+        ("/purge", {"type": "half a \ud83d"}, ""),
         ("/purge", {"status": "queued"}, "status"),
         ("/cancel-all", {"status": "failed"}, "status"),
         ("/retry-all", {"status": "queued"}, "status"),
@@ -76,7 +78,8 @@ def test_which_are_meant(full: Live, path: str) -> None:
 def test_what_makes_no_sense_deals_with_nothing(
     full: Live, path: str, meant: Any, field: str
 ) -> None:
-    answer = full.post(path, meant)
+    as_json = {"Content-Type": "application/json"}
+    answer = full.http.post(path, content=json.dumps(meant), headers=as_json)
     assert answer.status_code == 422
     assert [error["field"] for error in answer.json()["errors"]] == [field]
     assert len(full.queue.jobs("failed")) == 2

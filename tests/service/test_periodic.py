@@ -72,28 +72,31 @@ class TestHttp:
             assert live.http.delete(place).json()["name"] == name
 
     @pytest.mark.parametrize(
-        ("wrong", "words"),
+        ("wrong", "field", "words"),
         [
-            ({"schedule": "61 * * * *"}, "is no cron text (Bad minute)"),
-            ({"schedule": 0}, "Seconds are 1 to"),
-            ({"schedule": None}, "It is cron text like '0 3 * * *', or seconds."),
-            ({"timezone": "Mars"}, "Every.timezone 'Mars' is not known here"),
-            ({"missed": "never"}, "Input should be 'once', 'all' or 'skip'"),
-            ({"name": ".."}, "String should match pattern"),
-            ({"job": {"type": "report", "run_at": 5}}, "Every.job has run_at="),
-            ({"job": {"type": "report", "id": "mine"}}, "job.id cannot be chosen"),
-            ({"job": {"type": "typo"}}, "'typo' has no handler here"),
-            ({"unknown": 1}, "Extra inputs are not permitted"),
+            ({"schedule": "61 * * * *"}, "schedule", "is no cron text (Bad minute)"),
+            ({"schedule": 0}, "schedule", "Seconds are 1 to"),
+            ({"schedule": None}, "schedule", "It is cron text like '0 3 * * *', or seconds."),
+            ({"timezone": "Mars"}, "timezone", "'Mars' is not known here"),
+            ({"missed": "never"}, "missed", "Input should be 'once', 'all' or 'skip'"),
+            ({"name": ".."}, "name", "String should match pattern"),
+            ({"job": {"type": "report", "run_at": 5}}, "job", "has run_at="),
+            ({"job": {"type": "report", "id": "mine"}}, "job.id", "cannot be chosen"),
+            ({"job": {"type": "typo"}}, "job.type", "'typo' has no handler here"),
+            ({"unknown": 1}, "unknown", "Extra inputs are not permitted"),
         ],
         ids=str,
     )
     def test_what_makes_no_sense_is_said(
-        self, open_service: OpenService, wrong: dict[str, Any], words: str
+        self, open_service: OpenService, wrong: dict[str, Any], field: str, words: str
     ) -> None:
         live = open_service({"report": nothing})
         answer = live.http.post("/periodic", json={**NIGHTLY, **wrong})
         assert answer.status_code == 422
-        assert words in answer.text
+        [error] = answer.json()["errors"]
+        assert error["field"] == field
+        assert words in error["message"]
+        assert "Every." not in answer.text  # Python's words
         assert live.queue.periodic() == []
 
     def test_a_name_that_is_taken_and_one_that_is_not_there(

@@ -84,6 +84,21 @@ class TestStopping:
             ("queued", "queued", 0),
         ]
 
+    def test_what_runs_is_finished_also_where_nobody_reads_what_it_says(
+        self, tmp_path: Path
+    ) -> None:
+        """``serve | tee log``: Ctrl-C ends both, and the one that reads at once."""
+        with serving(tmp_path) as served:
+            served.start_job("in-flight")
+            served.program.stop_reading()
+            served.program.signal(signal.SIGINT)
+            eventually(lambda: served.http.get("/ready").status_code == 503, "its stopping")
+            assert served.status("in-flight") == "processing"
+            served.let_go()
+            database = str(tmp_path / "jobs.db")
+            ended = [("in-flight", "completed", 1)]
+            eventually(lambda: in_file(database, "id, status, attempts") == ended, "its end")
+
     def test_what_takes_too_long_runs_at_the_next_start(self, tmp_path: Path) -> None:
         with serving(tmp_path, shutdown_timeout=0.1) as served:
             served.start_job("long")
@@ -207,6 +222,14 @@ class TestAddress:
         ):
             serve(port=taken.getsockname()[1])
 
+    @pytest.mark.parametrize(
+        "name", ["https://jobs.example", "jobs.example:443", "jobs.example/", "*.example", ""]
+    )
+    def test_what_no_host_header_can_be_is_no_name_to_allow(self, name: str) -> None:
+        """Else all who come by that name are told to start it with --allow-host."""
+        with pytest.raises(ServiceError, match="--allow-host is a name like"):
+            serve(port=0, names=["jobs.example", name])
+
     @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.0.1", "jobs.example"])
     def test_other_machines_need_a_token(self, host: str) -> None:
         with pytest.raises(ServiceError, match="give a token"):
@@ -245,7 +268,9 @@ class TestHandlers:
     def test_a_mapping_in_a_module(self) -> None:
         assert list(load_handlers("tests.service.child:handlers")) == ["held", "opens"]  # type: ignore[arg-type]
 
-    @pytest.mark.parametrize("name", ["handlers", ":handlers", "tests.service.child:", ""])
+    @pytest.mark.parametrize(
+        "name", ["handlers", ":handlers", "tests.service.child:", "", "../jobs:handlers"]
+    )
     def test_what_is_no_name(self, name: str) -> None:
         with pytest.raises(ServiceError, match="--handlers is module:name"):
             load_handlers(name)
@@ -253,6 +278,15 @@ class TestHandlers:
     def test_a_module_that_is_not_there(self) -> None:
         with pytest.raises(ServiceError, match="No module named 'nowhere'"):
             load_handlers("nowhere:handlers")
+
+    def test_a_module_that_is_no_python(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The line is told, and not that of the importing code."""
+        (tmp_path / "half_written.py").write_text("\ndef handle(job:\n")
+        monkeypatch.syspath_prepend(tmp_path)
+        with pytest.raises(ServiceError, match=r"\(half_written\.py, line 2\)\.$"):
+            load_handlers("half_written:handle")
 
     def test_a_name_that_is_not_there(self) -> None:
         with pytest.raises(ServiceError, match=r"tests\.service\.child has no nothing"):

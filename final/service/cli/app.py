@@ -11,6 +11,7 @@ But: no rules of the queue, and no waiting for the end of a job: ``/events`` tel
 from __future__ import annotations
 
 import contextlib
+import io
 import math
 import os
 import sys
@@ -86,6 +87,9 @@ Limit = Annotated[int, typer.Option(min=1, max=2**63 - 1, help="So many at most.
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and end the process with its exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    _reopen_what_is_closed()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # it may not know every character of a job
     try:
         loading.done()
         code = app(arguments or ["--help"], prog_name="jobqueue", standalone_mode=False)
@@ -112,6 +116,13 @@ def main(arguments: list[str] | None = None) -> None:
         _complain(f"The output cannot be written: {error.strerror or error}.")
         _end_without_output(Unreachable.code)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _reopen_what_is_closed() -> None:
+    """As nothing, or the next file that is opened would be what a stray line is written to."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # so says Python
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  (as long as we live)
 
 
 def _end(code: int, sentence: str) -> None:

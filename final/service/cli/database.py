@@ -9,8 +9,6 @@ import contextlib
 from collections.abc import Iterator
 from typing import Self
 
-from pydantic import ValidationError
-
 from final.beyond.filters import Filter
 from final.engine.many import OnProgress
 from final.errors import (
@@ -30,16 +28,15 @@ from final.service.cli.places import (
     Misuse,
     Refused,
     Unreachable,
-    checked,
+    new_job,
     new_periodic,
+    pause_in,
 )
 from final.service.models import (
     GroupView,
     JobDetails,
     JobSummary,
     JobView,
-    NewJob,
-    Part,
     Paused,
     PauseView,
     PeriodicView,
@@ -66,8 +63,9 @@ class SharedDatabase:
         self._queue.close(drain=False, timeout=5)
 
     def create(self, wishes: Document) -> Document:
+        job = new_job(wishes)
         with _explained():
-            job_id = self._queue.enqueue(NewJob.model_validate(wishes).job(), timeout=0)
+            job_id = self._queue.enqueue(job, timeout=0)
         return self._view(job_id)
 
     def jobs(self, wanted: Filter, limit: int) -> Iterator[Document]:
@@ -106,15 +104,15 @@ class SharedDatabase:
         return self._view(job_id)
 
     def pause(self, part: Document) -> Document:
-        checked(Part, part)
+        pause = pause_in(part)
         with _explained():
-            self._queue.pause(part.get("type"), part.get("priority"), part.get("group"))
+            self._queue.pause(*pause)
         return self._paused()
 
     def resume(self, part: Document) -> Document:
-        checked(Part, part)
+        pause = pause_in(part)
         with _explained():
-            self._queue.resume(part.get("type"), part.get("priority"), part.get("group"))
+            self._queue.resume(*pause)
         return self._paused()
 
     def set_workers(self, number: int | None) -> Document:
@@ -205,9 +203,6 @@ class SharedDatabase:
 def _explained() -> Iterator[None]:
     try:
         yield
-    except ValidationError as error:
-        problems = (f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise Misuse("; ".join(problems)) from None
     except (DuplicateJob, UnknownJob, PeriodicExists, UnknownPeriodic) as error:
         raise Refused(str(error)) from None
     except StorageError as error:

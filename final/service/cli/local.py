@@ -18,7 +18,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from final.beyond.control import Pause, in_order, pause_from, pause_of
+from final.beyond.control import Pause, in_order, pause_from
 from final.beyond.filters import Filter
 from final.beyond.meta import frozen
 from final.beyond.periodic import Entry
@@ -48,13 +48,13 @@ from final.service.cli.places import (
     checked,
     new_job,
     new_periodic,
+    pause_in,
 )
 from final.service.models import (
     GroupView,
     JobDetails,
     JobSummary,
     JobView,
-    Part,
     Paused,
     PauseView,
     PeriodicView,
@@ -204,8 +204,7 @@ class File:
         return self._set_paused(part, False)
 
     def _set_paused(self, part: Document, paused: bool) -> Document:
-        checked(Part, part)
-        pause = pause_of(part.get("type"), part.get("priority"), part.get("group"))
+        pause = pause_in(part)
         with self._owned() as file:
             controls = Controls(file)
             controls.set_paused(SetPaused(pause, paused))

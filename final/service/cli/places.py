@@ -11,12 +11,13 @@ from typing import Any, ClassVar, Literal, Protocol, Self
 
 from pydantic import ValidationError
 
+from final.beyond.control import Pause, pause_of
 from final.beyond.filters import Filter
 from final.beyond.periodic import Every
 from final.engine.many import OnProgress
 from final.job import Job
 from final.payload import encode
-from final.service.models import Body, NewJob, NewPeriodic
+from final.service.models import Body, NewJob, NewPeriodic, Part
 
 LARGEST_PAYLOAD = 1024 * 1024  # bytes; as much as the service takes
 
@@ -121,6 +122,15 @@ def checked(model: type[Body], wishes: Document) -> Document:
         return model.model_validate(wishes).model_dump()
     except ValidationError as error:
         raise Misuse("; ".join(map(_sentence, error.errors()))) from None
+
+
+def pause_in(part: Document) -> Pause:
+    """The pause of these fields, checked as the service does. Raises Misuse, naming the field."""
+    checked(Part, part)
+    try:
+        return pause_of(part.get("type"), part.get("priority"), part.get("group"))
+    except ValueError as error:
+        raise Misuse(str(error)) from None
 
 
 def new_periodic(wishes: Document) -> Every:

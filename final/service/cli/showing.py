@@ -29,6 +29,8 @@ from final.service.cli.places import Act, Document, Unreachable
 COLOURS = {"processing": "cyan", "completed": "green", "failed": "red", "retrying": "yellow"}
 STATUSES = ("queued", "scheduled", "waiting", "processing", "retrying", "completed", "failed")
 MOST_RUNNING = 10
+LANE_AND_AGE = 24  # columns of the terminal, with what is between them
+LEAST_OF_AN_ERROR = 12
 SLOW_SECONDS = 2.0  # what takes longer has a bar
 
 
@@ -66,12 +68,14 @@ def job_list(jobs: Iterable[Document], place: str, as_json: bool, errors: bool =
         return
     found = list(jobs)
     table = _table("id", *(() if errors else ("status",)), "priority", "type", "age")
-    if errors:
-        table.add_column("error", no_wrap=True, overflow="ellipsis")
-    _fold(table, "id", "type")
     console = _console()
+    if errors:
+        room = console.width - _widest(found, "id") - _widest(found, "type") - LANE_AND_AGE
+        width = max(room, LEAST_OF_AN_ERROR)  # a long one would push the others out
+        table.add_column("error", no_wrap=True, overflow="ellipsis", max_width=width)
+    _fold(table, "id", "type")
     if console.width >= 80:  # so that one of ours can be copied
-        table.columns[0].min_width = min(36, max((len(job["id"]) for job in found), default=0))
+        table.columns[0].min_width = min(36, _widest(found, "id"))
     for job in found:
         age = _age(job["enqueued_at"])
         lane, kind = job["priority"], plain(job["type"])
@@ -80,6 +84,10 @@ def job_list(jobs: Iterable[Document], place: str, as_json: bool, errors: bool =
     if found:
         console.print(table)
     console.print(Text(f" {_count(len(found), 'job')}, the newest first, in {place}", "dim"))
+
+
+def _widest(jobs: Iterable[Document], name: str) -> int:
+    return max((len(job[name]) for job in jobs), default=0)
 
 
 def job_details(job: Document, place: str, as_json: bool) -> None:
@@ -178,7 +186,7 @@ def periodic(entries: list[Document], place: str, as_json: bool) -> None:
             _print_json(entry)
         return
     table = _table("name", "schedule", "time zone", "type", "next")
-    _fold(table, "name", "type")
+    _fold(table, "name", "schedule", "time zone", "type")
     for entry in entries:
         following = "paused" if entry["paused"] else entry["next"] or "never"
         names = (entry["name"], entry["schedule"], entry["timezone"], entry["type"])
@@ -331,6 +339,7 @@ def _running(jobs: list[Document]) -> Table:
     has_progress = any(job.get("progress") for job in jobs[:MOST_RUNNING])
     more = ("progress",) if has_progress else ()
     table = _table("worker", "running", "type", "priority", "attempt", *more)
+    _fold(table, "running", "type")
     for job in jobs[:MOST_RUNNING]:
         worker, attempt = str(job["worker"]), str(job["attempt"])
         row = [worker, plain(job["id"]), plain(job["type"]), job["priority"], attempt]
@@ -342,6 +351,7 @@ def _running(jobs: list[Document]) -> Table:
 
 def _processes(processes: list[Document]) -> Table:
     table = _table("process", "lease", "workers", "runs")
+    _fold(table, "process", "runs")
     for process in processes:
         alive = Text(f"{process['lease']:.0f} s") if process["alive"] else Text("ran out", "red")
         runs = ", ".join(f"{kind} {count}" for kind, count in process["running"].items())
