@@ -91,14 +91,13 @@ class GroupLanes(Lanes):
         first = line and (line.head or line.behind.head())
         if first and first is not task:
             return first
-        head = super().head(task.priority)
-        if head is task:  # it stands before those that are next in their groups
+        heads = [super().head(task.priority)]
+        if heads[0] is task:  # an older one that is next in its group may stand behind it
             self.remove(task)
-            head = super().head(task.priority)
+            heads.append(super().head(task.priority))
             self.add(task)
-        heads = [line.behind.head() for line in islice(self._headless[task.priority], 1)]
-        heads += [head] if head else []
-        return min((head for head in heads if head is not task), key=_place, default=task)
+        heads += [line.behind.head() for line in islice(self._headless[task.priority], 1)]
+        return min(filter(None, heads), key=_place)
 
     def add(self, task: Task, place: float | None = None) -> None:
         """place: where it stands in its lane, if that is known."""
