@@ -905,6 +905,7 @@ class TestWhatIsTypedWrong:
             ["--rate-limit", "often"],
             ["--rate-limit", "0"],
             ["--rate-limit", "1", "--rate-limit", "2"],
+            ["--rate-limit", "email=1", "--rate-limit", "email=2"],
             ["--rate-limit", "fax=1"],
             ["--overflow", "explode"],
             ["--executor", "fork"],

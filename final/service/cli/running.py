@@ -22,6 +22,8 @@ def limits(texts: Sequence[str]) -> Limit | Mapping[str, Limit] | None:
         kind, equals, rate = text.rpartition("=")
         if not equals and len(texts) > 1:
             raise Misuse("--rate-limit is one for all, or type=rate for each type.")
+        if kind in by_kind:
+            raise Misuse(f"--rate-limit is there twice for {kind}.")
         by_kind[kind] = _limit(text, rate)
     return by_kind.get("", by_kind) or None
 
