@@ -43,7 +43,7 @@ class Process:
     """One of them. skew: seconds that its clocks are ahead.
 
     hands: jobs that it runs. back: outcomes that are to be written. given_up: tokens
-    of claims whose lease has run out.
+    of claims whose lease has run out. is_elsewhere: on a host where nobody can see that it ends.
     """
 
     def __init__(self, world: World, skew: float) -> None:
@@ -57,6 +57,7 @@ class Process:
         self.back: list[Outcome] = []
         self.unstarted: list[Task] = []
         self.given_up: set[int] = set()
+        self.is_elsewhere = False
         self.ledger.open(self.now, self.now)
 
     @property
@@ -174,12 +175,13 @@ class World:
             owner,
         )
         process.let_pass(LEASE)
+        process.is_elsewhere = True
         process.given_up |= {task.token for task in process.hands}
 
     def crash(self, process: Process, on_this_host: bool) -> None:
         """It ends like after kill -9, and another one is started. Elsewhere, the lease tells."""
         ledger = process.ledger
-        if on_this_host:
+        if on_this_host and not process.is_elsewhere:
             ledger._lease._witness._lock.release()  # the system lets go of it, and leaves the file
         else:
             self.lease_runs_out(process)
