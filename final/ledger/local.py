@@ -103,7 +103,8 @@ class LocalLedger:
         self._orders = Orders(file, index, self._keys, self._dependencies, self._history)
         self._picker.pause(self._controls.paused, now)
         self._token = 0
-        self._unread: dict[Task, bool] = {}  # moved in vain, and not read again yet; if replaced
+        # Moved in vain, and not read again yet; with what each was before it was replaced.
+        self._unread: dict[Task, Task | None] = {}
         self._broken = False  # the latest exchange could not be written
 
     def open(self, now: float, wall: float) -> Given:
@@ -195,8 +196,8 @@ class LocalLedger:
         moves, self._given, self._broken = self._given.moves, Given(error=str(error)), True
         # One that was moved in the file alone has the status that was read there.
         here = [t for move in moves for t in move.tasks if t.status in (move.target, None)]
-        self._unread.update(dict.fromkeys(here, False))
-        self._unread.update((task, True) for task in self._keys.replaced)
+        self._unread.update(dict.fromkeys(here))
+        self._unread.update(self._keys.replaced)
         self._history.begin()
         self._picker.judge(self._gate.undo(), self._now)
         for feature in self._features:
@@ -210,12 +211,12 @@ class LocalLedger:
         index = self._index
         rows = {row.id: row for row in self._file.rows(self._unread)}
         turns = self._lanes.turns()  # who comes back was passed over as often as before
-        for task, was_replaced in self._unread.items():
+        for task, replaced in self._unread.items():
             index.take_out(task)
             row = rows.get(task.id)
-            if row is not None and was_replaced:
+            if row is not None and replaced is not None:
                 become(task, row)
-                task.by_clock = True  # of a delay the file knows the end
+                task.by_clock = replaced.by_clock
             if row is None or row.seq != task.seq or not index.handles(row.kind):
                 # It was new, and is not there; or it was in the file alone.
                 task.status = None
@@ -223,7 +224,8 @@ class LocalLedger:
                     del index.live[task.id]
                 continue
             # Where it was due in vain, ``_queue_due`` has put the moment into queued_at.
-            due = task.queued_at if task.due_at is None else task.key
+            was = replaced or task
+            due = was.queued_at if was.due_at is None else was.key
             for name in ("key", "status", "attempts", "token", "interrupted", "due_at"):
                 setattr(task, name, getattr(row, name))
             index.put_in(task, due)

@@ -538,6 +538,22 @@ def test_one_may_be_replaced_though_the_disk_was_full_the_first_time(path: str) 
     assert engine.waiting() == ["other", "page"]
 
 
+def test_one_that_was_replaced_in_vain_keeps_its_delay_whoever_sets_the_clock() -> None:
+    engine = Engine()
+    first, new = jobs("page"), jobs("new")
+    first.tasks[0].unique, first.tasks[0].due_at = Unique("page"), engine.wall + 2.0
+    new.tasks[0].unique, new.tasks[0].due_at = Unique("page", then="replace"), engine.wall + 1.0
+    engine.turn(first)
+    engine.file.failures = 1
+    engine.turn(new)
+    engine.file.failures = 0
+    engine.ahead += 3600.0
+    engine.turn(later=1.5)
+    assert engine.status("page") == ("scheduled", 0)
+    engine.turn(later=0.5)
+    assert engine.status("page") == ("processing", 1)
+
+
 class TestBadKeys:
     @pytest.mark.parametrize(
         ("arguments", "error", "match"),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 
 from final.job import Status, Task
 from final.ledger.base import Move
@@ -55,7 +56,7 @@ class Holders(Feature):
     def begin(self, wall: float) -> None:
         self._wall = wall
         self._keys = Keys({}, wall)
-        # By this exchange, and what tells in which lane each was before.
+        # By this exchange, and what each was before.
         self.replaced: dict[Task, Task] = {}
 
     def of(self, new: Sequence[Sequence[Task]], moves: Sequence[Move]) -> Keys:
@@ -91,8 +92,7 @@ class Holders(Feature):
 
     def replace(self, task: Task, new: Task) -> None:
         """It becomes the new one."""
-        there = Task(task.id, None, task.priority, task.kind, group=task.group)
-        self.replaced.setdefault(task, there)
+        self.replaced.setdefault(task, copy(task))
         become(task, new)
 
     def replace_waiting(self, holder: Holder, new: Task, index: Index) -> None:
