@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 import random
 from collections.abc import Callable
@@ -24,6 +26,7 @@ from tests import postgres_server
 from tests.labs.examples import examples
 from tests.labs.shared_world import CUTS, World
 from tests.labs.simulate import quiet
+from tests.postgres.proxy import Moment
 
 pytestmark = [
     pytest.mark.timeout(200),
@@ -66,6 +69,18 @@ def live(seed: int) -> None:
 def test_every_life_keeps_the_contract() -> None:
     with quiet():
         live_many(int(os.environ.get("SEEDS", "8")))
+
+
+@pytest.mark.parametrize("moment", CUTS)
+def test_a_lease_is_renewed_by_what_is_committed_and_by_nothing_else(moment: Moment) -> None:
+    with quiet(), contextlib.closing(World(postgres_server.dsn(), count=1)) as world:
+        [process] = world.processes
+        world.bring(process, 1, Priority.HIGH)
+        world.lease_runs_out(process)
+        process.ledger._housekeeping.poll_at = math.inf  # or that is what is cut off
+        world.cut(moment)
+        world.look(process)
+        assert world._sql("SELECT expires_at > now() FROM jobqueue.owner") == [(True,)]
 
 
 def live_many(count: int) -> None:

@@ -239,8 +239,6 @@ class Turn:
         self._token, clock, self._last, memory.helped, self._curious, self._others, _, rows = begun
         memory.hear(frozenset(map(pause_from, json.loads(rows or "[]"))))
         memory.ahead = clock - memory.now
-        if self._beat is not None:
-            self._lease.renewed(self._offer.curious)
         if self._due is not None:
             due, next_due = self._due
             memory.moved(due, moves)
@@ -339,6 +337,8 @@ class Turn:
     def _land(self) -> Given:
         """Here, too, things are now as they are there."""
         given, offer, admission, memory = self._given, self._offer, self._admission, self._memory
+        if self._beat is not None:
+            self._lease.renewed(offer.curious)
         given.accepted, given.taken = admission.accepted, admission.taken
         given.unknown, given.instead = admission.unknown, admission.instead
         claimed = self._claimed()
