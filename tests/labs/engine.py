@@ -983,10 +983,9 @@ class Engine:
         if target is Status.DROPPED:
             model.turn_away(*what, task.group)
             return
-        if (
-            self._came_for.get(task, task.priority) != task.priority
-        ):  # it was replaced by one that came with it
-            model.go_elsewhere()
+        if self._came_for.get(task, task.priority) != task.priority:
+            model.go_elsewhere()  # it was replaced by one that came with it
+            makes_room = True  # or rather needs none, as whoever was replaced
         if target is Status.QUEUED:
             model.accept(*what, makes_room, task.group)
             self._let_in.add(task.priority)
