@@ -983,12 +983,13 @@ class Engine:
         if target is Status.DROPPED:
             model.turn_away(*what, task.group)
             return
-        if self._came_for.get(task, task.priority) != task.priority:
+        is_elsewhere = self._came_for.get(task, task.priority) != task.priority
+        if is_elsewhere:
             model.go_elsewhere()  # it was replaced by one that came with it
-            makes_room = True  # or rather needs none, as whoever was replaced
         if target is Status.QUEUED:
-            model.accept(*what, makes_room, task.group)
-            self._let_in.add(task.priority)
+            model.accept(*what, makes_room or is_elsewhere, task.group)
+            if not is_elsewhere:
+                self._let_in.add(task.priority)
         elif target is Status.WAITING:
             model.wait_for(*what, task.group, task.due_at)
             model.set_family(task.id, self._parents(task), task.if_failed)
