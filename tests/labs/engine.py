@@ -867,6 +867,7 @@ class Engine:
     def _watch(self, written: Written) -> None:
         """Tell the model what was committed, in the order in which it came about."""
         model = self.model
+        self._check_skipped()
         self._check_answers()  # those that were given before this commit
         new = [task for move in written.moves if move.source is None for task in move.tasks]
         self._coming_in = {task.id for task in new}
@@ -1193,6 +1194,8 @@ class Engine:
         match request, error:
             case _, StorageError():
                 just = self._failed_in_turn
+                # A kind that was to be paused may stand apart in memory, and go on to.
+                model.set_apart(self.ledger._lanes._limited_kinds)
             case _, QueueClosed():
                 just = bool(self.closes)
             case GiveOrder(order=Cancel(job_id=job_id)), UnknownJob():

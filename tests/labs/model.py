@@ -514,16 +514,19 @@ class Model:
         """Nothing of this starts, or it may again. The picks are counted anew from here on."""
         if paused:
             self.paused.add((sort, name))
-            self._set_apart_paused_kinds()
+            self.set_apart(self._paused_kinds())
         else:
             self.paused.discard((sort, name))
         self._heads.clear()
 
-    def _set_apart_paused_kinds(self) -> None:
-        kinds = {name for sort, name in self.paused if sort == "kind"}
-        if not kinds <= self._limited:
-            self._limited |= kinds
+    def set_apart(self, kinds: Collection[str]) -> None:
+        """From now on the jobs of each of these are a line of their own in their groups."""
+        if not self._limited.issuperset(kinds):
+            self._limited |= set(kinds)
             self._turns.start_anew()
+
+    def _paused_kinds(self) -> set[str]:
+        return {name for sort, name in self.paused if sort == "kind"}
 
     def _children(self, parent: Entry) -> list[str]:
         """Those that have not ended."""
@@ -542,7 +545,7 @@ class Model:
         self._handled = handled
         self._tokens = {kind: Tokens(limit, now) for kind, limit in self._limits.items()}
         self._limited = self._limits.keys() | self._caps.keys()
-        self._set_apart_paused_kinds()
+        self.set_apart(self._paused_kinds())
         self._waiting = {lane: [] for lane in LANES}
         self.suspects = set()
         for job_id, entry in self.jobs.items():
