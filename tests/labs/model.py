@@ -482,9 +482,9 @@ class Model:
         were_there = {entries[i].group for i in lane if i not in new}
         came = {entries[i].group for i in new}
         newest = [i for i in lane if entries[i].group == entries[job_id].group][-1]
-        if job_id in new and job_id == newest:
-            return not were_there
         strangers = {group for group in came if not group or group not in were_there}
+        if job_id in new and job_id == newest:
+            return not were_there or strangers > {entries[job_id].group}
         return bool(strangers) or entries[job_id].group in came
 
     def start_over(self, job_id: str, wall: float = 0.0) -> None:
