@@ -174,6 +174,11 @@ class Owner:
         return lock
 
     def _take_database(self) -> None:
+        if os.path.exists(self.place) and not os.access(self.place, os.W_OK):
+            # Found out here, or SQLite leaves a journal beside it that nobody may write either.
+            raise StorageError(
+                f"Cannot open {self._path}: it is read-only. Make the file and its folder writable."
+            )
         if sys.platform == "win32":
             return  # where nobody can remove a lock file that is in use
         if (status := _stat(self.place)) is not None:
@@ -231,11 +236,6 @@ def _require_place(path: str) -> None:
         raise StorageError(f"{path} is a folder: give the path of a file in it.")
     if os.path.exists(path) and not os.path.isfile(path):
         raise StorageError(f"{path} is no regular file: what is written there is not kept.")
-    if os.path.exists(path) and not os.access(path, os.W_OK):
-        # Found out here, or SQLite leaves a journal beside it that nobody may write either.
-        raise StorageError(
-            f"Cannot open {path}: it is read-only. Make the file and its folder writable."
-        )
     if not os.path.isdir(os.path.dirname(os.path.abspath(path))):
         raise StorageError(f"The folder of {path} does not exist: create it first.")
 
