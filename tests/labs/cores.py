@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
+import threading
 from concurrent.futures import ProcessPoolExecutor
 
 
 def on_all_cores() -> ProcessPoolExecutor:
     """Fresh processes: a fork would inherit what this one's threads hold."""
     spawn = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(mp_context=spawn, initializer=_end_with_ctrl_c)
+    return ProcessPoolExecutor(mp_context=spawn, initializer=_end_with_who_started_it)
 
 
-def _end_with_ctrl_c() -> None:
-    """At once, and without a word: the process that started this one says it."""
+def _end_with_who_started_it() -> None:
+    """With Ctrl-C at once, and without a word: the other process says it. Killed, it says nothing,
+    and nobody wants the rest."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

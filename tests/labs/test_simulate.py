@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 import os
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import psutil
 import pytest
 from rich.console import Console
 
@@ -37,6 +40,7 @@ from final.ledger.picking import Picker
 from final.ledger.sqlite import SqliteFile
 from final.options import Backoff
 from final.workers.batch import Batch
+from tests.helpers import DEADLINE
 from tests.labs import engine, simulate
 from tests.labs.engine import FileDisk
 from tests.labs.simulate import Life
@@ -552,3 +556,30 @@ def test_a_broken_seed_is_shown_with_its_history(monkeypatch: pytest.MonkeyPatch
     again = Console(record=True, width=100)
     assert simulate.replay(int(seed), again) == 1
     assert again.export_text().strip() in text
+
+
+ENDLESS = """
+import time
+from tests.labs.cores import on_all_cores
+
+if __name__ == "__main__":
+    with on_all_cores() as processes:
+        print(processes.submit(abs, -1).result(), flush=True)
+        processes.submit(time.sleep, 3600).result()
+"""
+
+
+def test_killed_it_leaves_no_process_that_computes(tmp_path: Path) -> None:
+    program = tmp_path / "endless.py"
+    program.write_text(ENDLESS)
+    command, paths = [sys.executable, str(program)], os.pathsep.join(sys.path)
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": paths}
+    ) as process:
+        assert process.stdout
+        assert process.stdout.readline() == b"1\n"
+        children = psutil.Process(process.pid).children()
+        process.kill()
+        _, left = psutil.wait_procs(children, timeout=DEADLINE)
+    assert children
+    assert left == []
