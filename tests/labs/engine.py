@@ -466,7 +466,7 @@ class Engine:
         self._skipped: dict[Enqueue, dict[int, str]] = {}  # what it was told instead, so far
         self._request_of: dict[Task, Enqueue] = {}
         self._replaced: Mapping[int, Replaced] = {}  # by the latest commit
-        self._came_for: dict[Task, str] = {}  # the lane that it was enqueued into
+        self._came_for: dict[Task, str] = {}  # the lane that it was enqueued into; "" for none yet
         # Requests for one lane alone, in the order they came: they must be served in it.
         self._lines: dict[str, list[Enqueue]] = {lane: [] for lane in LANES}
         self._attempt_of: dict[Outcome, int] = {}  # the token of the attempt that it came from
@@ -534,7 +534,7 @@ class Engine:
         self._ask(request, who, f"enqueues {names}{beyond}{when}{until}")
         for task in tasks:
             self._request_of[task] = request
-            self._came_for[task] = task.priority
+            self._came_for[task] = task.priority if due_at is None else ""
         self._written[request] = []
         self._skipped[request] = {}
         needs_room = due_at is None and not any(task.after for task in tasks) and not beyond.unique
@@ -984,7 +984,8 @@ class Engine:
         if target is Status.DROPPED:
             model.turn_away(*what, task.group)
             return
-        is_elsewhere = self._came_for.get(task, task.priority) != task.priority
+        came_for = self._came_for.get(task, task.priority)
+        is_elsewhere = target is Status.QUEUED and came_for != task.priority
         if is_elsewhere:
             model.go_elsewhere()  # it was replaced by one that came with it
         if target is Status.QUEUED:
