@@ -19,9 +19,9 @@ USERS = 2
 JOBS = 1_200
 
 
-def test_those_of_one_user_never_run(stage: Stage, journal: Journal, evidence: Evidence) -> None:
-    gate = Gate()
-
+def test_those_of_one_user_never_run(
+    stage: Stage, journal: Journal, evidence: Evidence, gate: Gate
+) -> None:
     def handler(job: Any) -> None:
         gate.wait()
         journal.write(job.id)
