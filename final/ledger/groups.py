@@ -150,14 +150,14 @@ class GroupLanes(Lanes):
         """Of a group, too, they are a line of their own from now on."""
         lines = [line for lines in self._lines.values() for line in lines.values()]
         mine = [task for line in lines for task in line if task.kind == kind]
-        turns = self.turns()
+        standings = self.standings()
         if kind not in self._limited_kinds:
             for task in mine:
                 self.remove(task)
             super().set_apart(kind)
             for task in mine:
                 self.add(task)
-        self.restore(turns)
+        self.restore(standings)
 
     def _name(self, task: Task) -> LineName:
         return task.priority, task.kind if task.kind in self._limited_kinds else ""

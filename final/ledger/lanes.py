@@ -7,8 +7,8 @@ full and fairness 10, picks run 10 high, 1 medium, 1 low, and so on.
 
 The bound, for any arrivals: a job that comes to the head of its lane is picked
 within ``fairness + 2`` picks. The lane is passed over at most ``fairness`` times by
-more urgent lanes before it is due, and then at most once more by the one other lane
-that can be due before it.
+more urgent lanes before it is due, and then at most once more, by one other lane: one that
+is due for longer, or that it has overtaken before.
 
 A job of a kind with a limit of its own keeps its place in the lane and its share of the
 capacity, and lets those behind it pass while its kind may not start. The bound holds for its lane
@@ -30,7 +30,7 @@ from final.job import Priority, Task
 from final.ledger.ordered import Heads, Ordered, Rank
 
 Suits = Callable[[Task], bool]
-Turn = tuple[int, frozenset[int]]  # where a lane stands by the token rule: passed_over, overtaken
+Standing = tuple[int, frozenset[int]]  # of a lane, by the token rule: passed_over, overtaken
 
 
 class Lane:
@@ -236,7 +236,10 @@ class Lanes:
             self._count(task, -1)
 
     def _first_due(self, waiting: list[Lane]) -> int:
-        """The lane that is overdue for longest; where none is, the most urgent one."""
+        """The lane that is overdue for longest; where none is, the most urgent one.
+
+        It does not overtake one twice: where that still waits, it is the turn of that one.
+        """
         due = max(range(len(waiting)), key=lambda n: waiting[n].passed_over)
         if self.fairness is None or waiting[due].passed_over < self.fairness:
             return 0
@@ -255,9 +258,9 @@ class Lanes:
 
     # Whose turn it is, to be restored when picks have come to nothing.
 
-    def turns(self) -> list[Turn]:
+    def standings(self) -> list[Standing]:
         return [(lane.passed_over, lane.overtaken) for lane in self._lanes]
 
-    def restore(self, turns: list[Turn]) -> None:
-        for lane, turn in zip(self._lanes, turns, strict=True):
-            lane.passed_over, lane.overtaken = turn
+    def restore(self, standings: list[Standing]) -> None:
+        for lane, standing in zip(self._lanes, standings, strict=True):
+            lane.passed_over, lane.overtaken = standing

@@ -126,7 +126,7 @@ class LocalLedger:
     def exchange(self, offer: Offer) -> Given:
         self._begin(offer.now, offer.wall)
         given, lanes = self._given, self._lanes
-        turns, fairness = lanes.turns(), lanes.fairness
+        standings, fairness = lanes.standings(), lanes.fairness
         try:
             self._read_again()
             with self._file.transaction():
@@ -145,7 +145,7 @@ class LocalLedger:
                 self._write()
         except StorageError as error:
             self._undo(error)
-            lanes.restore(turns)
+            lanes.restore(standings)
             lanes.fairness = fairness
             with contextlib.suppress(StorageError):  # then before the next exchange
                 self._read_again()
@@ -210,7 +210,7 @@ class LocalLedger:
             return
         index = self._index
         rows = {row.id: row for row in self._file.rows(self._unread)}
-        turns = self._lanes.turns()  # who comes back was passed over as often as before
+        standings = self._lanes.standings()  # who comes back was passed over as often as before
         for task, replaced in self._unread.items():
             index.take_out(task)
             row = rows.get(task.id)
@@ -230,7 +230,7 @@ class LocalLedger:
                 setattr(task, name, getattr(row, name))
             index.put_in(task, due)
         self._unread.clear()
-        self._lanes.restore(turns)
+        self._lanes.restore(standings)
         index.unload()
 
     def _summary(self, closing: bool = False) -> Given:

@@ -68,7 +68,7 @@ class Runner:
 
         None: it was taken back before its handler began.
         """
-        raise NotImplementedError
+        raise AssertionError("who has said LATER can go on")
 
     def leave(self) -> None:
         """The calling worker leaves, and runs no more."""
@@ -135,8 +135,11 @@ def job_of(task: Task) -> Job:
 
 
 def _of_the_file(**fields: object) -> Job:
-    """A Job with these fields, the others None. It was checked when it came in, and is not again:
-    what an older release let in runs under stricter rules, too."""
+    """A Job with these fields, the others None.
+
+    It was checked when it came in, and is not again: what an older release let in runs under
+    stricter rules, too.
+    """
     job = object.__new__(Job)
     for name in Job.__slots__:
         object.__setattr__(job, name, fields.get(name))

@@ -83,7 +83,7 @@ class TestPlaces:
         ):
             lanes.add(Task(str(n), "null", priority, kind, seq=n, key=n))
         assert [picks_one(lanes) for _ in range(3)] == ["0", "4", "1"]
-        assert [passed_over for passed_over, _ in lanes.turns()] == [0, 0, 0]
+        assert [passed_over for passed_over, _ in lanes.standings()] == [0, 0, 0]
 
     def test_one_that_is_removed_is_not_picked(self) -> None:
         lanes = filled("mail", "mail", "free")
@@ -135,7 +135,8 @@ class TestAgainstLists:
             for priority in Priority:
                 lane = [task for task in model.waiting if task.priority is priority]
                 assert lanes.head(priority) is min(lane, key=lambda t: t.key, default=None)
-            assert lanes.turns() == [(model.passed_over[p], model.overtaken[p]) for p in Priority]
+            expected = [(model.passed_over[p], model.overtaken[p]) for p in Priority]
+            assert lanes.standings() == expected
 
 
 class InLists:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
+from random import Random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from final.job import Priority, Task
-from final.ledger.lanes import Lanes, Turn
+from final.ledger.lanes import Lanes, Standing
 from final.ledger.ordered import Ordered
 
 HIGH, MEDIUM, LOW = Priority
@@ -50,9 +51,9 @@ def heads(lanes: Lanes) -> list[Task]:
     return [head for priority in Priority if (head := lanes.head(priority))]
 
 
-def state(lanes: Lanes) -> tuple[list[list[str]], list[Turn]]:
+def state(lanes: Lanes) -> tuple[list[list[str]], list[Standing]]:
     """Everything that lanes remember."""
-    return [[task.id for task in lane.free] for lane in lanes._lanes], lanes.turns()
+    return [[task.id for task in lane.free] for lane in lanes._lanes], lanes.standings()
 
 
 class TestRhythm:
@@ -140,12 +141,35 @@ class TestBound:
         lanes.add(rare)
         for _ in range(2 + 2):
             lanes.hold("rare")
-            while lanes.turns()[1][0] < 2:
+            while lanes.standings()[1][0] < 2:
                 lanes.pick()
             lanes.release("rare")
             if lanes.pick() is rare:
                 return
         raise AssertionError("LOW waited beyond its bound")
+
+    @given(st.randoms(use_true_random=False), st.sampled_from([1, 2, 3]))
+    def test_whatever_may_start_when_it_holds_for_the_lanes(
+        self, random: Random, fairness: int
+    ) -> None:
+        kinds = ("rare", "scarce")
+        lanes = Lanes(capacity=1_000, fairness=fairness, limited=set(kinds))
+        held_in_turn = [random.sample(kinds, random.randint(0, 2)) for _ in range(5)]
+        chances: Counter[Priority] = Counter()  # of each lane, since it was served or had none
+        for step in range(100):
+            for number in range(random.choice((0, 1, 1, 2))):
+                priority, kind = random.choice(list(Priority)), random.choice(("default", *kinds))
+                lanes.add(task(f"{step}-{number}", priority, kind))
+            for kind in kinds:
+                (lanes.hold if kind in held_in_turn[step % 5] else lanes.release)(kind)
+            for priority, lane in zip(Priority, lanes._lanes, strict=True):
+                chances[priority] += lane.size > lane.held_jobs
+                if not lane.size:
+                    chances[priority] = 0
+            picked = lanes.pick()
+            assert all(count <= fairness + 2 for count in chances.values())
+            if picked is not None:
+                chances[picked.priority] = 0
 
     @pytest.mark.parametrize("lane", [HIGH, MEDIUM])
     def test_a_less_urgent_lane_takes_the_chance_of_a_rare_job_only_once(
@@ -162,7 +186,7 @@ class TestBound:
         chances = 0
         while True:
             lanes.hold("rare")
-            while lanes.turns()[2][0] < 1:
+            while lanes.standings()[2][0] < 1:
                 lanes.pick()
             lanes.release("rare")
             chances += 1

@@ -16,8 +16,10 @@ def on_all_cores() -> ProcessPoolExecutor:
 
 
 def _end_with_who_started_it() -> None:
-    """With Ctrl-C at once, and without a word: the other process says it. Killed, it says nothing,
-    and nobody wants the rest."""
+    """With Ctrl-C at once, and without a word: the other process says it.
+
+    If that is killed, nobody wants the rest.
+    """
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

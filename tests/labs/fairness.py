@@ -200,11 +200,13 @@ def overload(
 
 
 class NeverRefilled(GroupLanes):
-    """The token rule, except that a lane which was served keeps its old count, and all forget who
-    has gone before them."""
+    """The token rule, except that a lane which was served keeps its old count.
+
+    And all forget who has gone before them, or that alone would keep it in its place.
+    """
 
     def pick(self, suits: Suits | None = None) -> Task | None:
-        before = self.turns()
+        before = self.standings()
         task = super().pick(suits)
         for lane, (count, _) in zip(self._lanes, before, strict=True):
             lane.passed_over = max(lane.passed_over, count)

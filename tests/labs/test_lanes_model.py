@@ -25,7 +25,7 @@ from hypothesis.stateful import (
 )
 
 from final.job import Priority, Task
-from final.ledger.lanes import Lanes, Turn
+from final.ledger.lanes import Lanes, Standing
 from tests.labs.examples import examples, until_it_fails
 from tests.labs.model import LANES, Model, require
 
@@ -107,7 +107,7 @@ class LanesMachine(RuleBasedStateMachine):
     @rule(arrivals=st.lists(st.sampled_from(LANES), max_size=5), picks=st.integers(0, 20))
     def undo_a_turn(self, arrivals: list[str], picks: int) -> None:
         """A turn whose exchange fails. The model never hears of it."""
-        turns = self.lanes.turns()
+        standings = self.lanes.standings()
         new = [self.new_task(lane) for lane in arrivals]
         for task in new:
             self.lanes.add(task)
@@ -118,7 +118,7 @@ class LanesMachine(RuleBasedStateMachine):
         for task in picked:
             if task not in new:
                 self.lanes.add(task)
-        self.lanes.restore(turns)
+        self.lanes.restore(standings)
 
     @invariant()
     def the_heads_are_those_of_the_model(self) -> None:
@@ -157,8 +157,8 @@ class LowBeforeMedium(Lanes):
 
 
 class ForgetsPassesWhenUndoing(Lanes):
-    def restore(self, turns: list[Turn]) -> None:
-        super().restore(Lanes(0, None).turns())
+    def restore(self, standings: list[Standing]) -> None:
+        super().restore(Lanes(0, None).standings())
 
 
 class GivesBackToTheEnd(Lanes):

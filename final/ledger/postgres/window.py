@@ -17,7 +17,7 @@ from final.ledger.admission import Admission
 from final.ledger.base import Offer
 from final.ledger.caps import Caps
 from final.ledger.groups import GroupLanes
-from final.ledger.lanes import Lanes, Turn
+from final.ledger.lanes import Lanes, Standing
 from final.ledger.limits import Gate
 from final.ledger.picking import BATCH_JOBS, BATCH_SECONDS, Picker
 from final.ledger.postgres import statements as sql
@@ -76,7 +76,7 @@ class Window:
         self._full: set[str] = set()  # kinds of which no more might run when it was last counted
         self._left_out: list[str] = []  # kinds whose jobs are not looked at
         self._looked_without: frozenset[Pause] = frozenset()  # nor are the jobs of these
-        self._turns = Lanes(0, None).turns()  # from one exchange to the next
+        self._standings = Lanes(0, None).standings()  # from one exchange to the next
 
     @property
     def is_open(self) -> bool:
@@ -179,7 +179,7 @@ class Window:
         lanes = self._lanes(self._gate.kinds | caps.kinds, last + 1)
         picker = Picker(lanes, self._gate, caps, self._shares)
         picker.pause(self._memory.paused, clock)
-        lanes.restore(self._turns)
+        lanes.restore(self._standings)
         reached = [0, 0, 0]
         seen = [False, False, False]
         found = 0
@@ -206,7 +206,7 @@ class Window:
                 if not (task.kind in self._left_out or holds(self._looked_without, task)):
                     lanes.add(task)
         batches = picker.batches(offer.idle, offer.cost, token, clock)
-        self._turns = self._turns_after(lanes, seen, batches)
+        self._standings = self._standings_after(lanes, seen, batches)
         # Else others stand there, too.
         if not self._left_out and self._looked_without == self._memory.paused:
             marks = self._memory.beyond if self._looked_without else self._memory.low
@@ -225,21 +225,21 @@ class Window:
             self.start_at = opens_at - self._memory.ahead
         return batches
 
-    def _turns_after(
+    def _standings_after(
         self, lanes: GroupLanes, seen: Sequence[bool], batches: Sequence[Sequence[Task]]
-    ) -> list[Turn]:
+    ) -> list[Standing]:
         """Where the lanes stand by the token rule, for the next turn.
 
         A lane of which nothing is seen may be empty, or another process may look at its head just
         now. One that has waited before is counted as passed over all the same; else each of P
         processes would count only the picks between which it saw the head.
         """
-        turns = lanes.turns()
+        standings = lanes.standings()
         picked = [LANES.index(task.priority) for batch in batches for task in batch]
-        for lane, (count, overtaken) in enumerate(turns):
+        for lane, (count, overtaken) in enumerate(standings):
             if count and not seen[lane]:
-                turns[lane] = count + sum(other < lane for other in picked), overtaken
-        return turns
+                standings[lane] = count + sum(other < lane for other in picked), overtaken
+        return standings
 
     def pick_new(self, offer: Offer, admission: Admission) -> list[list[Task]]:
         """Nothing else waits, as far as is known here: a new job is claimed as it comes in."""
