@@ -54,7 +54,7 @@ AUDIT = """
 CREATE TABLE jobqueue.audit (id text, token bigint, status text);
 CREATE FUNCTION jobqueue.note() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN INSERT INTO jobqueue.audit VALUES (new.id, old.token, new.status); RETURN new; END $$;
-CREATE TRIGGER note AFTER UPDATE ON jobqueue.job FOR EACH ROW
+CREATE TRIGGER note AFTER UPDATE OF status ON jobqueue.job FOR EACH ROW
     WHEN (new.status = 'completed') EXECUTE FUNCTION jobqueue.note();
 """
 

@@ -6,7 +6,9 @@ exchanges what, whose job ends how, who crashes, whose lease runs out, whose clo
 
 What must hold: an acknowledged job is in and comes to its end; no two processes run a job under
 leases that stand; of what came of an attempt, each is told once; a trigger has seen each job
-complete once.
+complete once. And after each exchange: nothing that is paused has started; no more of a group or
+a kind run than may; of one sort the jobs start in order; no child starts before its parents have
+ended, and of one key one job is to be run.
 
 But: steps follow each other, so two exchanges never overlap; ``make lab-hosts`` lets them.
 """
@@ -17,14 +19,17 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import psycopg
 
-from final.beyond.kinds import Policies
+from final.beyond.control import Pause, holds, pause_from
+from final.beyond.kinds import Kind, Policies
+from final.beyond.snooze import Again
+from final.beyond.unique import Unique
 from final.engine.events import Events
 from final.job import Outcome, Priority, Task
-from final.ledger.base import Cancel, Given, Offer, Order
+from final.ledger.base import Cancel, Given, Offer, Order, Retry, SetPaused
 from final.ledger.postgres.address import parse
 from final.ledger.postgres.ledger import PostgresLedger
 from final.ledger.postgres.migrate import in_schema
@@ -34,9 +39,44 @@ from tests.labs.model import require
 from tests.postgres.proxy import Moment, Proxy
 
 MAX_RETRIES = 2
+CAPACITY = 10
 LEASE = 600.0  # seconds: it runs out when the world says so
 MOST_ROUNDS = 60  # until all has ended, when nothing fails any more
 CUTS: tuple[Moment, ...] = ("before", "in", "half-way", "after")
+CAPPED = "capped"  # a kind of which one job runs at a time
+KINDS = ("default", CAPPED)
+GROUPS = ("big", "small")
+ENDED = "ended"  # a key that its job has until it has ended
+UNIQUES = (
+    Unique(ENDED),
+    Unique(ENDED, then="replace", until="ended"),
+    Unique("started", until="started"),
+    Unique("started", then="replace"),
+)
+PAUSES = (
+    Pause(),
+    *(Pause(kind=kind) for kind in KINDS),
+    *(Pause(priority=lane) for lane in Priority),
+    *(Pause(group=group) for group in GROUPS),
+)
+
+
+class Rules(NamedTuple):
+    """What all processes of a world were started with."""
+
+    overflow: str = "block"
+    group_limit: int | None = None
+
+
+class Sort(NamedTuple):
+    """What new jobs are."""
+
+    lane: Priority = Priority.MEDIUM
+    kind: str = "default"
+    group: str = ""
+    unique: Unique | None = None
+    after: tuple[str, ...] = ()
+    if_failed: str = "cancel"
 
 
 class Process:
@@ -49,9 +89,12 @@ class Process:
     def __init__(self, world: World, skew: float) -> None:
         self._world = world
         self._skew = skew
-        chosen = options(workers=2, max_retries=MAX_RETRIES, capacity=10)
+        chosen = options(
+            workers=2, max_retries=MAX_RETRIES, capacity=CAPACITY, **world.rules._asdict()
+        )
+        policies = Policies(chosen, {CAPPED: Kind(print, workers=1)})
         self.ledger = PostgresLedger(
-            parse(world.address), chosen, Policies(chosen), None, lambda kind: True, Events().say
+            parse(world.address), chosen, policies, None, lambda kind: True, Events().say
         )
         self.hands: list[Task] = []
         self.back: list[Outcome] = []
@@ -66,6 +109,7 @@ class Process:
 
     def let_pass(self, seconds: float) -> None:
         self._skew += seconds
+        self.ledger._housekeeping._look_back_at -= seconds
 
     def exchange(
         self, new: Sequence[Task] = (), orders: Sequence[Order] = (), idle: int = 0
@@ -73,6 +117,7 @@ class Process:
         """A turn; what it gives is taken into hand."""
         back, self.back = self.back, []
         unstarted, self.unstarted = self.unstarted, []
+        paused, cuts = self._world.paused(), self._world.cuts
         given = self.ledger.exchange(
             Offer(
                 self.now,
@@ -94,13 +139,25 @@ class Process:
         for move in given.moves:
             for outcome in move.outcomes:
                 self._world.is_told(outcome.task)
+        claimed = [task for batch in given.claims for task in batch]
+        self._world.check(claimed, paused, cut=self._world.cuts > cuts)
         return given
+
+
+RUNNING_OF_GROUPS = """SELECT grp, count(*) FROM jobqueue.job
+    WHERE status = 'processing' AND grp IS NOT NULL GROUP BY grp"""
+RUNNING_OF_KIND = "SELECT count(*) FROM jobqueue.job WHERE status = 'processing' AND kind = %s"
+BEFORE_PARENTS = """SELECT parent FROM jobqueue.dependency JOIN jobqueue.job ON job.id = parent
+    WHERE child = %s AND (open OR NOT runs AND job.status <> 'completed')"""
+KEYS_TWICE = """SELECT unique_key, count(*) FROM jobqueue.job
+    WHERE ended_at IS NULL AND unique_key = %s GROUP BY unique_key HAVING count(*) > 1"""
 
 
 class World:
     """count: of processes."""
 
-    def __init__(self, dsn: str, count: int = 3) -> None:
+    def __init__(self, dsn: str, count: int = 3, rules: Rules = Rules()) -> None:
+        self.rules = rules
         self._queue = f"sim{uuid.uuid4().hex[:16]}"
         self._proxy = Proxy(dsn)
         self.address = f"{self._proxy.dsn}&lease={LEASE}&queue={self._queue}"
@@ -108,6 +165,7 @@ class World:
         self._books = psycopg.connect(dsn, autocommit=True)
         self._sql(AUDIT)
         self.acknowledged: list[str] = []
+        self._in_line: dict[str, Sort] = {}  # those that have kept the place they came in with
         self._told: Counter[tuple[str, int]] = Counter()
         self._numbers = 0
 
@@ -125,16 +183,24 @@ class World:
 
     # ---- what may happen ---------------------------------------------------------------------
 
-    def bring(self, process: Process, count: int, lane: Priority) -> None:
+    def bring(self, process: Process, count: int, sort: Sort = Sort()) -> None:
         """New jobs come in there, as far as there is room."""
         new = []
         for _ in range(count):
             self._numbers += 1
-            new.append(Task(f"job-{self._numbers}", "null", lane, "default", size=4))
+            job_id = f"job-{self._numbers}"
+            task = Task(job_id, "null", sort.lane, sort.kind, size=4, group=sort.group)
+            task.unique, task.after, task.if_failed = sort.unique, sort.after, sort.if_failed
+            new.append(task)
+            if sort.unique is None and not sort.after:
+                self._in_line[job_id] = sort
         given = process.exchange(new)
         if given.error is None:
             require(not given.taken, f"{given.taken} are new, and said to be there already.")
-            self.acknowledged += [task.id for task in new[: given.accepted[0]]]
+            require(not given.unknown, f"{given.unknown} is there, and said not to be.")
+            instead = given.instead.get(0, {})
+            came = enumerate(new[: given.accepted[0]])
+            self.acknowledged += [instead.get(number, task.id) for number, task in came]
 
     def look(self, process: Process) -> None:
         """It has idle workers."""
@@ -149,6 +215,11 @@ class World:
                 outcome.delay = 0.0
             process.back.append(outcome)
 
+    def snooze(self, process: Process) -> None:
+        """Its first job is to run again at once."""
+        if process.hands:
+            process.back.append(Outcome(process.hands.pop(0), 0.001, again=Again(0.0, False)))
+
     def give_back(self, process: Process) -> None:
         """Its last job has not started."""
         if process.hands:
@@ -158,6 +229,15 @@ class World:
         if self.acknowledged:
             job_id = self.acknowledged[which % len(self.acknowledged)]
             process.exchange(orders=[Cancel(job_id)])
+
+    def retry(self, process: Process) -> None:
+        """The oldest dead letter."""
+        for (job_id,) in self._sql("SELECT id FROM jobqueue.job WHERE dead ORDER BY seq LIMIT 1"):
+            self._in_line.pop(job_id, None)
+            process.exchange(orders=[Retry(job_id)])
+
+    def pause(self, process: Process, pause: Pause, paused: bool = True) -> None:
+        process.exchange(orders=[SetPaused(pause, paused)])
 
     def cut(self, moment: Moment) -> None:
         """The connection of whoever commits next."""
@@ -206,10 +286,52 @@ class World:
         self._told[task.id, task.token] += 1
         times = self._told[task.id, task.token]
         require(times == 1, f"What came of attempt {task.token} of {task.id} is told {times} x.")
+        require(task.attempts >= 0, f"{task.id} is told with {task.attempts} attempts.")
+
+    @property
+    def cuts(self) -> int:
+        """How many connections were cut so far."""
+        return len(self._proxy.done)
+
+    def paused(self) -> frozenset[Pause]:
+        return frozenset(map(pause_from, self._sql("SELECT sort, name FROM jobqueue.pause")))
+
+    def check(self, claimed: Sequence[Task], paused: frozenset[Pause], cut: bool) -> None:
+        """After an exchange that has claimed these. paused: what was before. cut: its connection
+        was.
+        """
+        for task in claimed:
+            require(not holds(paused, task), f"{task.id} starts, and {paused} is paused.")
+            sort = self._in_line.pop(task.id, None)
+            if sort is not None and not cut:  # what is cut off may hold jobs for a moment longer
+                self._came_in_order(task, sort)
+            children = self._sql(BEFORE_PARENTS, task.seq)
+            require(not children, f"{task.id} starts, and its parents have not: {children}.")
+        most = self.rules.group_limit
+        for name, count in self._sql(RUNNING_OF_GROUPS) if most is not None else []:
+            require(count <= (most or 0), f"{count} of group {name} run; {most} may.")
+        for (count,) in self._sql(RUNNING_OF_KIND, CAPPED):
+            require(count <= 1, f"{count} of a kind run of which one may.")
+        twice = self._sql(KEYS_TWICE, ENDED)
+        require(not twice, f"several jobs have a key that one has until it ends: {twice}.")
+
+    def _came_in_order(self, task: Task, sort: Sort) -> None:
+        number = int(task.id.removeprefix("job-"))
+        before = [
+            job_id
+            for job_id, other in self._in_line.items()
+            if other == sort and int(job_id.removeprefix("job-")) < number
+        ]
+        passed = self._sql(
+            "SELECT id FROM jobqueue.job WHERE id = ANY (%s) AND status = 'queued'", before
+        )
+        require(not passed, f"{task.id} starts before {passed} of its sort.")
 
     def come_to_the_end(self) -> None:
         """Nothing fails any more: everything ends, and the books agree."""
         self._proxy.cuts = []
+        for pause in self.paused():
+            self.pause(self.processes[0], pause, False)
         left = [(0,)]
         for _ in range(MOST_ROUNDS):
             for process in self.processes:

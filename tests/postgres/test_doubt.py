@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from final import DuplicateJob, Every, Job, JobQueue, Status, StorageError, TokenBucket
-from final.ledger.postgres.statements import IS_IN, REGISTER
+from final.ledger.postgres.statements import IS_WRITTEN, REGISTER
 from tests import postgres_server
 from tests.helpers import DEADLINE, Background, Gate, Journal
 from tests.postgres.conftest import OpenQueue
@@ -94,6 +95,55 @@ def test_an_order_is_answered_once_though_its_first_answer_was_lost(
         queue.close()
 
 
+@pytest.mark.parametrize("moment", MOMENTS[:-1])
+def test_an_id_that_was_there_before_does_not_pass_for_a_commit(
+    address: str, open_queue: OpenQueue, moment: Moment
+) -> None:
+    dsn, _, query = address.partition("lease=1")
+    with Proxy(dsn) as proxy:
+        queue = open_queue(path=f"{proxy.dsn}&lease=10{query}", workers=0)
+        queue.enqueue(Job("there"))
+        proxy.cuts = [moment]
+        with pytest.raises(DuplicateJob):
+            queue.enqueue_many([Job("there"), Job("new")])
+        queue.enqueue(Job("new"))
+        queue.close()
+
+
+def test_an_end_that_was_not_written_is_written_again(
+    address: str, open_queue: OpenQueue, gate: Gate
+) -> None:
+    """In one turn with a job whose id is there already."""
+    dsn, _, query = address.partition("lease=1")
+    with Proxy(dsn) as proxy:
+        queue = open_queue(lambda job: gate.wait(), path=f"{proxy.dsn}&lease=10{query}", workers=1)
+        queue.enqueue(Job("there", run_at=1000))
+        queue.enqueue(Job("runs"))
+        becomes(lambda: queue.status("runs") is Status.PROCESSING)
+        with one_exchange(queue):
+            proxy.cuts = ["before"]
+            gate.open()
+            with pytest.raises(DuplicateJob):
+                queue.enqueue_many([Job("there"), Job("new")])
+        assert queue.wait("runs", DEADLINE).status is Status.COMPLETED
+        queue.close()
+
+
+@contextlib.contextmanager
+def one_exchange(queue: JobQueue) -> Iterator[None]:
+    """The next one waits until a job has come back and another one wants to come in."""
+    dispatcher = queue._dispatcher
+    exchange = dispatcher._exchange
+
+    def hold(now: float, wall: float) -> None:
+        if dispatcher._flight.outcomes and dispatcher._producers.can_go(dispatcher._given.room):
+            dispatcher._exchange = exchange  # type: ignore[method-assign]
+            exchange(now, wall)
+
+    dispatcher._exchange = hold  # type: ignore[method-assign]
+    yield
+
+
 def is_curious(queue: JobQueue) -> bool:
     """Whether somebody is known to want to hear."""
     look_ups = ledger(queue).look_ups
@@ -152,7 +202,7 @@ def test_who_is_cut_off_each_time_is_told(
     ("moment", "instead"),
     [
         pytest.param(REGISTER, "SELECT pg_terminate_backend(pg_backend_pid())", id="new-lease"),
-        pytest.param(IS_IN, "SELECT FROM nowhere", id="commit-in-doubt"),
+        pytest.param(IS_WRITTEN, "SELECT FROM nowhere", id="commit-in-doubt"),
     ],
 )
 def test_what_fails_at_a_bad_moment_ends_no_queue(
@@ -174,7 +224,7 @@ def test_what_fails_at_a_bad_moment_ends_no_queue(
         if moment == REGISTER:
             sql(address, "DELETE FROM jobqueue.owner")
         while not failed:
-            proxy.cuts = ["after"] * (moment == IS_IN)
+            proxy.cuts = ["after"] * (moment == IS_WRITTEN)
             enqueue_in_the_end(queue, f"job-{len(queue.jobs())}")
         queue.join(DEADLINE)
         queue.close()

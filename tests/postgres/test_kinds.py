@@ -5,7 +5,10 @@ from __future__ import annotations
 import threading
 import time
 
+import pytest
+
 from final import Job, Kind, Status
+from final.ledger.postgres import window
 from final.ledger.postgres.witness import host
 from tests.final.helpers import nothing
 from tests.helpers import DEADLINE, Gate, Journal
@@ -91,3 +94,18 @@ def test_who_takes_over_judges_by_the_numbers_of_the_process_that_ran_it(
     record = stranger.get("x")
     assert record.status is Status.FAILED
     assert record.error == "The process ended during attempt 3, the last one."
+
+
+def test_of_a_kind_with_one_worker_jobs_start_in_order(
+    open_queue: OpenQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each look finds many that may not start yet: the next one begins at them, not behind."""
+    monkeypatch.setattr(window, "MARGIN", 0)
+    started: list[object] = []
+    one_at_a_time = Kind(lambda job: started.append(job.payload), workers=1)
+    queue = open_queue({"a": one_at_a_time}, workers=8)
+    queue.pause()
+    queue.enqueue_many([Job(payload=n, kind="a") for n in range(60)])
+    queue.resume()
+    queue.join(DEADLINE)
+    assert started == [*range(60)]

@@ -1,7 +1,7 @@
 """A commit in doubt: the connection was lost, and with it the answer whether a turn is durable.
 
-It is looked for by what the turn would have written, which nobody else can have done, and not
-before the old session is over. (``pg_xact_status`` does not know after a crash of the server.)
+It is looked for by what the turn would have written, all of it, and not before the old session is
+over. (``pg_xact_status`` does not know after a crash of the server.)
 What such a turn has claimed nobody runs: that is given back.
 """
 

@@ -45,6 +45,7 @@ class Returned:
         # What was asked, each with its answer: which of them have counted, and as what.
         self._ended: list[tuple[Sequence[tuple[int, Outcome]], Any]] = []
         self._back: list[tuple[Sequence[tuple[int, Task]], Any]] = []
+        self._uncharged: list[Task] = []  # their attempts count once it is durable
 
     def ask(self) -> None:
         """A statement for all that ended alike, whatever their tokens are."""
@@ -56,6 +57,8 @@ class Returned:
                 self._ended.append((some, ask(statement, columns_of(some))))
         for tasks in batched(self._unstarted):
             self._back.append((tasks, ask(sql.GIVEN_BACK, _pairs(tasks))))
+        for _, task in self._unstarted:
+            self._memory.comes_back(task)  # now, so that the look of this turn finds it
 
     def __bool__(self) -> bool:
         return bool(self._outcomes or self._unstarted)
@@ -76,6 +79,11 @@ class Returned:
         for tasks, answer in self._back:
             self._take_back(tasks, _fates(answer), moves)
         self._memory.aside.update(task.seq for _, tasks in self._offer.aside for task in tasks)
+
+    def land(self) -> None:
+        """It is durable. (Another try of this turn takes the same tasks.)"""
+        for task in self._uncharged:
+            task.attempts -= 1
 
     def _by_end(self) -> Iterable[tuple[str, Columns, list[tuple[int, Outcome]]]]:
         """How they ended, as a statement, and the columns that it takes."""
@@ -112,7 +120,7 @@ class Returned:
             if fate is Status.RETRYING and outcome.delay is not None:
                 self._waits_until(memory.wall + outcome.delay, task)
             elif fate is Status.SCHEDULED and outcome.again is not None:
-                task.attempts -= 1
+                self._uncharged.append(task)
                 self._waits_until(outcome.again.due_at(memory.wall), task)
         for fate, some in by_fate.items():
             tasks = [outcome.task for outcome in some]
@@ -131,10 +139,9 @@ class Returned:
             self._lands(task)
         for fate in (Status.QUEUED, Status.CANCELLED):
             back = [task for token, task in tasks if fates.get((task.seq, token)) is fate]
+            self._uncharged += back
             for task in back:
-                task.attempts -= 1
                 task.status = fate
-                self._memory.comes_back(task)
             if back:
                 moves.append(Move(back, Status.PROCESSING, fate))
 

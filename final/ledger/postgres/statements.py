@@ -440,9 +440,13 @@ IS_CLAIMED = """SELECT EXISTS (SELECT FROM jobqueue.job
 FATES = """SELECT job.seq, job.token, job.status FROM jobqueue.job
     JOIN unnest(%s::bigint[], %s::bigint[]) AS o (seq, token) USING (seq, token)
     WHERE job.status <> 'processing'"""
-IS_ENDED = f"SELECT EXISTS ({FATES})"
 HAS_BEATEN = "SELECT EXISTS (SELECT FROM jobqueue.owner WHERE id = %s AND expires_at = %s)"
-IS_IN = "SELECT EXISTS (SELECT FROM jobqueue.job WHERE id = %s)"
+# All of it: an id may have been there before, and an end may be written by another process.
+IS_WRITTEN = """SELECT NOT EXISTS (SELECT FROM unnest(%s::text[]) AS new (id)
+        WHERE NOT EXISTS (SELECT FROM jobqueue.job WHERE job.id = new.id))
+    AND NOT EXISTS (SELECT FROM jobqueue.job
+        JOIN unnest(%s::bigint[], %s::bigint[]) AS o (seq, token) USING (seq, token)
+        WHERE job.status = 'processing')"""
 
 # ---- around it
 

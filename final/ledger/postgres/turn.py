@@ -101,7 +101,7 @@ class Turn:
 
     def run(self) -> Given:
         """Raises InDoubt, or psycopg.Error when nothing was written."""
-        self._window.groups.clear()
+        self._window.begin()
         if self._looks():
             has_meters = self._first_trip()
             self._second_trip(has_meters)
@@ -224,7 +224,7 @@ class Turn:
         # Of an order nothing else may tell whether it has come about.
         beats |= bool(offer.orders)
         self._beat = lease.ask_to_renew(offer.curious) if beats else None
-        is_due = offer.now >= self._memory.due_at
+        is_due = self._again or offer.now >= self._memory.due_at
         self._due = (ask(sql.DUE), ask(sql.NEXT_DUE)) if is_due else None
         self._returned.ask()
         self._orders.ask(offer.orders)
@@ -251,15 +251,14 @@ class Turn:
             memory.moved(cursor, moves)
 
     def _trace(self, old: Sequence[Task]) -> tuple[str, Sequence[Any]] | None:
-        """A transaction is written as a whole, so one thing of it tells. old: jobs it claims."""
+        """A transaction is written as a whole: what tells whether it was. old: jobs it claims."""
         if old:
             return sql.IS_CLAIMED, ([task.seq for task in old], self._token)
-        if self._admission.coming:
-            return sql.IS_IN, (self._admission.coming[0][0].id,)
-        if self._returned:
-            return sql.IS_ENDED, self._returned.pairs()
-        if self._offer.orders and self._beat is not None:
+        if self._answered and self._beat is not None:
             return sql.HAS_BEATEN, (self._lease.owner, *self._beat.fetchone())
+        if self._admission.coming or self._returned:
+            new_ids = [task.id for task, _ in self._admission.coming]
+            return sql.IS_WRITTEN, (new_ids, *self._returned.pairs())
         return None
 
     def _admit(self, known: Iterable[str]) -> None:
@@ -360,6 +359,8 @@ class Turn:
             without = [[t for t in batch if t.seq not in by_seq] for batch in given.claims]
             given.claims = [batch for batch in without if batch]
             claimed = self._claimed()
+        self._returned.land()
+        self._window.landed(claimed)
         for task, status in admission.coming:
             task.status = status
             if status is SCHEDULED and task.due_at is not None:

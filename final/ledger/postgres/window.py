@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from final.beyond.control import WHOLE_QUEUE, Pause, holds
@@ -37,6 +37,16 @@ class Answers(NamedTuple):
     meters: Any
     slots: Any
     looks: Sequence[Any]
+
+
+class Seen(NamedTuple):
+    """What a look has found. standings: of the lanes, after what it has picked. places: of each
+    lane, by seq, of those who stand in line. last: the highest place there is, if these are all.
+    """
+
+    standings: list[Standing]
+    places: Sequence[Mapping[int, int]]
+    last: int
 
 
 class Window:
@@ -77,6 +87,7 @@ class Window:
         self._left_out: list[str] = []  # kinds whose jobs are not looked at
         self._looked_without: frozenset[Pause] = frozenset()  # nor are the jobs of these
         self._standings = Lanes(0, None).standings()  # from one exchange to the next
+        self._seen: Seen | None = None  # of the look under way
 
     @property
     def is_open(self) -> bool:
@@ -89,6 +100,11 @@ class Window:
         return self.kinds is None or kind in self.kinds
 
     # ---- looking -----------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """A turn, or another try. What the one before has picked did not come about."""
+        self.groups.clear()
+        self._seen = None
 
     def wanted(self, offer: Offer) -> int:
         """How many jobs the idle workers may take: the millisecond rule, by the fastest kind."""
@@ -180,7 +196,7 @@ class Window:
         picker = Picker(lanes, self._gate, caps, self._shares)
         picker.pause(self._memory.paused, clock)
         lanes.restore(self._standings)
-        reached = [0, 0, 0]
+        places: list[dict[int, int]] = [{} for _ in LANES]  # by seq, of who stands in line
         seen = [False, False, False]
         found = 0
         for candidate in (candidate_of(row) for look in answers.looks for row in look):
@@ -189,7 +205,7 @@ class Window:
             lane = LANES.index(task.priority)
             seen[lane] = True
             if not (candidate.is_suspect or candidate.is_behind):  # those stand anywhere
-                reached[lane] = max(reached[lane], int(task.key))
+                places[lane][task.seq] = int(task.key)
             if task.group:
                 self.groups.add(task.group)
                 caps.found(task.group, candidate.running or 0)
@@ -206,13 +222,7 @@ class Window:
                 if not (task.kind in self._left_out or holds(self._looked_without, task)):
                     lanes.add(task)
         batches = picker.batches(offer.idle, offer.cost, token, clock)
-        self._standings = self._standings_after(lanes, seen, batches)
-        # Else others stand there, too.
-        if not self._left_out and self._looked_without == self._memory.paused:
-            marks = self._memory.beyond if self._looked_without else self._memory.low
-            for lane in range(len(LANES)):
-                mark = last if saw_all else reached[lane]
-                marks[lane] = max(marks[lane], mark - MARGIN)
+        self._seen = Seen(self._standings_after(lanes, seen, batches), places, saw_all * last)
         self._full = {kind for kind in self._caps if caps.kind_is_full(kind)}
         has_opened = any(kind in self._caps and kind not in self._full for kind in self._left_out)
         self._memory.more = (
@@ -240,6 +250,21 @@ class Window:
             if count and not seen[lane]:
                 standings[lane] = count + sum(other < lane for other in picked), overtaken
         return standings
+
+    def landed(self, claimed: Iterable[Task]) -> None:
+        """What was picked is durable: the next look begins at the first job that has stayed."""
+        seen, self._seen = self._seen, None
+        if seen is None:
+            return
+        self._standings = seen.standings
+        if self._left_out or self._looked_without != self._memory.paused:
+            return  # others stand there, too
+        gone = {task.seq for task in claimed} | self._memory.aside
+        marks = self._memory.beyond if self._looked_without else self._memory.low
+        for lane, places in enumerate(seen.places):
+            stay = [places[seq] for seq in places.keys() - gone]
+            end = max(seen.last, *places.values(), 0)
+            marks[lane] = max(marks[lane], min(stay, default=end) - MARGIN)
 
     def pick_new(self, offer: Offer, admission: Admission) -> list[list[Task]]:
         """Nothing else waits, as far as is known here: a new job is claimed as it comes in."""
