@@ -183,7 +183,8 @@ class Index:
     def release_suspect(self, paused: Collection[Pause]) -> None:
         """Let the next suspect into its lane, if none is on its way. Not one that is paused."""
         suspect = self._suspect
-        if suspect is not None and suspect.status in (QUEUED, PROCESSING):
+        # (A job of another kind may have replaced it.)
+        if suspect and suspect.status in (QUEUED, PROCESSING) and self._is_suspect(suspect):
             if suspect.status is PROCESSING or not holds(paused, suspect):
                 return
             self.lanes.remove(suspect)
