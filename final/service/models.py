@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    AwareDatetime,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -273,7 +274,7 @@ class ProgressView(BaseModel):
 
     fraction: float
     message: str
-    at: datetime
+    at: AwareDatetime
 
     @classmethod
     def of(cls, progress: Progress | None) -> Self | None:
@@ -292,7 +293,7 @@ class JobSummary(BaseModel):
     attempts: int
     timeout: float | None
     group: str | None
-    enqueued_at: datetime
+    enqueued_at: AwareDatetime
     started_at: datetime | None
     ended_at: datetime | None
     due_at: datetime | None

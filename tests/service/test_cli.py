@@ -941,6 +941,12 @@ class TestWhatIsTypedWrong:
 ANSWERS = [b"{}", b"[]", b"null", b"1", b'"x"', b"", b"<html>", b'{"jobs": 5}', b"[" * 100_000,
            b'{"jobs": [], "next": "/jobs"}', b'{"id": "x"}', b"\xff"]  # fmt: skip
 
+A_JOB: dict[str, object] = {
+    "id": "a", "type": "work", "priority": "low", "status": "queued", "error": None, "attempts": 0,
+    "timeout": None, "group": None, "enqueued_at": "2026-01-01T00:00:00Z", "started_at": None,
+    "ended_at": None, "due_at": None, "after": [], "payload": None, "result": None,
+}  # fmt: skip
+
 
 class TestSomebodyElse:
     """Another program has the port, and says 200 to everything."""
@@ -960,6 +966,32 @@ class TestSomebodyElse:
                 continue
             assert ended.code == 3, (said, command)
             assert "is not this service" in ended.error, (said, command)
+
+    def test_nor_is_a_time_without_its_zone(self, run: Run, foreign_url: str) -> None:
+        job = A_JOB | {"enqueued_at": "2026-01-01T00:00:00"}
+        Foreign.said, Foreign.status = json.dumps({"jobs": [job], "next": None}).encode(), 200
+        ended = run("jobs", "--url", foreign_url)
+        assert ended.code == 3
+        assert "is not this service" in ended.error
+
+    @pytest.mark.parametrize(
+        ("command", "said"),
+        [
+            (["show", "a"], A_JOB),
+            (["jobs"], {"jobs": [A_JOB | {"enqueued_at": "1767225600"}], "next": None}),
+            (["dead-letters"], {"jobs": [A_JOB], "next": None}),
+            (
+                ["groups"],
+                {"groups": [{"group": "g", "queued": "1", "running": 0, "oldest_queued": "1"}]},
+            ),
+        ],
+    )
+    def test_what_has_nearly_the_right_one_is_shown(
+        self, run: Run, foreign_url: str, command: list[str], said: object
+    ) -> None:
+        """A number as text, a field that is missing but need not be there."""
+        Foreign.said, Foreign.status = json.dumps(said).encode(), 200
+        assert run(*command, "--url", foreign_url).code == 0
 
     def test_it_gets_no_token_because_it_says_that_it_is_fine(
         self, run: Run, foreign_url: str, monkeypatch: pytest.MonkeyPatch

@@ -170,10 +170,9 @@ class Remote:
                 "one with `python -m final serve`, or name another with --url."
             ) from None
         try:
-            document: Document = answer.json()
+            document = answer.json()
             if answer.is_success:
-                model.model_validate(document)
-                return document
+                return model.model_validate(document).model_dump(mode="json")
             trouble = _trouble(answer.status_code, document, self.name, self._withheld)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise Unreachable(f"What answers at {self.name} is not this service.") from None

@@ -79,7 +79,8 @@ def job_list(jobs: Iterable[Document], place: str, as_json: bool, errors: bool =
     for job in found:
         age = _age(job["enqueued_at"])
         lane, kind = job["priority"], plain(job["type"])
-        row = [lane, kind, age, plain(job["error"])] if errors else [_status(job), lane, kind, age]
+        error = plain(job["error"] or "")
+        row = [lane, kind, age, error] if errors else [_status(job), lane, kind, age]
         table.add_row(plain(job["id"]), *row)
     if found:
         console.print(table)
