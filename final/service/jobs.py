@@ -155,7 +155,7 @@ def job_routes(service: Service) -> APIRouter:
         wanted = Wanted(Status.FAILED, kind, priority, group, meta)
         return page("/dead-letters", wanted, limit, position or before)
 
-    @router.get("/jobs/{job_id:path}", response_model=JobDetails)
+    @router.get("/jobs/{job_id:text}", response_model=JobDetails)
     async def job(job_id: str) -> Response:
         """All that is known about a job."""
 
@@ -164,7 +164,7 @@ def job_routes(service: Service) -> APIRouter:
 
         return await to_thread.run_sync(look, limiter=looks)
 
-    @router.post("/jobs/{job_id:path}/retry", response_model=JobView)
+    @router.post("/jobs/{job_id:text}/retry", response_model=JobView)
     def retry(job_id: str) -> Response:
         """Put a dead letter back into its lane, with all its attempts."""
         try:
@@ -173,7 +173,7 @@ def job_routes(service: Service) -> APIRouter:
             raise Problem("wrong-state", str(error)) from None
         return _written(JobView.of(queue.get(job_id)))
 
-    @router.post("/jobs/{job_id:path}/delete", response_model=JobView)
+    @router.post("/jobs/{job_id:text}/delete", response_model=JobView)
     def delete(job_id: str) -> Response:
         """Delete a job that has ended; answered with what it was."""
         record = queue.get(job_id)
@@ -183,7 +183,7 @@ def job_routes(service: Service) -> APIRouter:
             raise Problem("wrong-state", str(error)) from None
         return _written(JobView.of(record))
 
-    @router.delete("/jobs/{job_id:path}", response_model=JobView)
+    @router.delete("/jobs/{job_id:text}", response_model=JobView)
     def cancel(job_id: str) -> Response:
         """Keep a job from running, or tell its handler to stop."""
         cancelled = queue.cancel(job_id)

@@ -38,19 +38,19 @@ def periodic_routes(service: Service) -> APIRouter:
         response.headers["Location"] = f"{root_path}/periodic/{quote(every.name, safe='')}"
         return find(queue, every.name)
 
-    @router.post("/{name:path}/pause")
+    @router.post("/{name:text}/pause")
     def pause(name: str) -> PeriodicView:
         """No jobs of this entry until it is resumed."""
         queue.pause_periodic(name)
         return find(queue, name)
 
-    @router.post("/{name:path}/resume")
+    @router.post("/{name:text}/resume")
     def resume(name: str) -> PeriodicView:
         """Its next tick is the first one from now on."""
         queue.resume_periodic(name)
         return find(queue, name)
 
-    @router.delete("/{name:path}")
+    @router.delete("/{name:text}")
     def remove(name: str) -> PeriodicView:
         """No more jobs of this entry; those that are enqueued stay."""
         removed = find(queue, name)

@@ -15,6 +15,7 @@ from typing import Any
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
+from starlette.convertors import PathConvertor, register_url_convertor
 from starlette.datastructures import QueryParams
 
 from final.service.problems import Problem, cut, invalid
@@ -24,6 +25,15 @@ REPEATABLE = {"meta"}  # parameters that may be given several times
 SMALL_BODY = 8 * 1024  # bytes that are taken apart in less time than a thread takes to hear of it
 
 _parser = ThreadPoolExecutor(1, "final-parser")
+
+
+class AnyText(PathConvertor):
+    """``:text`` in a path. An id may have line ends: ``:path`` takes "a\\n" for "a"."""
+
+    regex = r"[\s\S]*"
+
+
+register_url_convertor("text", AnyText())
 
 
 class StrictRequest(Request):

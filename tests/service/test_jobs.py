@@ -480,7 +480,9 @@ class TestOne:
         assert failure["error"] == job["error"] == "RuntimeError: it went wrong"
         assert 'raise RuntimeError("it went wrong")' in failure["traceback"]
 
-    @pytest.mark.parametrize("job_id", ["a/b", "..", "ä ö", "<b>", "x/retry", "a?b#c", "%2F"])
+    @pytest.mark.parametrize(
+        "job_id", ["a/b", "..", "ä ö", "<b>", "x/retry", "a?b#c", "%2F", "a\nb", "a\n"]
+    )
     def test_any_id_of_a_python_program_can_be_looked_up(self, live: Live, job_id: str) -> None:
         live.queue.enqueue(Job(job_id, kind="work"))
         live.queue.join(DEADLINE)

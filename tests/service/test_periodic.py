@@ -65,7 +65,7 @@ class TestHttp:
 
     def test_a_name_may_be_anything_that_can_be_quoted(self, open_service: OpenService) -> None:
         live = open_service(nothing)
-        for name in ("a/b pause", "*/5 * * * *", "x/pause", "?#%"):
+        for name in ("a/b pause", "*/5 * * * *", "x/pause", "?#%", "x\ny", "x\n"):
             new = {"schedule": DAY, "name": name, "job": {"type": "x"}}
             place = live.http.post("/periodic", json=new).headers["Location"]
             assert live.http.post(f"{place}/pause").json()["paused"]
