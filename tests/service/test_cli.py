@@ -502,6 +502,13 @@ class TestService:
         assert ended.code == 2
         assert "is no address: write it as http://127.0.0.1:8080." in ended.error
 
+    @pytest.mark.parametrize("path", ["/nosuch", "/static"])
+    def test_a_wrong_path_is_no_missing_job(self, run: Run, live: Live, path: str) -> None:
+        for command in (["show", "x"], ["enqueue", "work"], ["jobs"]):
+            ended = run(*command, "--url", _url(live) + path)
+            assert ended.code == 3
+            assert f"There is no job queue at {_url(live)}{path}" in ended.error
+
     def test_somebody_else_answers(self, run: Run) -> None:
         with HTTPServer(("127.0.0.1", 0), SomebodyElse) as other:
             serving = Background(other.serve_forever)
@@ -939,7 +946,8 @@ class TestWhatIsTypedWrong:
 
 
 ANSWERS = [b"{}", b"[]", b"null", b"1", b'"x"', b"", b"<html>", b'{"jobs": 5}', b"[" * 100_000,
-           b'{"jobs": [], "next": "/jobs"}', b'{"id": "x"}', b"\xff"]  # fmt: skip
+           b'{"jobs": [], "next": "/jobs"}', b'{"id": "x"}', b"\xff",
+           b'{"detail": "Not Found"}']  # fmt: skip
 
 A_JOB: dict[str, object] = {
     "id": "a", "type": "work", "priority": "low", "status": "queued", "error": None, "attempts": 0,

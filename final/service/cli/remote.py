@@ -211,7 +211,7 @@ def _checked(url: str) -> str:
 
 def _trouble(status: int, problem: Document, place: str, withheld: bool) -> Trouble:
     """What the service says about it (RFC 9457), and whose fault it is."""
-    detail = str(problem["detail"])
+    kind, detail = problem["type"], str(problem["detail"])
     match status:
         case 401 if withheld:
             return Unreachable(
@@ -220,6 +220,10 @@ def _trouble(status: int, problem: Document, place: str, withheld: bool) -> Trou
             )
         case 401:
             return Unreachable("The service wants its token: give --token, or JOBQUEUE_TOKEN.")
+        case 404 | 405 if kind == "about:blank":  # it knows no such address, whichever job it is
+            return Unreachable(
+                f"There is no job queue at {place}, or an older one: check its path."
+            )
         case 404 | 409:
             return Refused(detail)
         case 400 | 413 | 415 | 422:
