@@ -65,7 +65,9 @@ class Guard:
             await self._app(scope, receive, send)
             return
         answering = Answering(send, scope["method"] == "HEAD", self._service)
-        scope = {**scope, **_path(scope["path"], self._service.root_path)}
+        # A file comes as a whole: what is wrong with a range, Starlette says in plain text.
+        headers = [(name, value) for name, value in scope["headers"] if name != b"range"]
+        scope = {**scope, **_path(scope["path"], self._service.root_path), "headers": headers}
         if answering.without_body:
             scope["method"] = "GET"
         try:

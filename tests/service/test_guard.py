@@ -303,6 +303,14 @@ def test_a_proxy_may_send_its_path_or_leave_it_out(
     assert live.http.get(f"/queue{left}{path}").status_code == (404 if left else 200)
 
 
+@pytest.mark.parametrize("path", ["/", "/static/dashboard.js", "/docs/files/swagger-ui.css"])
+@pytest.mark.parametrize("wanted", ["bytes=0-9", "bytes=99999999-", "lines=1-2", "bytes=5-1"])
+def test_a_file_comes_as_a_whole(live: Live, path: str, wanted: str) -> None:
+    """No answer is plain text then, because nothing can be wrong with a range."""
+    answer = live.http.get(path, headers={"Range": wanted})
+    assert (answer.status_code, answer.content) == (200, live.http.get(path).content)
+
+
 class TestHead:
     @pytest.mark.parametrize(
         "path", ["/", "/health", "/ready", "/jobs", "/stats", "/metrics", "/events", "/docs"]
