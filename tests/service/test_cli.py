@@ -682,6 +682,14 @@ class TestForPeople:
         words = run("stats", *db).out.split()
         assert {"queued", "processing", "completed", "failed", "high", "all"} <= set(words)
 
+    @pytest.mark.parametrize("command", [["stats", "--db", "a.db"], ["jobs", "--help"]])
+    def test_no_columns_at_all_are_not_known(
+        self, run: Run, monkeypatch: pytest.MonkeyPatch, command: list[str]
+    ) -> None:
+        run("enqueue", "work", "--db", "a.db")
+        monkeypatch.setenv("COLUMNS", "0")
+        assert len(run(*command).out.splitlines()) > 5
+
     def test_a_long_schedule_leaves_room_for_the_name(
         self, run: Run, monkeypatch: pytest.MonkeyPatch
     ) -> None:

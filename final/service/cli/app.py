@@ -88,6 +88,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line and end the process with its exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
     _reopen_what_is_closed()
+    if os.environ.get("COLUMNS") == "0":  # so says a terminal that does not know
+        del os.environ["COLUMNS"]
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # it may not know every character of a job
     try:
