@@ -143,9 +143,9 @@ def show(event: str, job_id: str, note: str = "") -> None:
 
 def say(line: str, event: str) -> None:
     code = COLOURS.get(event, 2)
-    # One write: print() makes two, the text and the line's end, and threads get in between.
-    sys.stdout.write(f"\033[{code}m{line.rstrip()}\033[0m\n" if COLOURED else line.rstrip() + "\n")
-    sys.stdout.flush()
+    # With its end, which print() would write on its own, and threads get in between.
+    text = f"\033[{code}m{line.rstrip()}\033[0m\n" if COLOURED else line.rstrip() + "\n"
+    print(text, end="", flush=True)
 
 
 def summarise(queue: JobQueue) -> None:

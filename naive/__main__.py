@@ -27,7 +27,7 @@ ENDINGS = {
     "queued": "lost: dropped by close() without a word",
 }
 COLOURS = {"processing": 36, "completed": 32, "lost": 31}
-COLOURED = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+COLOURED = bool(sys.stdout and sys.stdout.isatty()) and "NO_COLOR" not in os.environ
 JOB_SECONDS = 4.0  # main() takes it from the environment
 
 start = time.monotonic()
@@ -104,9 +104,9 @@ def show(event: str, job_id: str, note: str = "") -> None:
 
 def say(line: str, event: str) -> None:
     code = COLOURS.get(event, 2)
-    # One write: print() makes two, the text and the line's end, and threads get in between.
-    sys.stdout.write(f"\033[{code}m{line.rstrip()}\033[0m\n" if COLOURED else line.rstrip() + "\n")
-    sys.stdout.flush()
+    # With its end, which print() would write on its own, and threads get in between.
+    text = f"\033[{code}m{line.rstrip()}\033[0m\n" if COLOURED else line.rstrip() + "\n"
+    print(text, end="", flush=True)
 
 
 def summarise() -> None:

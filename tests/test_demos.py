@@ -107,6 +107,20 @@ def test_it_ends_without_a_word_when_nobody_reads_it(name: str, tmp_path: Path) 
         assert said_to_nobody(demo) == ""
 
 
+@needs_signals
+@pytest.mark.parametrize("name", STAGES)
+def test_it_runs_to_its_end_where_its_output_is_closed(name: str, tmp_path: Path) -> None:
+    ended = subprocess.run(
+        ["sh", "-c", 'exec "$0" -m "$1" >&-', sys.executable, name],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "JOB_SECONDS": "0.01"},
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=3 * DEADLINE,
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
 def started(name: str, place: Path, seconds: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", name],

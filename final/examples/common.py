@@ -36,6 +36,8 @@ def start(main: Callable[[Path], None], default: str) -> None:
         "path", nargs="?", type=Path, default=default, help=f"keeps the jobs ({default})"
     )
     path: Path = parser.parse_args().path
+    if sys.stdout is None:  # closed: rich's handler would raise
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (as long as we live)
     handler = RichHandler(
         console=console, show_level=False, show_path=False, highlighter=_Failures()
     )

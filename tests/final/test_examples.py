@@ -8,6 +8,8 @@ import os
 import re
 import signal
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +20,7 @@ from PIL import Image
 from final import JobQueue
 from final.examples.common import write_atomically
 from tests.final.helpers import nothing
+from tests.helpers import DEADLINE
 from tests.processes import ROOT, Program, needs_signals
 
 # How many jobs a round has, and a line that is printed while others are in flight.
@@ -69,6 +72,14 @@ def test_a_round_runs_to_its_end(name: str, finished: tuple[Path, dict[str, Exam
     assert len(rows) == JOBS[name]
     assert all(row.ended for row in rows.values())
     assert_report_agrees(output, rows)
+
+
+@needs_signals
+def test_where_its_output_is_closed_it_works_all_the_same(tmp_path: Path) -> None:
+    command = ["sh", "-c", 'exec "$0" -m final.examples.tickets >&-', sys.executable]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True, timeout=3 * DEADLINE)
+    assert all(row.ended for row in stored(tmp_path / "tickets.db").values())
 
 
 def test_webhooks_tell_what_is_worth_a_retry(finished: tuple[Path, dict[str, Example]]) -> None:
