@@ -9,7 +9,9 @@ A job is answered when it is durable. A client that is gone by then finds it by 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Annotated, NamedTuple, TypeVar
 from urllib.parse import quote, urlencode
@@ -17,7 +19,7 @@ from urllib.parse import quote, urlencode
 from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Query, Request, Response
 
-from final import DuplicateJob, JobQueue, Priority, QueueFull, Status, UnknownJob
+from final import DuplicateJob, JobQueue, JobRecord, Priority, QueueFull, Status, UnknownJob
 from final.job_queue import LARGEST_LIMIT
 from final.service.context import Service
 from final.service.models import (
@@ -99,8 +101,10 @@ def job_routes(service: Service) -> APIRouter:
             try:
                 created = _enqueue(queue, [new])
             except DuplicateJob as error:
-                existing = JobSummary.of(queue.get(error.ids[0])).model_dump(mode="json")
-                raise duplicate(error.ids, **accepted(()), job=existing) from None
+                with contextlib.suppress(UnknownJob):  # the history has let go of it since
+                    existing = JobSummary.of(queue.get(error.ids[0])).model_dump(mode="json")
+                    raise duplicate(error.ids, **accepted(()), job=existing) from None
+                raise
             [job_id] = created.ids
             location = f"{root_path}/jobs/{quote(job_id, safe='')}"
             status = 200 if created.existing else 201
@@ -167,11 +171,12 @@ def job_routes(service: Service) -> APIRouter:
     @router.post("/jobs/{job_id:text}/retry", response_model=JobView)
     def retry(job_id: str) -> Response:
         """Put a dead letter back into its lane, with all its attempts."""
+        before = queue.get(job_id)
         try:
             queue.retry(job_id)
         except ValueError as error:
             raise Problem("wrong-state", str(error)) from None
-        return _written(JobView.of(queue.get(job_id)))
+        return _written(JobView.of(_latest(queue, before, Status.QUEUED)))
 
     @router.post("/jobs/{job_id:text}/delete", response_model=JobView)
     def delete(job_id: str) -> Response:
@@ -186,8 +191,9 @@ def job_routes(service: Service) -> APIRouter:
     @router.delete("/jobs/{job_id:text}", response_model=JobView)
     def cancel(job_id: str) -> Response:
         """Keep a job from running, or tell its handler to stop."""
+        before = queue.get(job_id)
         cancelled = queue.cancel(job_id)
-        record = queue.get(job_id)
+        record = _latest(queue, before, Status.CANCELLED) if cancelled else queue.get(job_id)
         if not cancelled and record.status is not Status.CANCELLED:
             detail = f"The job is {record.status}: only one that has not ended can be cancelled."
             raise Problem("wrong-state", detail)
@@ -217,6 +223,14 @@ LANES = list(Priority)  # the most urgent first
 def _written(job: JobView, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """Not by FastAPI, which would do it on the event loop: a large payload takes its time."""
     return Response(job.model_dump_json(), status, headers, "application/json")
+
+
+def _latest(queue: JobQueue, before: JobRecord, became: Status) -> JobRecord:
+    """The job; as it became, where the history has let go of it by now."""
+    try:
+        return queue.get(before.id)
+    except UnknownJob:
+        return replace(before, status=became)
 
 
 def _created(queue: JobQueue, job_id: str, new: NewJob) -> JobView:

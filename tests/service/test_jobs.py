@@ -137,23 +137,6 @@ class TestCreate:
         reopened = open_service(path=path)
         assert reopened.http.get(f"/jobs/{job['id']}").json()["status"] == "scheduled"
 
-    def test_one_that_the_history_has_let_go_of_at_once_was_created_all_the_same(
-        self, open_service: OpenService, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        live = open_service(history=0)
-        look = live.queue.get
-
-        def look_late(job_id: str) -> JobRecord:
-            live.queue.join(DEADLINE)
-            return look(job_id)
-
-        monkeypatch.setattr(live.queue, "get", look_late)
-        answer = live.post("/jobs", {"type": "work", "id": "gone", "payload": [1], "group": "g"})
-        assert (answer.status_code, answer.headers["location"]) == (201, "/jobs/gone")
-        document = answer.json()
-        assert (document["payload"], document["group"], document["status"]) == ([1], "g", "queued")
-        assert live.http.get("/jobs/gone").status_code == 404
-
     def test_run_at_may_be_a_time(self, live: Live) -> None:
         due = datetime.now(UTC) + timedelta(hours=1)
         for text in (due.isoformat(), due.astimezone().isoformat()):
@@ -551,6 +534,58 @@ class TestCancel:
         answer = live.http.delete("/jobs/x")
         assert answer.status_code == 409
         assert "The job is completed" in answer.json()["detail"]
+
+
+class TestLetGoOf:
+    """What the history has forgotten before it is looked at for the answer."""
+
+    @pytest.fixture
+    def brief(self, open_service: OpenService, gate: Gate, monkeypatch: pytest.MonkeyPatch) -> Live:
+        """A service that keeps no job, and looks at one when all is done."""
+
+        failed: list[str] = []
+
+        def work(job: Job) -> None:
+            if job.payload == "waits":
+                gate.wait()
+            if job.payload == "fails" and not failed:
+                failed.append(job.id)
+                raise RuntimeError("not yet")
+
+        live = open_service({"work": work}, history=0, max_retries=0)
+        look = live.queue.get
+
+        def look_late(job_id: str) -> JobRecord:
+            gate.open()
+            live.queue.join(DEADLINE)
+            return look(job_id)
+
+        monkeypatch.setattr(live.queue, "get", look_late)
+        return live
+
+    def test_it_was_created_all_the_same(self, brief: Live) -> None:
+        answer = brief.post("/jobs", {"type": "work", "id": "gone", "payload": [1], "group": "g"})
+        assert (answer.status_code, answer.headers["location"]) == (201, "/jobs/gone")
+        document = answer.json()
+        assert (document["payload"], document["group"], document["status"]) == ([1], "g", "queued")
+        assert brief.http.get("/jobs/gone").status_code == 404
+
+    def test_it_was_cancelled_all_the_same(self, brief: Live) -> None:
+        brief.queue.enqueue(Job("later", kind="work", run_at=3_600))
+        answer = brief.http.delete("/jobs/later")
+        assert (answer.status_code, answer.json()["status"]) == (200, "cancelled")
+        assert brief.http.delete("/jobs/later").status_code == 404
+
+    def test_it_was_retried_all_the_same(self, brief: Live) -> None:
+        brief.create(id="dead", payload="fails")
+        answer = brief.http.post("/jobs/dead/retry")
+        assert (answer.status_code, answer.json()["status"]) == (200, "queued")
+        assert brief.http.get("/jobs/dead").status_code == 404
+
+    def test_it_was_there_all_the_same(self, brief: Live) -> None:
+        brief.queue.enqueue(Job("there", "waits", kind="work"))
+        answer = brief.post("/jobs", {"type": "work", "id": "there"})
+        assert (answer.status_code, answer.json()["ids"]) == (409, ["there"])
 
 
 class TestGoneClients:
