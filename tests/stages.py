@@ -233,6 +233,10 @@ class Stage:
         self, name: str, function: Callable[..., Any], left_out: set[str]
     ) -> Callable[..., Any]:
         """``function``, but deaf to the keyword arguments in ``left_out`` it does not know."""
+        if inspect.iscoroutinefunction(function):
+            raise NotWritten(
+                f"{name}() is a coroutine function, and nobody awaits it: write `def`."
+            )
         parameters = inspect.signature(function).parameters
         takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 

@@ -201,6 +201,11 @@ MISTAKES = [
         ),),
     ),
     Mistake(
+        "enqueue is async", 1, "enqueue",
+        "enqueue() is a coroutine function, and nobody awaits it: write `def`.",
+        edits=(("def enqueue(", "async def enqueue("),), ours=True,
+    ),
+    Mistake(
         "the worker sleeps", 6, "retry-frees-worker",
         "Before the retry the only worker ran 0 of 1 other jobs.",
         edits=((RECORD, RETRIES_IN_THE_WORKER + RECORD),),
