@@ -91,10 +91,11 @@ class Candidate:
         elif self.is_package:
             self._copy_package_to(folder)
         else:
-            for file in self.files:
-                target = mine / file.relative_to(self.path)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(file, target)
+            for file in self.path.rglob("*"):  # also what they read, as a schema.sql
+                if file.is_file() and file.parent.name != "__pycache__":
+                    target = mine / file.relative_to(self.path)
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(file, target)
             # They import each other as if they were scripts, too; last, so they hide no module.
             finds_them = "import sys\n\nsys.path.append(__path__[0])\n"
             (mine / "__init__.py").write_text(finds_them, encoding="utf-8")

@@ -56,7 +56,7 @@ def candidate(path: Path | None) -> Candidate:
         if not FILE.is_file():
             raise NoSuchFile("There is no mine/job_queue.py: make mine writes one to begin with.")
         # Files beside it are a part of it; a lone one is graded as such, so that it may be copied.
-        alone = len(list(FILE.parent.glob("*.py"))) == 1
+        alone = {each.name for each in FILE.parent.iterdir()} <= {FILE.name, "__pycache__"}
         path = FILE if alone else FILE.parent
     elif not path.exists():
         raise NoSuchFile(f"There is no {path}. Without FILE= it is mine/job_queue.py.")

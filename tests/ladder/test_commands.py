@@ -179,6 +179,16 @@ def test_a_full_disk_is_said(
     assert (code, text) == (3, "It cannot be read or written: the output: No space left on device.")
 
 
+def test_a_file_that_it_reads_is_a_part_of_it(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine.FILE.parent.mkdir()
+    reads = "import pathlib\npathlib.Path(__file__).with_name('schema.sql').read_text()\n"
+    mine.FILE.write_text(NAIVE.read_text(encoding="utf-8") + reads, encoding="utf-8")
+    mine.FILE.with_name("schema.sql").touch()
+    assert "Step 1 passes." in said(capsys, "mine", "--step", "1")[1]
+
+
 def test_a_package_may_be_the_current_folder(
     home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
