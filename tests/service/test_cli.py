@@ -489,8 +489,9 @@ class TestService:
         monkeypatch.setenv("NO_PROXY", "")
         assert run("jobs", "--url", _url(live), "--token", TOKEN).code == 0
 
-    def test_nobody_answers(self, run: Run, silent_port: int) -> None:
-        ended = run("jobs", "--url", f"http://127.0.0.1:{silent_port}")
+    @pytest.mark.parametrize("name", ["127.0.0.1", "a..b", "a" * 64])
+    def test_nobody_answers(self, run: Run, silent_port: int, name: str) -> None:
+        ended = run("jobs", "--url", f"http://{name}:{silent_port}")
         assert ended.code == 3
         assert "start one with `python -m final serve`" in ended.error
 

@@ -164,7 +164,7 @@ class Remote:
             raise Misuse(NO_ADDRESS.format(self.name)) from None
         try:
             answer = self._http.send(request)
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, UnicodeError) as error:  # that is of names like jobs..example.com
             raise Unreachable(
                 f"No service answers at {self.name} ({str(error) or type(error).__name__}): start "
                 "one with `python -m final serve`, or name another with --url."
