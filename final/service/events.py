@@ -22,6 +22,7 @@ from fastapi.responses import StreamingResponse
 from final import JobQueue, Transition
 from final.service.models import TransitionView
 from final.service.problems import Problem
+from final.service.routes import StrictRoute
 
 BACKLOG = 1_000  # transitions that wait for one client
 CLIENTS = 50
@@ -135,7 +136,7 @@ def _event(name: str, data: str) -> bytes:
 
 
 def event_routes(broadcast: Broadcast) -> APIRouter:
-    router = APIRouter(tags=["watching"])
+    router = APIRouter(route_class=StrictRoute, tags=["watching"])
 
     async def listening() -> AsyncIterator[Client]:
         """Before the answer begins, so that a refusal is still a problem with its status."""

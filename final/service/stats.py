@@ -10,12 +10,13 @@ from final import Metrics, SharedFigures
 from final.service.context import Service
 from final.service.figures import Figures, shared
 from final.service.models import LaneStats, PauseView, ProcessView, RunningJob, Stats, moment
+from final.service.routes import StrictRoute
 
 
 def stats_routes(
     service: Service, figures: Figures[Metrics], of_all: Figures[SharedFigures | None]
 ) -> APIRouter:
-    router = APIRouter(tags=["watching"])
+    router = APIRouter(route_class=StrictRoute, tags=["watching"])
     started = time.monotonic()
 
     @router.get("/stats")

@@ -210,10 +210,17 @@ def test_names_of_python_do_not_reach_clients(live: Live) -> None:
         assert not re.search(r"Job\.|status\(|history=|raise ", answer.json()["detail"])
 
 
-@pytest.mark.parametrize("query", ["x=1", "limit=5&Limit=6", "limit=5&" + "y" * 5_000 + "=1"])
-def test_an_unknown_parameter(live: Live, query: str) -> None:
-    answer = live.http.get(f"/jobs?{query}")
-    assert answer.status_code == 422
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("/jobs?x=1", "/jobs?limit=5&Limit=6", f"/jobs?limit=5&{'y' * 5_000}=1"),
+        *("/events?type=email", "/stats?priority=low"),
+    ],
+)
+def test_an_unknown_parameter(live: Live, address: str) -> None:
+    with live.http.stream("GET", address) as answer:
+        assert answer.status_code == 422
+        answer.read()
     assert "No such parameter" in answer.json()["errors"][0]["message"]
     assert len(answer.content) < 1_000
 
