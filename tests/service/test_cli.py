@@ -542,7 +542,7 @@ class TestWhichPlace:
         self, run: Run, live: Live, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         live.create(id="in-service")
-        monkeypatch.setenv("JOBQUEUE_URL", _url(live))
+        monkeypatch.setenv("JOBQUEUE_URL", f"{_url(live)}\r")  # from a file of Windows
         assert run("jobs", "--json").document["id"] == "in-service"
         ended = run("jobs", "--db", "nowhere.db")
         assert ended.code == 3
