@@ -209,7 +209,7 @@ def listen(host: str, port: int) -> socket.socket:
         listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as error:
         raise ServiceError(
-            f"Cannot listen on {host}:{port} ({error.strerror}): choose another --port."
+            f"Cannot listen on {host}:{port} ({error.strerror}): choose another --port or --host."
         ) from None
     # For the connections too, which inherit it: a small answer waits for nothing. (asyncio sets
     # this itself, but not on sockets that it does not know to be TCP, like these.)

@@ -222,6 +222,10 @@ class TestAddress:
         ):
             serve(port=taken.getsockname()[1])
 
+    def test_an_address_of_another_machine(self) -> None:
+        with pytest.raises(ServiceError, match="or --host"):
+            serve(host="192.0.2.1", port=0, token=TOKEN)  # which nobody has
+
     @pytest.mark.parametrize(
         "name", ["https://jobs.example", "jobs.example:443", "jobs.example/", "*.example", ""]
     )
