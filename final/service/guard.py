@@ -100,7 +100,10 @@ class Guard:
         if host is None or not self._is_ours(host):
             return "host", "Use the address of this service, or start it with --allow-host NAME."
         if any(not _is_same_site(origin, host) for origin in headers.getlist("origin")):
-            return "origin", "Requests from pages of other sites are refused."
+            return "origin", (
+                f"A page of another site has sent this to {host}, which is refused. A proxy in "
+                "between has to pass on the Host that the browser has used."
+            )
         # Of a body that comes in chunks nobody knows the size yet: those are counted in app.py.
         if _length(headers) > LARGEST_BODY:
             return "too-large", TOO_LARGE

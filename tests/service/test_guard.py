@@ -121,6 +121,14 @@ class TestOrigin:
         assert answer.status_code == 403
         assert live.stored() == before
 
+    def test_a_proxy_that_hides_its_name_is_told(self, live: Live) -> None:
+        """As nginx does without `proxy_set_header Host $host`."""
+        answer = live.http.post("/resume", json={}, headers={"Origin": "https://jobs.example.com"})
+        assert (
+            f"sent this to 127.0.0.1:{live.port}, which is refused. A proxy"
+            in answer.json()["detail"]
+        )
+
     def test_no_other_page_may_read_the_answers(self, live: Live) -> None:
         answer = live.http.options("/jobs", headers={"Access-Control-Request-Method": "POST"})
         assert not [name for name in answer.headers if name.startswith("access-control")]
