@@ -607,3 +607,35 @@ def test_who_takes_over_is_ended_by_others_only_if_it_hangs(
                 taker.execute("SELECT")
         else:
             taker.execute("SELECT")
+
+
+def test_a_job_that_is_refused_pushes_out_nobody(open_queue: OpenQueue) -> None:
+    queue = open_queue(workers=0, capacity=2, overflow="drop-oldest")
+    queue.enqueue_many([Job("a"), Job("b")])
+    unique = Unique("key")
+    queue.enqueue(Job("scheduled", run_at=1_000, unique=unique))
+    for job_id in ("b", "a"):
+        with pytest.raises(DuplicateJob):
+            queue.enqueue(Job(job_id))
+    with pytest.raises(UnknownJob):
+        queue.enqueue_many([Job("child", after=["nobody"]), Job("behind")])
+    assert queue.enqueue(Job(unique=unique)) == "scheduled"
+    assert {queue.status(job_id) for job_id in "ab"} == {Status.QUEUED}
+    with pytest.raises(DuplicateJob):
+        queue.enqueue_many([Job("c"), Job("a"), Job("d")])
+    assert [str(queue.status(job_id)) for job_id in "abc"] == ["dropped", "queued", "queued"]
+
+
+def test_a_dead_letter_that_is_retried_is_under_no_suspicion(
+    address: str, open_queue: OpenQueue
+) -> None:
+    def fails(job: Job) -> None:
+        raise Broken
+
+    queue = open_queue(fails, max_retries=0)
+    letter = queue.enqueue(Job())
+    queue.wait(letter, DEADLINE)
+    sql(address, "UPDATE jobqueue.job SET interrupted = 2, suspect = true")  # it was, by then
+    queue.pause()
+    queue.retry(letter)
+    assert sql(address, "SELECT interrupted, suspect FROM jobqueue.job") == [(0, False)]

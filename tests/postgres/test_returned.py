@@ -188,3 +188,25 @@ def test_of_two_ends_of_an_attempt_the_first_counts(ledger: PostgresLedger) -> N
     assert [(move.tasks, move.target) for move in given.moves] == [([task], Status.RETRYING)]
     [attempt] = ledger.look_ups.attempts(task.id)
     assert attempt.error == "TimeoutError: late"
+
+
+def test_who_has_looked_while_jobs_were_locked_is_told_of_those_that_have_stayed(
+    ledger: PostgresLedger, elsewhere: PostgresLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exchange(ledger, new=[new(f"job-{n}") for n in range(8)])
+    ledger._notices.work = False
+    ask, looked, told = ledger._session.ask, list[Given](), list[object]()
+
+    def look_elsewhere(statement: str, values: Any = ()) -> Any:
+        if statement.startswith(sql.CLAIM):
+            looked.append(exchange(elsewhere, idle=1))
+        if statement == sql.NOTIFY:
+            told.append(values)
+        return ask(statement, values)
+
+    monkeypatch.setattr(ledger._session, "ask", look_elsewhere)
+    given = exchange(ledger, idle=2, cost={"another": 1e-6})  # so it looks at many
+    ledger._notices.send_at_once()
+    assert [len(batch) for batch in given.claims] == [1, 1]
+    assert [given.claims for given in looked] == [[]]
+    assert len(told) == 1

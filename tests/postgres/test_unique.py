@@ -10,6 +10,7 @@ import psycopg
 import pytest
 
 from final import Job, QueueFull, Status, Unique
+from final.ledger.base import Given, Offer
 from final.ledger.postgres.address import parse
 from tests.final.conftest import gate, held_up  # noqa: F401  (fixtures)
 from tests.final.helpers import eventually
@@ -25,7 +26,7 @@ from tests.final.test_unique import (  # noqa: F401  (here they run on a databas
     test_while_a_job_has_not_ended_another_one_with_its_key_does_not_come_in,
     test_within_a_time_whether_it_has_ended_or_not,
 )
-from tests.helpers import DEADLINE, Background
+from tests.helpers import DEADLINE, Background, Broken
 from tests.postgres.conftest import OpenQueue
 from tests.postgres.test_processes import becomes, sql
 
@@ -174,3 +175,48 @@ def test_keys_go_with_their_jobs_or_when_their_time_is_over(
     becomes(lambda: sql(address, "SELECT key FROM jobqueue.holder") == [("day",)])
     assert queue.enqueue(Job(unique=Unique("day"))) == "day"
     eventually(lambda: queue.jobs() == [], "the history to be empty")
+
+
+def test_of_two_with_a_key_a_dead_letter_stays_one_while_nobody_knows_of_the_other(
+    address: str, open_queue: OpenQueue
+) -> None:
+    def fails(job: Job) -> None:
+        raise Broken
+
+    queue = open_queue(fails, max_retries=0)
+    unique = Unique("key")
+    letter = queue.enqueue(Job(unique=unique))
+    queue.wait(letter, DEADLINE)
+    queue.pause()
+    with contextlib.closing(psycopg.connect(parse(address).dsn)) as connection:
+        other = queue.enqueue(Job(unique=unique), connection=connection)
+        with pytest.raises(ValueError, match="key"):
+            queue.retry(letter)
+        assert queue.retry_all() == 0
+        connection.commit()
+    assert queue.status(letter) is Status.FAILED
+    assert queue.status(other) is Status.QUEUED
+
+
+def test_nobody_spins_while_what_is_due_is_locked(
+    address: str, open_queue: OpenQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue = open_queue()
+    unique = Unique("key", then="replace")
+    scheduled = queue.enqueue(Job(run_at=0.3, unique=unique))
+    ledger, exchanges = queue._ledger, 0
+    exchange = ledger.exchange
+
+    def count(offer: Offer) -> Given:
+        nonlocal exchanges
+        exchanges += 1
+        return exchange(offer)
+
+    monkeypatch.setattr(ledger, "exchange", count)
+    with contextlib.closing(psycopg.connect(parse(address).dsn)) as connection:
+        queue.enqueue(Job(payload="new", run_at=0.3, unique=unique), connection=connection)
+        with pytest.raises(TimeoutError):
+            queue.wait(scheduled, 1.0)
+        connection.commit()
+    assert queue.wait(scheduled, DEADLINE).result == "new"
+    assert exchanges < 200

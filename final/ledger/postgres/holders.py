@@ -19,7 +19,6 @@ from final.ledger.postgres import metas
 from final.ledger.postgres import statements as sql
 from final.ledger.postgres.memory import Memory
 from final.ledger.postgres.orders import meant
-from final.ledger.postgres.room import Room
 from final.ledger.postgres.rows import LANES, columns, new_columns
 from final.ledger.postgres.session import Session
 
@@ -38,7 +37,10 @@ def to_replace(tasks: Iterable[Task]) -> list[str]:
 
 
 class PostgresHolders:
-    """Of one offer. patient: whether to wait for a lock. unique: its jobs that have keys."""
+    """Of one offer. patient: whether to wait for a lock. unique: its jobs that have keys.
+
+    busy: keys of dead letters to be retried that another transaction has.
+    """
 
     def __init__(
         self, session: Session, memory: Memory, table: int, offer: Offer, patient: bool
@@ -50,21 +52,18 @@ class PostgresHolders:
         self._memory = memory
         self._table = table
         self._patient = patient and not memory.not_before
+        self.busy: list[str] = []
         self._keys = Keys({}, 0.0)
         self._locked: Any = None
         self._holders: Any = ()
         self._moved: Any = ()
-        self._dropped: list[Any] = []
 
     def ask_to_lock(self) -> None:
         """Before anything else is locked."""
         ask = self._session.ask
-        retries = [order for order in self._offer.orders if isinstance(order, Retry | RetryAll)]
-        if retries and self._patient:
-            ask(sql.WAIT_FOR_LOCKS, (str(LOCK_MILLISECONDS),))
-            for order in retries:
-                ask(sql.LOCK_KEYS_OF_LETTERS, meant(order) | {"table": self._table})
-            ask(sql.WAIT_FOR_LOCKS, ("0",))
+        for order in self._offer.orders:
+            if isinstance(order, Retry | RetryAll):
+                self._lock_letters(meant(order) | {"table": self._table})
         place = (self._table, self._wanted)
         if not self._wanted:
             return
@@ -74,6 +73,15 @@ class PostgresHolders:
             ask(sql.WAIT_FOR_LOCKS, ("0",))
         else:
             self._locked = ask(sql.TRY_KEYS, (*place, self._wanted, self._table))
+
+    def _lock_letters(self, values: dict[str, Any]) -> None:
+        ask = self._session.ask
+        if self._patient:
+            ask(sql.WAIT_FOR_LOCKS, (str(LOCK_MILLISECONDS),))
+            ask(sql.LOCK_KEYS_OF_LETTERS, values)
+            ask(sql.WAIT_FOR_LOCKS, ("0",))
+        else:
+            self.busy += [key for (key,) in ask(sql.TRY_KEYS_OF_LETTERS, values)]
 
     def ask(self) -> None:
         """After all that may move one of them."""
@@ -92,29 +100,24 @@ class PostgresHolders:
         return self._keys
 
     def replaced(self) -> set[int]:
-        """They are not claimed in this turn, which has seen what they were."""
+        """They are neither claimed nor dropped in this turn, which has seen what they were."""
         return {holder.seq for holder, _ in self._keys.replaced}
 
     def groups(self) -> set[str]:
         """Whose jobs are replaced, or become theirs."""
         return {group for h, task in self._keys.replaced for group in (h.group, task.group)}
 
-    def write(self, room: Room) -> None:
+    def write(self) -> None:
         """When the new jobs are in, and the others are claimed."""
-        if not self._wanted:
-            return
-        self._moved = write(self._session.ask, self._keys, self._offer.wall)
-        taken = [task for _, _, task in self._keys.taken() if task is not None]
-        self._dropped = room.ask_to_drop_for(taken) if taken else []
+        if self._wanted:
+            self._moved = write(self._session.ask, self._keys, self._offer.wall)
 
     def forget(self) -> None:
         """The answers were lost."""
-        self._moved, self._dropped = (), []
+        self._moved = ()
 
     def land(self, given: Given) -> None:
-        """What has become of those that were replaced, and of those that had to make room."""
-        for cursor in self._dropped:
-            self._memory.moved(cursor, given.moves)
+        """What has become of those that were replaced."""
         for seq, job_id, lane, kind, attempts, place, *others in self._moved:
             group, source, target, _, old_lane = others
             task = Task(job_id, None, LANES[lane], kind, seq=seq, key=place, attempts=attempts)

@@ -47,7 +47,9 @@ class PostgresOrders:
         self._window = window
         self._notices = notices
 
-    def ask(self, orders: Sequence[Order]) -> None:
+    def ask(self, orders: Sequence[Order], busy: list[str]) -> None:
+        """busy: keys whose dead letters stay what they are."""
+        self._busy = busy
         self._asked = [(order, self._ask(order)) for order in orders]
 
     def answers(self, moves: list[Move]) -> list[object]:
@@ -77,7 +79,7 @@ class PostgresOrders:
                 return periodic.ask(ask, order)
 
     def _starting(self, order: Retry | RetryAll) -> dict[str, Any]:
-        return meant(order) | {"kinds": self._window.kinds}
+        return meant(order) | {"kinds": self._window.kinds, "busy": self._busy}
 
     def _answer(self, order: Order, cursors: Any, moves: list[Move]) -> object:
         match order:

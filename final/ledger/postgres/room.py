@@ -54,23 +54,11 @@ class Room:
             # Half of it may be used up before it is counted again: others come in, too.
             self._unchecked[lane] = self.left[lane] // (2 * others)
 
-    def ask_to_drop(self, new: Sequence[Sequence[Task]]) -> list[Any]:
-        """Of those that were there the oldest go. (Unique jobs may not come in: they wait.)"""
-        if self._overflow != "drop-oldest":
-            return []
-        coming = [[task for task in tasks if task.unique is None] for tasks in new]
+    def ask_to_drop(self, coming: Sequence[Task], kept: Collection[int]) -> list[Any]:
+        """The oldest make room for these, which come in. kept: jobs that stay, by seq."""
         return [
-            drop_oldest(self._session.ask, lane, len(tasks), len(tasks), self._capacity)
-            for lane, tasks in _by_lane(coming).items()
-        ]
-
-    def ask_to_drop_for(self, unique: Sequence[Task]) -> list[Any]:
-        """The same, after these came in."""
-        if self._overflow != "drop-oldest":
-            return []
-        return [
-            drop_oldest(self._session.ask, lane, 0, len(tasks), self._capacity)
-            for lane, tasks in _by_lane([unique]).items()
+            drop_oldest(self._session.ask, lane, len(tasks), len(tasks), self._capacity, kept)
+            for lane, tasks in _by_lane([coming]).items()
         ]
 
     def admit(
@@ -110,10 +98,12 @@ class Room:
         self.left[lane] += 1
 
 
-def drop_oldest(ask: Any, lane: Priority, coming: int, most: int, capacity: int) -> Any:
+def drop_oldest(
+    ask: Any, lane: Priority, coming: int, most: int, capacity: int, kept: Collection[int] = ()
+) -> Any:
     """Of those in this lane, that ``coming`` more have room; at most so many."""
     values = {"lane": LANES.index(lane), "coming": coming, "most": most, "capacity": capacity}
-    return ask(sql.DROP_OLDEST, values)
+    return ask(sql.DROP_OLDEST, values | {"kept": list(kept)})
 
 
 def _by_lane(new: Sequence[Sequence[Task]]) -> dict[Priority, list[Task]]:

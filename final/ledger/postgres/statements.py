@@ -197,17 +197,19 @@ STOP = """SELECT seq FROM jobqueue.job WHERE seq = ANY (%s::bigint[]) AND cancel
         AND status = 'processing'"""
 _LETTERS = f"""SELECT seq, unique_key FROM jobqueue.job
     WHERE dead AND (id = %(job_id)s::text OR ({_MEANT}))"""
+_OF_FREE_KEYS = "(unique_key IS NULL OR unique_key <> ALL (%(busy)s::text[]))"
 _SOME = "ORDER BY seq FOR UPDATE SKIP LOCKED"
 # Whose unique key another job has that is still to run, and of several with one key all but the
 # first, stay dead letters. The others have their keys again.
-RETRY = f"""WITH letters AS ({_LETTERS} AND NOT EXISTS (SELECT FROM jobqueue.holder
+RETRY = f"""WITH letters AS ({_LETTERS} AND {_OF_FREE_KEYS}
+            AND NOT EXISTS (SELECT FROM jobqueue.holder
             JOIN jobqueue.job AS other ON other.seq = holder.seq
             WHERE holder.key = job.unique_key AND holder.seq <> job.seq AND {HOLDS}
             AND other.ended_at IS NULL) {_SOME}),
     alone AS (SELECT DISTINCT ON (unique_key, CASE WHEN unique_key IS NULL THEN seq END) seq
         FROM letters ORDER BY unique_key, CASE WHEN unique_key IS NULL THEN seq END, seq),
     moved AS (UPDATE jobqueue.job SET status = 'queued', dead = false, attempts = 0,
-        ended_at = NULL,
+        ended_at = NULL, interrupted = 0, suspect = false,
         ready_at = {NOW}, owner = NULL, behind = grp IS NOT NULL,
         place = nextval('jobqueue.job_seq_seq')
         FROM alone WHERE job.seq = alone.seq
@@ -232,10 +234,16 @@ PAUSE = "INSERT INTO jobqueue.pause VALUES (%s, %s) ON CONFLICT DO NOTHING"
 RESUME = "DELETE FROM jobqueue.pause WHERE sort = %s AND name = %s"
 SET_WORKERS = "UPDATE jobqueue.owner SET workers = %s WHERE id = %s"
 KIND_OF_LETTER = "SELECT kind, unique_key FROM jobqueue.job WHERE dead AND id = %s"
-LOCK_KEYS_OF_LETTERS = f"""SELECT pg_advisory_xact_lock(number) FROM (
-        SELECT DISTINCT (%(table)s::bigint << 32) | (hashtext(unique_key) & 255) AS number
-        FROM ({_LETTERS}) AS letters
-        WHERE unique_key IS NOT NULL ORDER BY number) AS buckets"""
+_KEYS_OF_LETTERS = f"""SELECT DISTINCT (%(table)s::bigint << 32) | (hashtext(unique_key) & 255)
+        AS number FROM ({_LETTERS}) AS letters WHERE unique_key IS NOT NULL ORDER BY number"""
+LOCK_KEYS_OF_LETTERS = f"""SELECT pg_advisory_xact_lock(number)
+    FROM ({_KEYS_OF_LETTERS}) AS buckets"""
+# Those that another transaction has.
+TRY_KEYS_OF_LETTERS = f"""WITH buckets AS MATERIALIZED (
+        SELECT number, pg_try_advisory_xact_lock(number) AS ours
+        FROM ({_KEYS_OF_LETTERS}) AS buckets)
+    SELECT unique_key FROM ({_LETTERS}) AS letters JOIN buckets
+        ON number = (%(table)s::bigint << 32) | (hashtext(unique_key) & 255) WHERE NOT ours"""
 
 # ---- who comes in
 
@@ -254,7 +262,8 @@ DROP_OLDEST = f"""WITH waiting AS MATERIALIZED (
             ORDER BY place LIMIT %(capacity)s::bigint + %(most)s)
         UNION ALL (SELECT seq, place FROM jobqueue.job WHERE lane = %(lane)s AND {BEHIND}
             LIMIT %(capacity)s::bigint + %(most)s)),
-    oldest AS (SELECT seq FROM waiting ORDER BY place LIMIT (SELECT greatest(0, least(
+    oldest AS (SELECT seq FROM waiting WHERE seq <> ALL (%(kept)s::bigint[])
+        ORDER BY place LIMIT (SELECT greatest(0, least(
         count(*) - %(capacity)s::bigint, %(most)s) + %(coming)s) FROM waiting))
     UPDATE jobqueue.job SET status = 'dropped', ended_at = {NOW}
     WHERE seq = ANY (ARRAY(SELECT seq FROM jobqueue.job
@@ -390,10 +399,11 @@ READ = f""" RETURNING seq, id, payload, payload_bytes, meta,
 UNLESS_FULL = f""" AND NOT EXISTS (SELECT FROM unnest(%(groups)s::text[], %(numbers)s::integer[])
         AS mine (grp, number) WHERE mine.grp = job.grp AND number + {_RUNNING} > %(limit)s)"""
 # Who says which job of a group stands in its lane holds this lock, all that it needs at once and
-# in order. (A row is locked without waiting, everywhere.)
+# in order; of many groups some share one, as of many keys. (A row is locked without waiting,
+# everywhere.)
 LOCK_GROUPS = """SELECT pg_advisory_xact_lock(
         ('jobqueue.job'::regclass::oid::bigint & 2147483647)::integer, number)
-    FROM (SELECT DISTINCT hashtext(name) AS number FROM unnest(%s::text[]) AS name
+    FROM (SELECT DISTINCT hashtext(name) & 255 AS number FROM unnest(%s::text[]) AS name
         ORDER BY number) AS numbers"""
 # Where none of a group stands in a lane, its next one goes to the end of it.
 COME_FORWARD = f"""UPDATE jobqueue.job SET behind = false, place = nextval('jobqueue.job_seq_seq')

@@ -4,6 +4,8 @@
    lock the head of each lane. Back: what of it counted, and who may run next.
 2. The token rule picks, as it does on a file. Out: insert, claim, commit. Back: it is durable.
 
+(Where the oldest are dropped, a trip between them drops those, and looks.)
+
 Where nobody but new jobs can be next, what is written is known before anything is asked, and one
 trip does both.
 """
@@ -25,12 +27,12 @@ from final.beyond.meta import from_pairs
 from final.errors import StorageError
 from final.job import Status, Task
 from final.ledger.admission import Admission
-from final.ledger.base import Given, Move, Offer
+from final.ledger.base import AT_ONCE, Given, Move, Offer
 from final.ledger.postgres import metas
 from final.ledger.postgres import statements as sql
 from final.ledger.postgres.dependencies import PostgresDependencies
 from final.ledger.postgres.doubt import UNKNOWN, Doubt
-from final.ledger.postgres.holders import PostgresHolders
+from final.ledger.postgres.holders import LOOK_AGAIN_SECONDS, PostgresHolders
 from final.ledger.postgres.lease import Lease
 from final.ledger.postgres.memory import Memory
 from final.ledger.postgres.notices import Notices
@@ -134,6 +136,7 @@ class Turn:
         """Returns whether a limit was looked at."""
         offer, ask = self._offer, self._session.ask
         wanted = self._window.wanted(offer)
+        drops = offer.new and self._options.overflow == "drop-oldest"
         check = self._again or self._holders.unique
         new_ids = [task.id for tasks in offer.new for task in tasks] if check else []
         known: Any = ()
@@ -144,10 +147,12 @@ class Turn:
                 known = ask(sql.TAKEN, (new_ids,))
             self._holders.ask()
             parents = self._dependencies.lock_parents(offer.new)
-            if wanted:
+            if wanted and not drops:
                 answers = self._window.ask(wanted)
         self._take()
         self._admit({job_id for (job_id,) in (*known, *parents)})
+        if drops:
+            answers = self._drop_and_look(wanted)
         if wanted:
             self._given.claims = self._window.pick(
                 offer,
@@ -167,6 +172,18 @@ class Turn:
             self._memory.more |= bool(self._admission.of(QUEUED))
         return answers.meters is not None
 
+    def _drop_and_look(self, wanted: int) -> Answers:
+        """A trip of its own, once it is known who comes in: who is refused pushes out nobody."""
+        answers = Answers(None, (), ())
+        with self._session.trip():
+            coming, kept = self._admission.of(QUEUED), self._holders.replaced()
+            dropped = self._room.ask_to_drop(coming, kept)
+            if wanted:
+                answers = self._window.ask(wanted)
+        for cursor in dropped:
+            self._memory.moved(cursor, self._given.moves)
+        return answers
+
     def _second_trip(self, has_meters: bool) -> None:
         claimed = self._claimed()
         new = {task for task, _ in self._admission.coming}
@@ -180,7 +197,7 @@ class Turn:
                     self._claim(old)
                 if claimed and has_meters:
                     self._window.ask_to_count(claimed)
-                self._holders.write(self._room)
+                self._holders.write()
                 self._let_next_come_forward(groups)
                 self._session.ask("COMMIT")
         except psycopg.Error as error:
@@ -227,9 +244,8 @@ class Turn:
         is_due = self._again or offer.now >= self._memory.due_at
         self._due = (ask(sql.DUE), ask(sql.NEXT_DUE)) if is_due else None
         self._returned.ask()
-        self._orders.ask(offer.orders)
+        self._orders.ask(offer.orders, self._holders.busy)
         self._filled = self._room.ask(offer.new)
-        self._dropped = self._room.ask_to_drop(offer.new)
 
     def _take(self) -> None:
         """The answers to those."""
@@ -241,14 +257,14 @@ class Turn:
         memory.ahead = clock - memory.now
         if self._due is not None:
             due, next_due = self._due
-            memory.moved(due, moves)
-            row = next_due.fetchone()
-            memory.due_at = math.inf if row is None else memory.now + max(0.0, row[0])
+            came = memory.moved(due, moves)
+            (until,) = next_due.fetchone() or (math.inf,)
+            if until <= 0.0 and len(came) < AT_ONCE:  # somebody has locked what is due
+                until = LOOK_AGAIN_SECONDS
+            memory.due_at = memory.now + max(0.0, until)
         self._returned.take(moves)
         self._given.answers = self._orders.answers(moves)
         self._room.count(self._filled)
-        for cursor in self._dropped:
-            memory.moved(cursor, moves)
 
     def _trace(self, old: Sequence[Task]) -> tuple[str, Sequence[Any]] | None:
         """A transaction is written as a whole: what tells whether it was. old: jobs it claims."""
@@ -360,7 +376,7 @@ class Turn:
             given.claims = [batch for batch in without if batch]
             claimed = self._claimed()
         self._returned.land()
-        self._window.landed(claimed)
+        held_up = self._window.landed(claimed) and bool(claimed)
         for task, status in admission.coming:
             task.status = status
             if status is SCHEDULED and task.due_at is not None:
@@ -376,13 +392,13 @@ class Turn:
             task.status = PROCESSING
             memory.flying[task.seq] = task
         self._holders.land(given)
-        self._note()
+        self._note(held_up)
         return given
 
-    def _note(self) -> None:
-        """Who is to hear of it?"""
+    def _note(self, held_up: bool) -> None:
+        """Who is to hear of it? held_up: by locks, others who have looked meanwhile."""
         queued = any(move.target is QUEUED for move in self._given.moves)
-        if self._others and (queued or self._frees_a_group()):
+        if self._others and (queued or held_up or self._frees_a_group()):
             self._notices.work |= self._memory.more
         if self._others and self._curious:
             self._notices.happened(self._given.moves)

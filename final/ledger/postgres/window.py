@@ -251,20 +251,24 @@ class Window:
                 standings[lane] = count + sum(other < lane for other in picked), overtaken
         return standings
 
-    def landed(self, claimed: Iterable[Task]) -> None:
-        """What was picked is durable: the next look begins at the first job that has stayed."""
+    def landed(self, claimed: Iterable[Task]) -> bool:
+        """What was picked is durable: the next look begins at the first job that has stayed.
+
+        Returns whether any has. Until now nobody else could see it.
+        """
         seen, self._seen = self._seen, None
         if seen is None:
-            return
+            return False
         self._standings = seen.standings
-        if self._left_out or self._looked_without != self._memory.paused:
-            return  # others stand there, too
         gone = {task.seq for task in claimed} | self._memory.aside
-        marks = self._memory.beyond if self._looked_without else self._memory.low
-        for lane, places in enumerate(seen.places):
-            stay = [places[seq] for seq in places.keys() - gone]
-            end = max(seen.last, *places.values(), 0)
-            marks[lane] = max(marks[lane], min(stay, default=end) - MARGIN)
+        stay = [[lane[seq] for seq in lane.keys() - gone] for lane in seen.places]
+        # (Else others stand there, too.)
+        if not self._left_out and self._looked_without == self._memory.paused:
+            marks = self._memory.beyond if self._looked_without else self._memory.low
+            for lane, places in enumerate(seen.places):
+                end = max(seen.last, *places.values(), 0)
+                marks[lane] = max(marks[lane], min(stay[lane], default=end) - MARGIN)
+        return any(stay)
 
     def pick_new(self, offer: Offer, admission: Admission) -> list[list[Task]]:
         """Nothing else waits, as far as is known here: a new job is claimed as it comes in."""
