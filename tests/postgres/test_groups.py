@@ -10,12 +10,12 @@ from collections import Counter
 import psycopg
 import pytest
 
-from final import Job, JobQueue, Status, Unique
+from final import Job, JobQueue, Kind, LeakyBucket, Status, Unique
 from final.ledger.postgres import housekeeping
 from final.ledger.postgres.address import parse
 from final.ledger.postgres.statements import GROUPS
 from tests import postgres_server
-from tests.final.helpers import eventually
+from tests.final.helpers import eventually, nothing
 from tests.helpers import DEADLINE, Background, Gate, Journal
 from tests.postgres.conftest import OpenQueue
 from tests.postgres.test_processes import becomes, sql
@@ -235,3 +235,55 @@ def test_where_the_numbers_of_tables_are_high() -> None:
             assert [queue.wait(job_id, DEADLINE).result for job_id in ids] == [0, 1, 2]
     finally:
         server.remove()
+
+
+def one_of_a_group_each(queue: JobQueue) -> list[str]:
+    """The first is the head, of a kind that shall not start."""
+    return queue.enqueue_many([Job(kind="mail", group="g") for _ in range(2)]) + (
+        queue.enqueue_many([Job(kind="sms", group="g") for _ in range(3)])
+    )
+
+
+class TestOneThatMayNotStart:
+    """It does not hold up the others of its group."""
+
+    def test_it_is_paused(self, open_queue: OpenQueue) -> None:
+        queue = open_queue({"mail": nothing, "sms": nothing})
+        queue.pause(kind="mail")
+        *mails, _, _, last = one_of_a_group_each(queue)
+        assert queue.wait(last, DEADLINE).status is Status.COMPLETED
+        queue.resume(kind="mail")
+        queue.join(DEADLINE)
+        assert {queue.status(mail) for mail in mails} == {Status.COMPLETED}
+
+    def test_it_was_paused_when_it_stood_in_its_lane(self, open_queue: OpenQueue) -> None:
+        queue = open_queue({"mail": nothing, "sms": nothing})
+        queue.pause()
+        *_, last = one_of_a_group_each(queue)
+        queue.pause(kind="mail")
+        queue.resume()
+        assert queue.wait(last, DEADLINE).status is Status.COMPLETED
+
+    def test_its_rate_limit_is_used_up(self, open_queue: OpenQueue) -> None:
+        slowly = Kind(nothing, rate_limit=LeakyBucket(1 / 3600))
+        queue = open_queue({"mail": slowly, "sms": nothing}, workers=1)
+        first, second, *_, last = one_of_a_group_each(queue)
+        assert queue.wait(last, DEADLINE).status is Status.COMPLETED
+        assert queue.wait(first, DEADLINE).status is Status.COMPLETED
+        assert queue.status(second) is Status.QUEUED
+
+    def test_as_many_of_it_run_as_may(self, open_queue: OpenQueue, gate: Gate) -> None:
+        one = Kind(lambda job: gate.wait(), workers=1)
+        queue = open_queue({"mail": one, "sms": nothing}, workers=3)
+        *_, last = one_of_a_group_each(queue)
+        assert queue.wait(last, DEADLINE).status is Status.COMPLETED
+
+    def test_it_is_run_by_others(self, open_queue: OpenQueue) -> None:
+        bringer = open_queue(None, workers=0)
+        *mails, _, _, last = one_of_a_group_each(bringer)
+        queue = open_queue({"sms": nothing})
+        queue.join(DEADLINE)
+        assert bringer.status(last) is Status.COMPLETED
+        assert {bringer.status(mail) for mail in mails} == {Status.QUEUED}
+        assert open_queue({"mail": nothing}).close()
+        assert {bringer.status(mail) for mail in mails} == {Status.COMPLETED}

@@ -153,4 +153,4 @@ class PostgresDependencies:
         went_on = self._memory.moved(ask(GO_ON, (children,)), moves)
         if groups := sorted({task.group for task in went_on if task.group}):
             ask(sql.LOCK_GROUPS, (groups,))
-            ask(sql.COME_FORWARD, (groups,))
+            ask(sql.COME_FORWARD, {"groups": groups, **self._memory.may_start()})

@@ -143,14 +143,16 @@ class Housekeeping:
         self._pruned_to = max((seq for (seq,) in gone), default=0)
 
     def _let_come_forward(self) -> None:
-        """Groups of which some wait behind, and none stands in the lane for them.
+        """Groups of which some wait behind, and none that may start stands in the lane for them.
 
         Whoever was to let one come forward had no lock for it, or somebody else had one on the job.
         """
         with self._session.transaction():
-            rows = self._session.ask(sql.BEHIND_NOBODY, (self._group, GROUPS_AT_ONCE)).fetchall()
+            kinds = self._memory.may_start()
+            values = kinds | {"after": self._group, "most": GROUPS_AT_ONCE}
+            rows = self._session.ask(sql.BEHIND_NOBODY, values).fetchall()
             self._group = rows[-1][0] if len(rows) == GROUPS_AT_ONCE else ""
             if groups := [group for group, is_behind_nobody in rows if is_behind_nobody]:
                 self._session.ask(sql.LOCK_GROUPS, (groups,))
-                came = self._session.ask(sql.COME_FORWARD, (groups,))
+                came = self._session.ask(sql.COME_FORWARD, kinds | {"groups": groups})
                 self._notices.work |= came.rowcount > 0

@@ -29,7 +29,8 @@ class Memory:
     waits but what is paused. due_at: when a job is due (monotonic).
     tick_at: and when a periodic one. unreadable: the names of entries that make no sense here.
     not_before: producers wait until then (monotonic), for a key; 0 if they need not.
-    paused: what is, as the latest turn has read it.
+    paused: what is, as the latest turn has read it. kinds: those that run here; None for all.
+    closed: those that no limit lets start, as the latest look has found.
     helped: other processes run jobs, too. moves and stop: for the next ``Given``.
     leases_expired, fenced and found_untold: see ``SharedFigures``. untold: a poll has looked, and
     nobody had told that there is something.
@@ -48,6 +49,8 @@ class Memory:
         self.unreadable: set[str] = set()
         self.not_before = 0.0
         self.paused: frozenset[Pause] = frozenset()
+        self.kinds: list[str] | None = None
+        self.closed: list[str] = []
         self.helped = False
         self.moves: list[Move] = []
         self.stop: list[Task] = []
@@ -63,6 +66,11 @@ class Memory:
         if paused != self.paused:
             self.more |= bool(self.paused - paused)
             self.paused, self.beyond = paused, [0, 0, 0]
+
+    def may_start(self) -> dict[str, Any]:
+        """The kinds that may start here, as statements have it."""
+        paused = [pause.kind for pause in self.paused if pause.kind is not None]
+        return {"kinds": self.kinds, "closed": [*self.closed, *paused]}
 
     def moved(self, rows: Iterable[tuple[Any, ...]], moves: list[Move]) -> list[Task]:
         """The jobs of a statement that returns those it has moved, with whence and where."""

@@ -19,6 +19,7 @@ QUEUED = "ended_at IS NULL AND due_at IS NULL AND status = 'queued'"
 BEHIND = "ended_at IS NULL AND due_at IS NULL AND behind"  # another one of its group
 FENCE = "job.seq = o.seq AND job.token = o.token AND job.status = 'processing'"
 LANES = 3
+FIRST_BEHIND = 100
 TOKEN = "currval('jobqueue.token')"  # the one of this transaction
 
 # ---- unique jobs: the rules of ledger/features/keys.py
@@ -349,8 +350,9 @@ EXPIRED_KEYS = f"""DELETE FROM jobqueue.holder WHERE key = ANY (ARRAY(SELECT key
 # behind those of groups.
 _RUNNING = f"""(SELECT count(*) FROM jobqueue.job AS other WHERE other.grp = job.grp AND {LIVE}
         AND status = 'processing')"""
-_SUITS = """ AND NOT suspect AND (%(kinds)s::text[] IS NULL OR kind = ANY (%(kinds)s::text[]))
+_MAY_START = """(%(kinds)s::text[] IS NULL OR kind = ANY (%(kinds)s::text[]))
         AND kind <> ALL (%(closed)s::text[])"""
+_SUITS = f" AND NOT suspect AND {_MAY_START}"
 _NOT_FULL = f""" AND (%(limit)s::integer IS NULL OR grp IS NULL OR {_RUNNING} < %(limit)s)
         AND (grp IS NULL OR grp <> ALL (%(groups)s::text[]))"""
 _RUNNING_IF_LIMITED = f"""CASE WHEN %(limit)s::integer IS NOT NULL AND grp IS NOT NULL
@@ -405,25 +407,31 @@ LOCK_GROUPS = """SELECT pg_advisory_xact_lock(
         ('jobqueue.job'::regclass::oid::bigint & 2147483647)::integer, number)
     FROM (SELECT DISTINCT hashtext(name) & 255 AS number FROM unnest(%s::text[]) AS name
         ORDER BY number) AS numbers"""
-# Where none of a group stands in a lane, its next one goes to the end of it.
+# Where none of a group stands in a lane that may start here, the next one that may goes to the end
+# of it. (It is looked for among the first of those that wait: there may be any number of a kind
+# that others run.)
 COME_FORWARD = f"""UPDATE jobqueue.job SET behind = false, place = nextval('jobqueue.job_seq_seq')
-    FROM (SELECT (SELECT seq FROM jobqueue.job WHERE grp = name AND lane = line AND {BEHIND}
-            AND status = 'queued' ORDER BY place LIMIT 1 FOR UPDATE SKIP LOCKED) AS seq
-        FROM unnest(%s::text[]) AS name, generate_series(0, {LANES - 1}) AS line
+    FROM (SELECT (SELECT seq FROM (SELECT seq, kind FROM jobqueue.job
+                WHERE grp = name AND lane = line AND {BEHIND} AND status = 'queued'
+                ORDER BY place LIMIT {FIRST_BEHIND} FOR UPDATE SKIP LOCKED) AS first
+            WHERE {_MAY_START} LIMIT 1) AS seq
+        FROM unnest(%(groups)s::text[]) AS name, generate_series(0, {LANES - 1}) AS line
         WHERE NOT EXISTS (SELECT FROM jobqueue.job AS head WHERE head.grp = name
-            AND head.lane = line AND {WAITING} )) AS next
+            AND head.lane = line AND {WAITING} AND {_MAY_START})) AS next
     WHERE job.seq = next.seq"""
-# The groups that wait behind, each found by the index; and whether they do so behind nobody.
+# The groups that wait behind, each found by the index; and whether they do so behind nobody who may
+# start.
 BEHIND_NOBODY = f"""WITH RECURSIVE line AS (
-        (SELECT grp FROM jobqueue.job WHERE {BEHIND} AND grp > %s ORDER BY grp LIMIT 1)
+        (SELECT grp FROM jobqueue.job WHERE {BEHIND} AND grp > %(after)s ORDER BY grp LIMIT 1)
         UNION ALL SELECT (SELECT grp FROM jobqueue.job WHERE {BEHIND} AND grp > line.grp
             ORDER BY grp LIMIT 1) FROM line WHERE line.grp IS NOT NULL)
     SELECT grp, EXISTS (SELECT FROM generate_series(0, {LANES - 1}) AS n
-        WHERE (SELECT true FROM jobqueue.job WHERE grp = line.grp AND lane = n AND {BEHIND}
-            AND status = 'queued' LIMIT 1)
+        WHERE (SELECT true FROM (SELECT kind FROM jobqueue.job WHERE grp = line.grp AND lane = n
+                AND {BEHIND} AND status = 'queued' ORDER BY place LIMIT {FIRST_BEHIND}) AS first
+            WHERE {_MAY_START} LIMIT 1)
         AND (SELECT true FROM jobqueue.job WHERE grp = line.grp AND lane = n AND {WAITING}
-            LIMIT 1) IS NULL)
-    FROM line WHERE grp IS NOT NULL LIMIT %s"""
+            AND {_MAY_START} LIMIT 1) IS NULL)
+    FROM line WHERE grp IS NOT NULL LIMIT %(most)s"""
 METERS = """SELECT kind, first, second FROM jobqueue.meter
     WHERE kind = ANY (%s::text[]) ORDER BY kind FOR UPDATE"""
 ADD_METERS = """INSERT INTO jobqueue.meter SELECT *
@@ -480,6 +488,8 @@ _OF_NO_PAUSE = """kind <> ALL (%(paused)s::text[]) AND lane <> ALL (%(lanes)s::s
 # In this order: where jobs wait, nothing else is looked at. What was set aside here is for others.
 BUSY = f"""SELECT EXISTS (SELECT FROM jobqueue.job
         WHERE {WAITING} AND {_RUNS_HERE} AND seq <> ALL (%(aside)s::bigint[]))
+    OR EXISTS (SELECT FROM jobqueue.job
+        WHERE {BEHIND} AND status = 'queued' AND {_RUNS_HERE} AND seq <> ALL (%(aside)s::bigint[]))
     OR EXISTS (SELECT FROM jobqueue.job WHERE {LIVE} AND status = 'processing')
     OR EXISTS (SELECT FROM jobqueue.job
         WHERE due_at < 'infinity' AND status = 'retrying' AND {_RUNS_HERE})
@@ -490,6 +500,8 @@ ANY_LEFT = """SELECT EXISTS (SELECT FROM jobqueue.job
 # comes back, or runs elsewhere.
 GOES_ON = f"""SELECT EXISTS (SELECT FROM jobqueue.job
         WHERE {WAITING} AND {_RUNS_HERE} AND {_OF_NO_PAUSE} AND seq <> ALL (%(aside)s::bigint[]))
+    OR EXISTS (SELECT FROM jobqueue.job WHERE {BEHIND} AND status = 'queued'
+        AND {_RUNS_HERE} AND {_OF_NO_PAUSE} AND seq <> ALL (%(aside)s::bigint[]))
     OR EXISTS (SELECT FROM jobqueue.job
         WHERE {LIVE} AND status = 'processing' AND owner <> %(owner)s)
     OR EXISTS (SELECT FROM jobqueue.job

@@ -331,7 +331,8 @@ class Turn:
 
     def _let_next_come_forward(self, groups: list[str]) -> None:
         if groups:
-            self._session.ask(sql.COME_FORWARD, (groups,))
+            values = {"groups": groups, **self._memory.may_start()}
+            self._session.ask(sql.COME_FORWARD, values)
 
     # ---- it is durable -----------------------------------------------------------------------
 

@@ -72,7 +72,7 @@ class Window:
         self._capacity = options.capacity
         self._shares = shares
         self._table = table
-        self.kinds = None if kinds is None else list(kinds)
+        self.kinds = memory.kinds = None if kinds is None else list(kinds)
         self.group_limit = options.group_limit
         self.groups: set[str] = set()  # of what the latest look has seen
         self.fairness = options.fairness
@@ -224,6 +224,9 @@ class Window:
         batches = picker.batches(offer.idle, offer.cost, token, clock)
         self._seen = Seen(self._standings_after(lanes, seen, batches), places, saw_all * last)
         self._full = {kind for kind in self._caps if caps.kind_is_full(kind)}
+        self._memory.closed = [
+            kind for kind in self._gate.closed(clock).keys() | self._full if kind
+        ]
         has_opened = any(kind in self._caps and kind not in self._full for kind in self._left_out)
         self._memory.more = (
             not saw_all or picker.ready(clock) > 0 or has_opened or bool(self.groups and batches)

@@ -137,5 +137,5 @@ def put(ask: Ask, admission: Admission, keys: Keys, wall: float) -> list[str]:
         metas.write(ask, [task for task in tasks if task.id in there])
     holders.write(ask, keys, wall, wait_behind=False)
     if groups := [holder.group for holder, _ in keys.replaced if holder.group]:
-        ask(sql.COME_FORWARD, (groups,))
+        ask(sql.COME_FORWARD, {"groups": groups, "kinds": None, "closed": []})
     return [task.id for task in tasks if task.id not in there]
