@@ -15,6 +15,31 @@ ROOT = Path(__file__).resolve().parent.parent
 
 _MARK = re.compile(r"# FLAW (\w+):")
 
+# For each capability that a stage lacks, where to read how a later one has it: file and function.
+_MENDED = {
+    "worker-survival": ("improved/job_queue.py", "_work"),
+    "backpressure": ("improved/job_queue.py", "enqueue"),
+    "backpressure-timeout": ("improved/job_queue.py", "enqueue"),
+    "bounded-memory": ("improved/job_queue.py", "enqueue"),
+    "priority": ("improved/job_queue.py", "_take"),
+    "no-starvation": ("final/ledger/lanes.py", "_first_due"),
+    "retry": ("improved/job_queue.py", "_record"),
+    "backoff": ("improved/job_queue.py", "_record"),
+    "dead-letter": ("improved/job_queue.py", "_record"),
+    "retry-frees-worker": ("improved/job_queue.py", "_requeue_due_retries"),
+    "close-in-flight": ("improved/job_queue.py", "close"),
+    "close-drains": ("improved/job_queue.py", "close"),
+    "close-wakes-producer": ("improved/job_queue.py", "close"),
+    "enqueue-after-close": ("improved/job_queue.py", "enqueue"),
+    "metrics": ("improved/job_queue.py", "metrics"),
+    "metrics-by-priority": ("improved/job_queue.py", "metrics"),
+    "status": ("final/ledger/lookups.py", "get"),
+    "unknown-id": ("final/job_queue.py", "get"),
+    "restart": ("final/ledger/local.py", "exchange"),
+    "kill-9": ("final/ledger/recovery.py", "recover"),
+    "retry-restart": ("final/ledger/recovery.py", "load"),
+}
+
 
 @dataclass(frozen=True)
 class Place:
@@ -52,15 +77,10 @@ def where(flaw: Flaw, root: Path = ROOT) -> Place:
     )
 
 
-def fix(flaw: Flaw, capability: Capability, root: Path = ROOT) -> Place:
-    """What to read in the stage that does better: its job_queue.py, and there the same method."""
-    path = f"{capability.fixed_in(flaw.stage)}/job_queue.py"
-    flawed = where(flaw, root)
-    assert flawed.line is not None
-    method = _function_around(root / flawed.path, flawed.line)
-    if method and method != "__init__" and (line := _definition(root / path, method)):
-        return Place(path, line, method)
-    return Place(path)
+def fix(capability: Capability, root: Path = ROOT) -> Place:
+    """What to read in the first stage that has what an earlier one lacks."""
+    path, function = _MENDED[capability.name]
+    return Place(path, _definition(root / path, function), function)
 
 
 def excerpt(flaw: Flaw, root: Path = ROOT) -> str:
@@ -79,15 +99,8 @@ def _lines(file: Path) -> list[str]:
     return file.read_text(encoding="utf-8").splitlines()
 
 
-def _functions(file: Path) -> list[ast.FunctionDef]:
-    tree = ast.parse(file.read_text(encoding="utf-8"))
-    return [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
-
-
-def _function_around(file: Path, line: int) -> str | None:
-    around = [f for f in _functions(file) if f.lineno <= line <= (f.end_lineno or f.lineno)]
-    return max(around, key=lambda f: f.lineno).name if around else None
-
-
 def _definition(file: Path, name: str) -> int | None:
-    return next((f.lineno for f in _functions(file) if f.name == name), None)
+    functions = (
+        n for n in ast.walk(ast.parse("\n".join(_lines(file)))) if isinstance(n, ast.FunctionDef)
+    )
+    return next((f.lineno for f in functions if f.name == name), None)

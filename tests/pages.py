@@ -191,6 +191,6 @@ def _entry(flaw: Flaw) -> list[str]:
 
 
 def _shown_by(flaw: Flaw, row: Capability) -> str:
-    fix = ledger.fix(flaw, row)
-    name = f"`{fix.function}` in {fix.path}" if fix.function else fix.path
+    fix = ledger.fix(row)
+    name = f"`{fix.function}` in {fix.path}"
     return _row(_title(row, "../"), row.fixed_in(flaw.stage), f"[{name}](../{fix.path})")

@@ -217,7 +217,7 @@ def _lesson(case: Case, flaw: Flaw, evidence: list[str]) -> tuple[str, str]:
         f"why    {flaw.id}: {flaw.what}",
         *(f"seen   {sentence}" for sentence in evidence),
         f"where  {ledger.where(flaw)}",
-        f"fix    {stage} has it: read {ledger.fix(flaw, case.capability)}",
+        f"fix    {stage} has it: read {ledger.fix(case.capability)}",
     ]
     return f"known flaw {flaw.id} of {case.stage}: fails on purpose", "\n".join(lines)
 

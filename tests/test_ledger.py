@@ -39,9 +39,10 @@ def test_each_flaw_is_shown_and_fixed(flaw: Flaw) -> None:
     shown_by = flaw.shown_by()
     assert flaw.exhibit in [row.name for row in shown_by]
     for row in shown_by:
-        fix = ledger.fix(flaw, row)
+        fix = ledger.fix(row)
         assert STAGES.index(row.fixed_in(flaw.stage)) > STAGES.index(flaw.stage)
-        assert (ROOT / fix.path).is_file(), f"{fix} is named as the fix of {flaw.id}"
+        assert fix.path.startswith(f"{row.fixed_in(flaw.stage)}/")
+        assert fix.line is not None, f"{fix} is named as the fix of {flaw.id}"
 
 
 def test_a_stage_shows_only_its_own_flaws() -> None:
