@@ -695,7 +695,7 @@ class JobQueue:
 
         Durable when it returns, until ``resume``, over restarts, and for all processes that share
         a database. From then on no handler begins here; on a database others hear of it within
-        milliseconds, and half a second at most. Those that run go on to their end. What is paused
+        milliseconds, and 0.6 s at most. Those that run go on to their end. What is paused
         keeps its place and is accepted as before, until its lane is full. To pause what is paused
         changes nothing. docs/control.md has more.
 

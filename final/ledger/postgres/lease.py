@@ -1,8 +1,8 @@
 """The lease: a process owns jobs for as long as it renews its row, on the database's clock.
 
-Whoever finds a row that has run out takes over its jobs. Each transaction holds a lock on its
-owner's number and looks whether the row is there (``GUARD``, ``BEGIN_TURN``), so that no claim
-commits for an owner that is gone. One whose row is gone starts over, as another owner.
+Whoever finds a row that has run out takes over its jobs. Every turn holds a lock on its owner's
+number and looks whether the row is there (``GUARD``, ``BEGIN_TURN``), so that no claim commits for
+an owner that is gone. One whose row is gone starts over, as another owner.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ class Lease:
         (self.table,) = session.one(sql.CLASS)
         self.owner = 0
         self.workers = options.workers
-        # A transaction that is stopped half-way holds up others: so it may take a third of a lease.
+        # A turn that is stopped half-way holds up others: so a statement may take a quarter of a
+        # lease, and from PostgreSQL 17 on the transaction a third.
         milliseconds = self._seconds * 1000
         synchronous = "on" if options.durability == "full" else "off"
         self._guard, self._settings = sql.GUARD, [str(int(milliseconds / 4)), synchronous]

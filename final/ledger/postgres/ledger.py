@@ -7,7 +7,8 @@ What makes it right with any process killed, stopped or cut off at any moment:
 - **A commit in doubt** (``doubt.py``) is looked for by what it would have written.
 - **The poll** (``housekeeping.py``) finds what no notification told.
 
-But: it asks the database nothing itself.
+But: what a turn asks the database is in ``turn.py`` and its parts. Here it is asked only what
+``join`` and ``close`` have to know: whether anything is left to run.
 """
 
 from __future__ import annotations

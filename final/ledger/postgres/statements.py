@@ -1,10 +1,10 @@
-"""The SQL of an exchange, statement by statement, in the order in which one uses them.
+"""The SQL of this ledger: that of a turn, of what is around it, and of look-ups.
 
 Rows travel as arrays (``unnest``), so that each statement is the same text whatever their number.
 All times are the database's clock. The fence is ``FENCE``: what ends an attempt counts only where
 the token of its claim still stands.
 
-Which of these an exchange needs, and what their answers mean, is in ``ledger.py``.
+Which of these a turn needs, and what their answers mean, is in ``turn.py`` and its parts.
 """
 
 from __future__ import annotations
@@ -76,8 +76,9 @@ HOLDERS = f"""SELECT pg_terminate_backend(pid) FROM pg_locks JOIN pg_stat_activi
     AND classid = %s::bigint::oid AND objid = %s::bigint::oid AND objsubid = 2 AND granted
         AND pid <> pg_backend_pid() AND xact_start < {NOW} - make_interval(secs => %s)"""
 FORGET_OWNERS = "DELETE FROM jobqueue.owner WHERE id = ANY (%s::integer[])"
-# The rule of ledger/local.py: nobody becomes a dead letter that has not been alone with its worker.
-# It goes by the numbers of the process that ran it: whoever takes over may not know the kind.
+# The rule of ledger/recovery.py: nobody becomes a dead letter that has not been alone with its
+# worker. It goes by the numbers of the process that ran it, since whoever takes over may not know
+# the kind.
 TAKE_OVER = f"""WITH left_behind AS (
         SELECT seq, status, retries,
             CASE WHEN cancelled THEN 'cancelled'
