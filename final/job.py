@@ -238,8 +238,8 @@ class Task:
     key: what orders it among those that wait (no ``Unique.key``): its place in line, a new one each
         time that it goes to the back; or the moment when it is due.
     status: None for a job that is not in the file (yet).
-    token: the fencing token of the latest attempt: it only grows, and an outcome that carries
-        an older one is dropped.
+    token: the fencing token of the latest claim, one number for all claims of an exchange: it only
+        grows, and an outcome that carries an older one is dropped.
     alone: it was claimed with no other job beside it, so a crash is charged to it.
     interrupted: how many times in a row the process has ended while it was claimed.
     queued_at: monotonic; when it last became ready to run.

@@ -134,8 +134,8 @@ class Dispatcher:
             except queue.Empty:
                 return messages
             # Give way once: those whom the last turn has woken are about to put their next
-            # message, and each that comes now shares this turn's sync. (It took a fifth off the
-            # turns of one producer, and four tenths off those of eight.)
+            # message, and each that comes now shares this turn's sync. (Measured: 20 % fewer
+            # turns with one producer, 40 % fewer with eight.)
             time.sleep(0)
         for _ in range(self.inbox.qsize()):
             messages.append(self.inbox.get_nowait())

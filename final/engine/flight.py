@@ -89,8 +89,9 @@ class Flight:
 
     def written(self) -> None:
         """What has come back is in the ledger."""
-        # What was claimed in one exchange and comes back together is written together. Ends that
-        # are made here (True) stand apart: the worker may report them, too, and only one counts.
+        # By token and ``late``: what was claimed in one exchange and comes back together is written
+        # together. Ends that are made here are ``late``, and stand apart: the worker may report
+        # them, too, and only one counts.
         self.outcomes: dict[tuple[int, bool], list[Outcome]] = {}
         self.unstarted: list[tuple[int, Sequence[Task]]] = []
         self.aside: list[tuple[int, Sequence[Task]]] = []
@@ -211,7 +212,8 @@ class Flight:
     def _check_time(self, batch: Batch, now: float) -> None:
         """End the attempt that is running, if its time is up.
 
-        After that it may clean up; a thread that still does after as long again is given up.
+        A thread that is still in its handler is given up at once. A coroutine or a process is
+        stopped, and looked at again after as long.
         """
         task, started = batch.running, batch.started
         batch.check_at = now + self._shortest([*batch.claimed, task] if task else batch.claimed)

@@ -1,7 +1,9 @@
 """Who waits for the end of a job, and which handlers would wait for ever.
 
-But: a plain data structure, used by the dispatcher's thread alone. Who has waited for too long
-says so itself (``Withdraw``), so there are no timers here.
+Used by the dispatcher's thread alone. What has become of a job it reads from the ledger.
+
+But: it changes nothing there. Who has waited for too long says so itself (``Withdraw``), so there
+are no timers here.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@ wants to come in, how many workers are idle. The ledger makes it durable in one 
 gives what came of it. What it refuses (an id that is taken, a lane that is full) it returns; it
 does not raise. A refusal undoes nothing; only a write that fails does.
 
-What an exchange did is a list of ``Move``: the SQL, the counts, the log and the events all read
-that one list.
+What an exchange did is a list of ``Move``: the counts, the log and the events all read that one
+list. A file is written from it, too; on PostgreSQL the list is made from the SQL's answers.
 
 But: no request, no thread and no worker is known on this side. A second engine is another class
 with the methods of ``Ledger``.
@@ -24,8 +24,8 @@ from final.beyond.periodic import Entry
 from final.beyond.progress import Progress
 from final.job import AttemptRecord, GroupRecord, JobRecord, Outcome, Priority, Status, Task
 
-# How many jobs a step of an exchange moves or makes at most, where they are many: others get in
-# between.
+# Where many jobs are due, ordered or forgotten, a step moves or makes at most this many in one
+# exchange; the rest wait for the next, so that others get their turn.
 AT_ONCE = 500
 # And about how many bytes of payloads or results it takes in; one that is larger comes alone.
 BYTES_AT_ONCE = 8 << 20
@@ -224,7 +224,8 @@ class Offer:
 
 @dataclass(slots=True)
 class Given:
-    """What came of it. With an ``error`` nothing was written; then only the fields after it count.
+    """What came of it. With an ``error`` nothing was written, and what else counts then are the
+    fields from ``live`` to ``not_before``.
 
     recounted: for the figures alone: who was replaced is counted in another lane.
     accepted: of each list in ``new``, how many. taken: by the index in ``new``, the ids that exist
@@ -240,8 +241,8 @@ class Given:
     ledger is shared: whether any has to run, as 1 in QUEUED, and only if that was asked for.
     helped: other processes run what waits.
     releasing: parents have ended, and their children do not all know yet.
-    paused: what is. stalled: so nothing of what waits will start, unless somebody resumes it.
-    (Where the ledger is shared, only if that was asked for by ``count``.)
+    paused: what is. stalled: because of these pauses, nothing that waits can start until somebody
+    resumes it. (Where the ledger is shared, only if that was asked for by ``count``.)
     left: what was set aside here has not ended yet elsewhere. (Only where it is shared, as before.)
     ready: how many could be claimed at once. next_start: when a rate limit lets more start.
     next_due: when an exchange is needed, whoever asks. (Both monotonic; infinity for never.)

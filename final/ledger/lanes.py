@@ -11,10 +11,14 @@ more urgent lanes before it is due, and then at most once more, by one other lan
 is due for longer, or that it has overtaken before.
 
 A job of a kind with a limit of its own keeps its place in the lane and its share of the
-capacity, and lets those behind it pass while its kind may not start. The bound holds for its lane
-all the same, counted in picks at which it may: a lane that is due goes before a more urgent
-one once, and then not again until that one was served. (Else it could fall due each time that the
-job may start, by picks at which it may not, and take its chance for ever.)
+capacity. While its kind may not start, those behind it pass.
+
+The bound holds for its lane, too, counted in the picks at which it may be served. That takes one
+more rule: a lane that is due goes before a more urgent one once, and not again until that one was
+served. For example, MEDIUM has one job, which may not start, and HIGH is served until LOW is due.
+Now the job may start for one pick; but LOW goes first. Then it may not again, and LOW falls due
+again. Without the rule LOW would be first each time that the job may start. With it, the second
+time is MEDIUM's.
 
 A lane that is not served is not passed over either: it stands still, and so does its count.
 

@@ -194,7 +194,8 @@ class LocalLedger:
     def _undo(self, error: StorageError) -> None:
         """Nothing of this exchange is in the file."""
         moves, self._given, self._broken = self._given.moves, Given(error=str(error)), True
-        # One that was moved in the file alone has the status that was read there.
+        # Those that memory has moved: their status is the target, or None. (What is in the file
+        # alone was read for an order, and keeps the status that it was read with.)
         here = [t for move in moves for t in move.tasks if t.status in (move.target, None)]
         self._unread.update(dict.fromkeys(here))
         self._unread.update(self._keys.replaced)
@@ -388,7 +389,8 @@ class LocalLedger:
             arrived = [task for task in new if task.priority is priority]
             # (One that was replaced may have left the lane meanwhile.)
             too_many = min(-room[priority], -self._lanes.room(priority))
-            # For the last so many of them: the first found room. Round again, where there are more.
+            # The first that arrived found room, so it is the last ones that displace somebody, one
+            # each; where more has to go than has arrived, they begin again.
             # (2 of 3: numbers -2 and -1, the last two. 4 of 3: -4 to -1, the last one twice.)
             first = arrived[0].seq
             for number in range(-too_many, 0):

@@ -17,9 +17,10 @@ from final.ledger.limits import Gate
 from final.options import QUEUE
 
 # The millisecond rule: a batch holds as many jobs as take about a millisecond, by the measured
-# time of their kind. That is up to 128 for no-op jobs and one for anything slow. So order,
-# fairness and latency are those of single claims wherever a handler does real work, and the cost
-# of a hand-over between threads is shared wherever it does not.
+# time of their kind. That is up to 128 for no-op jobs and one for anything slow. (A slow job may
+# also be the last of a batch of quick ones.) So order, fairness and latency are those of single
+# claims wherever a handler does real work, and the cost of a hand-over between threads is shared
+# wherever it does not.
 BATCH_SECONDS = 0.001
 BATCH_JOBS = 128
 BATCH_BYTES = 1 << 20

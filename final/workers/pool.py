@@ -4,8 +4,8 @@ How an attempt is made is the business of ``attempts.py``. One that goes on as a
 no thread: its batch comes back with its end. So ``workers`` is how many batches may be out, and
 there are as many threads as these can hold (``Handlers.threads``).
 
-But: a thread cannot be killed. One that ignores its time-out is abandoned: a fresh worker
-takes its place, and what it returns in the end is dropped.
+But: a thread cannot be killed. One that is still in its handler when the time is up is abandoned
+at once: a fresh worker takes its place, and what it returns in the end is dropped.
 """
 
 from __future__ import annotations
@@ -217,7 +217,7 @@ class WorkerPool:
         batch.attempt = task.attempts
         batch.running = task
         if task.cancelled:  # while it waited in the batch
-            return CANCELLED
+            return CANCELLED_BEFORE_START
         return unfit or runner.run(batch, task)
 
     def _outcome(self, batch: Batch, task: Task, ending: Ending) -> Outcome:
@@ -231,4 +231,4 @@ class WorkerPool:
         return outcome
 
 
-CANCELLED = Ending(error="Cancelled before it started.", permanent=True)
+CANCELLED_BEFORE_START = Ending(error="Cancelled before it started.", permanent=True)

@@ -1,7 +1,7 @@
 """Stage 1, naive: the job queue everyone writes first.
 
-A queue of jobs and a few threads that take one after the other. It runs every
-job once, in order, several at a time, and on a good day that is enough.
+A queue of jobs and a few threads that take one after the other. It starts every
+job once, in order, and runs several at a time. On a good day that is enough.
 
 But: a job queue is judged on its bad days, and this one has seven flaws, on
 purpose. Each is marked ``FLAW`` at the line that causes it; ``make test-naive``
