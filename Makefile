@@ -58,7 +58,7 @@ scoreboard: $(READY)  ## What each stage can do, measured (plain make does this)
 # that hangs ends its process and is named: run that one by itself to see the stacks.
 # What takes longest is left to test-slow: whether the labs, the hunt and the ladder notice faults
 # that are planted on purpose, and the benchmarks in small.
-test: lint  ## All checks, all tests but the slowest: five minutes
+test: lint  ## All checks, all tests but the slowest: four minutes
 	@$(MAKE) --no-print-directory -j2 typecheck tests
 
 tests: $(READY)  ## Only the tests, of make test

@@ -19,6 +19,7 @@ from tests.benchmarks.__main__ import MEASURES, run
 from tests.benchmarks.measure import SIZES, Series, compare, throughput
 from tests.benchmarks.ours import Final
 from tests.benchmarks.peers import Huey, LiteQueue, LocalQueue, Peer, PersistAckQueue, peers
+from tests.benchmarks.report import Goal
 
 # The machine may be busy with other things: this is for all that a test waits for.
 pytestmark = pytest.mark.timeout(200)
@@ -170,3 +171,21 @@ def test_every_door_of_the_profile_is_passed() -> None:
 def test_nothing_is_left_behind(here: Path) -> None:
     throughput(Final(), 10)
     assert list((here / "build").iterdir()) == []
+
+
+def test_a_goal_that_is_not_met_says_what_stands_in_its_way() -> None:
+    def goal(what: str, met: bool) -> Goal:
+        return Goal(what, "", "", met)
+
+    goals = [
+        goal("computing, two processes against one", False),
+        goal("100 workers, against ThreadPoolExecutor", True),
+        goal("in bulk, against litequeue, full", False),
+        goal("in bulk, against raw SQLite", False),
+        goal("of which nobody knows", False),
+    ]
+    _, lines = report.why_not(goals)
+    one, other = lines.splitlines()
+    assert one.startswith("- *computing, two processes against one*: ")
+    assert other.startswith("- *in bulk, against litequeue, full*; *in bulk, against raw SQLite*: ")
+    assert report.why_not(goals[1:2]) == []
