@@ -17,6 +17,7 @@ import tempfile
 import threading
 import time
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -189,9 +190,9 @@ def compare(
         results[contender.name] = series = Series(failure=contender.missing())
         if not series.failure:
             runs[contender.name] = _sized(contender, size, batch, producers, results)
-    for name, measure in itertools.chain.from_iterable(runs.items() for _ in range(size.rounds)):
+    for name in turns(list(runs), size.rounds):
         if not results[name].failure:
-            _try(measure, results[name])
+            _try(runs[name], results[name])
     return results
 
 
@@ -227,10 +228,17 @@ def _try(measure: Callable[[], Run], series: Series) -> bool:
 def by_turns(measures: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, Series]:
     """As ``compare``, for measures of any kind. What fails here is ours, so it raises."""
     results = {name: Series() for name in measures}
-    for _ in range(rounds):
-        for name, measure in measures.items():
-            results[name].values.append(measure())
+    for name in turns(list(measures), rounds):
+        results[name].values.append(measures[name]())
     return results
+
+
+def turns(names: list[str], rounds: int) -> Iterator[str]:
+    """Each round begins with another one: a machine that has just rested is quicker."""
+    order = deque(names)
+    for _ in range(rounds):
+        yield from order
+        order.rotate(-1)
 
 
 class Countdown:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 # By how the goal begins; the first that fits.
 REASONS = {
-    "in bulk, against": "what a job takes beside its statements is Python, which has one lock: see "
-    "*Where the time of a bulk job goes*. And where a sync is quick, peers lose less by one a job",
+    "in bulk, against raw": "what a job takes beside its statements is Python, which has one lock: "
+    "see *Where the time of a bulk job goes*",
+    "in bulk, against": "where a sync is quick, a peer loses little by one for each job",
     "in bulk, CPU": "see *Where the time of a bulk job goes*: making, checking and encoding a job "
-    "takes more than its statements do, and so does handing it over",
+    "takes more than its statements do",
     "in bulk, where": "see *Where the time of a bulk job goes*: what needs the interpreter's lock "
     "is the least that a job can take",
-    "in bulk, time that the file adds": "a turn waits for its sync, and the next one begins after "
-    "it",
+    "in bulk, time that the file adds": "a commit writes each change twice, to the log and later "
+    "to its place",
+    "one at a time": "where a sync is quick, two hand-overs between threads are what a call waits "
+    "for; a peer that writes in the caller's thread has none",
     "enqueue to start": "producers, dispatcher and workers share the interpreter's lock, and who "
     "wants it waits up to `sys.getswitchinterval()`, 5 ms: with a shorter one the slowest are "
     "quicker, and the program that uses the queue has to say so, not the queue",
