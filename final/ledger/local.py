@@ -396,8 +396,8 @@ class LocalLedger:
             for number in range(-too_many, 0):
                 displaced = self._lanes.displaced_by(arrived[number % len(arrived)])
                 self._index.leave(displaced)
-                if displaced.seq >= first:
-                    arrived.remove(displaced)  # and displaces nobody any more
+                if displaced.seq >= first and len(arrived) > 1:
+                    arrived.remove(displaced)  # and displaces nobody any more, unless all are gone
                 dropped.append(displaced)
         self._index.move(dropped, QUEUED, DROPPED)
 

@@ -295,6 +295,21 @@ class TestQueue:
             queue.join(DEADLINE)
         assert queue.status("small") is Status.COMPLETED
 
+    def test_where_all_groups_are_full_a_lane_beyond_its_capacity_takes_one_more(
+        self, open_queue: OpenQueue, gate: Door
+    ) -> None:
+        options: dict[str, Any] = {"workers": 2, "group_limit": 1, "overflow": "drop-oldest"}
+        with open_queue(lambda job: gate.wait(), capacity=1, **options) as queue:
+            for running, group in enumerate("ba", start=1):
+                queue.enqueue(Job(group=group))
+                eventually(lambda n=running: queue.metrics().processing == n, "it runs")
+            queue.enqueue_many([Job(group=group, run_at=0.05) for group in "bbbaaa"])
+            eventually(lambda: queue.metrics().queued == 6, "all are due")
+            queue.enqueue(Job("new", group="b"))
+            assert len(waiting(queue)) == 1
+            gate.open()
+            queue.join(DEADLINE)
+
     def test_it_is_kept_over_a_restart(self, open_queue: OpenQueue, path: str) -> None:
         with open_queue(nothing, path=path) as queue:
             queue.enqueue(Job("one", group="tenant-7", run_at=3600))
