@@ -300,9 +300,8 @@ class TestQueue:
     ) -> None:
         options: dict[str, Any] = {"workers": 2, "group_limit": 1, "overflow": "drop-oldest"}
         with open_queue(lambda job: gate.wait(), capacity=1, **options) as queue:
-            for running, group in enumerate("ba", start=1):
-                queue.enqueue(Job(group=group))
-                eventually(lambda n=running: queue.metrics().processing == n, "it runs")
+            queue.enqueue_many([Job(group="a"), Job(group="b", priority=HIGH)])
+            eventually(lambda: queue.metrics().processing == 2, "both groups are full")
             queue.enqueue_many([Job(group=group, run_at=0.05) for group in "bbbaaa"])
             eventually(lambda: queue.metrics().queued == 6, "all are due")
             queue.enqueue(Job("new", group="b"))
