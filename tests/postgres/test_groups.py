@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import subprocess
 import threading
@@ -11,14 +12,14 @@ import psycopg
 import pytest
 
 from final import Job, JobQueue, Kind, LeakyBucket, Status, Unique
-from final.ledger.postgres import housekeeping
+from final.ledger.postgres import housekeeping, window
 from final.ledger.postgres.address import parse
 from final.ledger.postgres.statements import GROUPS
 from tests import postgres_server
 from tests.final.helpers import eventually, nothing
 from tests.helpers import DEADLINE, Background, Gate, Journal
 from tests.postgres.conftest import OpenQueue
-from tests.postgres.test_processes import becomes, sql
+from tests.postgres.test_processes import becomes, ledger, sql
 
 
 def test_groups_take_turns_whoever_brings_them(open_queue: OpenQueue) -> None:
@@ -235,6 +236,23 @@ def test_where_the_numbers_of_tables_are_high() -> None:
             assert [queue.wait(job_id, DEADLINE).result for job_id in ids] == [0, 1, 2]
     finally:
         server.remove()
+
+
+def test_the_next_of_a_group_that_was_full_is_found_however_many_have_passed_it(
+    open_queue: OpenQueue, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def handler(job: Job) -> None:
+        if job.group:
+            gate.wait()
+
+    monkeypatch.setattr(window, "MARGIN", 0)
+    queue = open_queue(handler, workers=2, group_limit=1)
+    monkeypatch.setattr(ledger(queue)._housekeeping, "_look_back_at", math.inf)
+    *_, last = queue.enqueue_many([Job(group="full") for _ in range(2)])
+    for job_id in queue.enqueue_many([Job() for _ in range(30)]):
+        queue.wait(job_id, DEADLINE)
+    gate.open()
+    assert queue.wait(last, DEADLINE).status is Status.COMPLETED
 
 
 def one_of_a_group_each(queue: JobQueue) -> list[str]:

@@ -14,12 +14,12 @@ from final.ledger.base import AT_ONCE
 NOW = "clock_timestamp()"
 SOON = f"{NOW} + make_interval(secs => %s)"
 LIVE = "ended_at IS NULL AND due_at IS NULL AND NOT behind"  # in a lane, or with a worker
-WAITING = f"{LIVE} AND status = 'queued'"
+IN_LANE = f"{LIVE} AND status = 'queued'"
 QUEUED = "ended_at IS NULL AND due_at IS NULL AND status = 'queued'"
 BEHIND = "ended_at IS NULL AND due_at IS NULL AND behind"  # another one of its group
 FENCE = "job.seq = o.seq AND job.token = o.token AND job.status = 'processing'"
-LANES = 3
-FIRST_BEHIND = 100
+LANE_COUNT = 3
+FIRST_BEHIND = 100  # of a group, among which one is looked for that may start
 TOKEN = "currval('jobqueue.token')"  # the one of this transaction
 
 # ---- unique jobs: the rules of ledger/features/keys.py
@@ -253,14 +253,14 @@ TAKEN = "SELECT id FROM jobqueue.job WHERE id = ANY (%s::text[])"
 # Jobs before the low mark are not counted: they are few, and dead entries there may be many.
 FILLED = "SELECT " + ", ".join(
     f"""(SELECT count(*) FROM (SELECT FROM jobqueue.job
-        WHERE lane = {n} AND {WAITING} AND place >= %s LIMIT %s) AS waiting)
+        WHERE lane = {n} AND {IN_LANE} AND place >= %s LIMIT %s) AS waiting)
         + (SELECT count(*) FROM (SELECT FROM jobqueue.job WHERE lane = {n} AND {BEHIND} LIMIT %s)
         AS behind)"""
-    for n in range(LANES)
+    for n in range(LANE_COUNT)
 )
 # Those in the lane and those behind, each by its index. (One that is locked is about to leave.)
 DROP_OLDEST = f"""WITH waiting AS MATERIALIZED (
-        (SELECT seq, place FROM jobqueue.job WHERE lane = %(lane)s AND {WAITING}
+        (SELECT seq, place FROM jobqueue.job WHERE lane = %(lane)s AND {IN_LANE}
             ORDER BY place LIMIT %(capacity)s::bigint + %(most)s)
         UNION ALL (SELECT seq, place FROM jobqueue.job WHERE lane = %(lane)s AND {BEHIND}
             LIMIT %(capacity)s::bigint + %(most)s)),
@@ -364,7 +364,7 @@ LOOK = (
     + ", ".join(
         f"""lane{n} AS (SELECT {_SEEN},
         {_RUNNING_IF_LIMITED} AS running
-        FROM jobqueue.job WHERE lane = {n} AND {WAITING} AND place >= %(low{n})s{_SUITS}{_NOT_FULL}
+        FROM jobqueue.job WHERE lane = {n} AND {IN_LANE} AND place >= %(low{n})s{_SUITS}{_NOT_FULL}
         ORDER BY place LIMIT {limit} FOR UPDATE SKIP LOCKED)"""
         for n, limit in enumerate(
             (
@@ -385,13 +385,18 @@ LOOK = (
 )
 # One that is likely the cause of a crash, if none runs or is being claimed anywhere.
 LOOK_FOR_SUSPECT = f"""SELECT {_SEEN}, {_RUNNING_IF_LIMITED}
-    FROM jobqueue.job WHERE {WAITING} AND suspect{_NOT_FULL}
+    FROM jobqueue.job WHERE {IN_LANE} AND suspect{_NOT_FULL}
         AND (%(kinds)s::text[] IS NULL OR kind = ANY (%(kinds)s::text[]))
         AND kind <> ALL (%(paused)s::text[]) AND lane <> ALL (%(lanes)s::smallint[])
         AND pg_try_advisory_xact_lock(%(table)s, 0)
         AND NOT EXISTS (SELECT FROM jobqueue.job WHERE suspect AND ended_at IS NULL
         AND status = 'processing')
     ORDER BY place LIMIT 1 FOR UPDATE SKIP LOCKED"""
+# Who stands in line of groups that were full: the low mark of the lane may have passed them by.
+LOOK_AT_FREED = f"""SELECT {_SEEN}, {_RUNNING_IF_LIMITED}
+    FROM jobqueue.job WHERE {IN_LANE} AND grp = ANY (%(freed)s::text[]){_SUITS}{_NOT_FULL}
+        AND lane <> ALL (%(lanes)s::smallint[])
+    ORDER BY place LIMIT %(n)s FOR UPDATE SKIP LOCKED"""
 CLAIM = f"""UPDATE jobqueue.job SET status = 'processing', owner = %(owner)s, token = {TOKEN},
         attempts = attempts + 1, started_at = {NOW}, alone = job.seq = ANY (%(alone)s::bigint[]),
         behind = false
@@ -416,9 +421,9 @@ COME_FORWARD = f"""UPDATE jobqueue.job SET behind = false, place = nextval('jobq
                 WHERE grp = name AND lane = line AND {BEHIND} AND status = 'queued'
                 ORDER BY place LIMIT {FIRST_BEHIND} FOR UPDATE SKIP LOCKED) AS first
             WHERE {_MAY_START} LIMIT 1) AS seq
-        FROM unnest(%(groups)s::text[]) AS name, generate_series(0, {LANES - 1}) AS line
+        FROM unnest(%(groups)s::text[]) AS name, generate_series(0, {LANE_COUNT - 1}) AS line
         WHERE NOT EXISTS (SELECT FROM jobqueue.job AS head WHERE head.grp = name
-            AND head.lane = line AND {WAITING} AND {_MAY_START})) AS next
+            AND head.lane = line AND {IN_LANE} AND {_MAY_START})) AS next
     WHERE job.seq = next.seq"""
 # The groups that wait behind, each found by the index; and whether they do so behind nobody who may
 # start.
@@ -426,11 +431,11 @@ BEHIND_NOBODY = f"""WITH RECURSIVE line AS (
         (SELECT grp FROM jobqueue.job WHERE {BEHIND} AND grp > %(after)s ORDER BY grp LIMIT 1)
         UNION ALL SELECT (SELECT grp FROM jobqueue.job WHERE {BEHIND} AND grp > line.grp
             ORDER BY grp LIMIT 1) FROM line WHERE line.grp IS NOT NULL)
-    SELECT grp, EXISTS (SELECT FROM generate_series(0, {LANES - 1}) AS n
+    SELECT grp, EXISTS (SELECT FROM generate_series(0, {LANE_COUNT - 1}) AS n
         WHERE (SELECT true FROM (SELECT kind FROM jobqueue.job WHERE grp = line.grp AND lane = n
                 AND {BEHIND} AND status = 'queued' ORDER BY place LIMIT {FIRST_BEHIND}) AS first
             WHERE {_MAY_START} LIMIT 1)
-        AND (SELECT true FROM jobqueue.job WHERE grp = line.grp AND lane = n AND {WAITING}
+        AND (SELECT true FROM jobqueue.job WHERE grp = line.grp AND lane = n AND {IN_LANE}
             AND {_MAY_START} LIMIT 1) IS NULL)
     FROM line WHERE grp IS NOT NULL LIMIT %(most)s"""
 METERS = """SELECT kind, first, second FROM jobqueue.meter
@@ -476,10 +481,10 @@ GIVE_BACK_CLAIMS = f"""{GIVE_BACK}
     WHERE {LIVE} AND status = 'processing' AND owner = %s AND seq <> ALL (%s::bigint[])"""
 # Where the first that waits stands, before the low mark.
 FIRST = "SELECT " + ", ".join(
-    f"""coalesce((SELECT place FROM jobqueue.job WHERE lane = {n} AND {WAITING}
+    f"""coalesce((SELECT place FROM jobqueue.job WHERE lane = {n} AND {IN_LANE}
         AND place < %s ORDER BY place LIMIT 1), least(%s, (SELECT last_value
         FROM jobqueue.job_seq_seq)))"""
-    for n in range(LANES)
+    for n in range(LANE_COUNT)
 )
 SUSPECTS = """SELECT EXISTS (SELECT FROM jobqueue.job
     WHERE suspect AND ended_at IS NULL AND status = 'queued')"""
@@ -488,7 +493,7 @@ _OF_NO_PAUSE = """kind <> ALL (%(paused)s::text[]) AND lane <> ALL (%(lanes)s::s
         AND (grp IS NULL OR grp <> ALL (%(groups)s::text[]))"""
 # In this order: where jobs wait, nothing else is looked at. What was set aside here is for others.
 BUSY = f"""SELECT EXISTS (SELECT FROM jobqueue.job
-        WHERE {WAITING} AND {_RUNS_HERE} AND seq <> ALL (%(aside)s::bigint[]))
+        WHERE {IN_LANE} AND {_RUNS_HERE} AND seq <> ALL (%(aside)s::bigint[]))
     OR EXISTS (SELECT FROM jobqueue.job
         WHERE {BEHIND} AND status = 'queued' AND {_RUNS_HERE} AND seq <> ALL (%(aside)s::bigint[]))
     OR EXISTS (SELECT FROM jobqueue.job WHERE {LIVE} AND status = 'processing')
@@ -500,7 +505,7 @@ ANY_LEFT = """SELECT EXISTS (SELECT FROM jobqueue.job
 # Whether anything goes on by itself, beside what this process runs: it waits and is not paused,
 # comes back, or runs elsewhere.
 GOES_ON = f"""SELECT EXISTS (SELECT FROM jobqueue.job
-        WHERE {WAITING} AND {_RUNS_HERE} AND {_OF_NO_PAUSE} AND seq <> ALL (%(aside)s::bigint[]))
+        WHERE {IN_LANE} AND {_RUNS_HERE} AND {_OF_NO_PAUSE} AND seq <> ALL (%(aside)s::bigint[]))
     OR EXISTS (SELECT FROM jobqueue.job WHERE {BEHIND} AND status = 'queued'
         AND {_RUNS_HERE} AND {_OF_NO_PAUSE} AND seq <> ALL (%(aside)s::bigint[]))
     OR EXISTS (SELECT FROM jobqueue.job
@@ -543,8 +548,8 @@ COUNTS = """SELECT lane, status, sum(count)::bigint FROM (
         UNION ALL TABLE jobqueue.forgotten) AS all_jobs GROUP BY lane, status"""
 AGES = "SELECT " + ", ".join(
     f"""(SELECT extract(epoch FROM {NOW} - ready_at)::float8 FROM jobqueue.job
-        WHERE lane = {n} AND {WAITING} ORDER BY place LIMIT 1)"""
-    for n in range(LANES)
+        WHERE lane = {n} AND {IN_LANE} ORDER BY place LIMIT 1)"""
+    for n in range(LANE_COUNT)
 )
 # From two indexes: of who stands in a lane or runs, and of who waits behind.
 GROUPS = f"""SELECT grp, count(*) FILTER (WHERE status = 'queued') AS queued,

@@ -120,15 +120,10 @@ class Turn:
             return True
         if any(task.after for tasks in offer.new for task in tasks):
             return True
-        memory.more |= self._frees_a_group() or window.may_open(offer)
+        memory.more |= bool(window.freed(offer)) or window.may_open(offer)
         memory.more |= memory.flows and bool(offer.outcomes)
         may_claim = memory.more or memory.now >= min(window.start_at, memory.due_at)
         return self._room.is_unsure(offer.new) or bool(offer.idle and may_claim)
-
-    def _frees_a_group(self) -> bool:
-        return self._window.group_limit is not None and any(
-            outcome.task.group for _, outcomes in self._offer.outcomes for outcome in outcomes
-        )
 
     # ---- two trips ---------------------------------------------------------------------------
 
@@ -148,7 +143,7 @@ class Turn:
             self._holders.ask()
             parents = self._dependencies.lock_parents(offer.new)
             if wanted and not drops:
-                answers = self._window.ask(wanted)
+                answers = self._window.ask(wanted, offer)
         self._take()
         self._admit({job_id for (job_id,) in (*known, *parents)})
         if drops:
@@ -174,12 +169,12 @@ class Turn:
 
     def _drop_and_look(self, wanted: int) -> Answers:
         """A trip of its own, once it is known who comes in: who is refused pushes out nobody."""
-        answers = Answers(None, (), ())
+        answers, offer = Answers(None, (), ()), self._offer
         with self._session.trip():
             coming, kept = self._admission.of(QUEUED), self._holders.replaced()
             dropped = self._room.ask_to_drop(coming, kept)
             if wanted:
-                answers = self._window.ask(wanted)
+                answers = self._window.ask(wanted, offer)
         for cursor in dropped:
             self._memory.moved(cursor, self._given.moves)
         return answers
@@ -399,7 +394,7 @@ class Turn:
     def _note(self, held_up: bool) -> None:
         """Who is to hear of it? held_up: by locks, others who have looked meanwhile."""
         queued = any(move.target is QUEUED for move in self._given.moves)
-        if self._others and (queued or held_up or self._frees_a_group()):
+        if self._others and (queued or held_up or self._window.freed(self._offer)):
             self._notices.work |= self._memory.more
         if self._others and self._curious:
             self._notices.happened(self._given.moves)

@@ -117,7 +117,14 @@ class Window:
         """Whether what has come back may have been in the way of others of its kind."""
         return bool(self._caps and (offer.outcomes or offer.unstarted or offer.aside))
 
-    def ask(self, wanted: int) -> Answers:
+    def freed(self, offer: Offer) -> list[str]:
+        """The groups with a limit of which one runs less."""
+        if self.group_limit is None:
+            return []
+        ended = (outcome.task.group for _, outcomes in offer.outcomes for outcome in outcomes)
+        return list(set(ended) - {""})
+
+    def ask(self, wanted: int, offer: Offer) -> Answers:
         """Lock the heads of the lanes, and read what the limits have let through so far."""
         ask = self._session.ask
         caps = list(self._caps)
@@ -129,7 +136,11 @@ class Window:
         slots = ask(sql.SLOTS, (caps, caps)) if caps else ()
         self._left_out = self._closed_kinds()
         self._looked_without, paused = self._memory.paused, self.paused()
-        looks = [ask(sql.LOOK, self._heads(wanted, paused))]
+        heads = self._heads(wanted, paused)
+        looks = [ask(sql.LOOK, heads)]
+        if freed := self.freed(offer):
+            values = heads | {"freed": freed, "lanes": paused["lanes"]}
+            looks.append(ask(sql.LOOK_AT_FREED, values))
         if self._memory.suspects:
             values = {**paused, "table": self._table, "limit": self.group_limit}
             looks.append(ask(sql.LOOK_FOR_SUSPECT, values))
@@ -199,7 +210,8 @@ class Window:
         places: list[dict[int, int]] = [{} for _ in LANES]  # by seq, of who stands in line
         seen = [False, False, False]
         found = 0
-        for candidate in (candidate_of(row) for look in answers.looks for row in look):
+        rows = {row[0]: row for look in answers.looks for row in look}  # by seq: some are in two
+        for candidate in map(candidate_of, rows.values()):
             found += 1
             task, place = candidate.task, None
             lane = LANES.index(task.priority)
@@ -269,8 +281,8 @@ class Window:
         if not self._left_out and self._looked_without == self._memory.paused:
             marks = self._memory.beyond if self._looked_without else self._memory.low
             for lane, places in enumerate(seen.places):
-                end = max(seen.last, *places.values(), 0)
-                marks[lane] = max(marks[lane], min(stay[lane], default=end) - MARGIN)
+                end = max(marks[lane] + MARGIN, seen.last, *places.values())
+                marks[lane] = min(stay[lane], default=end) - MARGIN
         return any(stay)
 
     def pick_new(self, offer: Offer, admission: Admission) -> list[list[Task]]:
