@@ -134,7 +134,8 @@ class Window:
             ask(sql.ADD_METERS, self._fresh)
             meters = ask(sql.METERS, (self.limits,))
         slots = ask(sql.SLOTS, (caps, caps)) if caps else ()
-        self._left_out = self._closed_kinds()
+        # Where their jobs are in the way of others.
+        self._left_out = self._closed(self._memory.clock()) if self._crowded else []
         self._looked_without, paused = self._memory.paused, self.paused()
         heads = self._heads(wanted, paused)
         looks = [ask(sql.LOOK, heads)]
@@ -175,12 +176,9 @@ class Window:
             "limit": self.group_limit,
         }
 
-    def _closed_kinds(self) -> list[str]:
-        """The kinds that no limit lets start, where their jobs are in the way of others."""
-        if not self._crowded:
-            return []
-        closed = self._gate.closed(self._memory.clock()).keys() | self._full
-        return [kind for kind in closed if kind]
+    def _closed(self, clock: float) -> list[str]:
+        """The kinds that no limit lets start."""
+        return [kind for kind in self._gate.closed(clock).keys() | self._full if kind]
 
     # ---- picking -----------------------------------------------------------------------------
 
@@ -236,9 +234,7 @@ class Window:
         batches = picker.batches(offer.idle, offer.cost, token, clock)
         self._seen = Seen(self._standings_after(lanes, seen, batches), places, saw_all * last)
         self._full = {kind for kind in self._caps if caps.kind_is_full(kind)}
-        self._memory.closed = [
-            kind for kind in self._gate.closed(clock).keys() | self._full if kind
-        ]
+        self._memory.closed = self._closed(clock)
         has_opened = any(kind in self._caps and kind not in self._full for kind in self._left_out)
         self._memory.more = (
             not saw_all or picker.ready(clock) > 0 or has_opened or bool(self.groups and batches)
