@@ -73,7 +73,7 @@ class Room:
             room = dict.fromkeys(LANES, self._capacity)
         admission = admit(new, known, room, self._overflow, keys)
         if self._overflow == "drop-oldest":
-            # Those that were there have made room already; of the new ones, the first go.
+            # Those that are there make room afterwards; of the new ones, the first go.
             for lane, left in room.items():
                 over = max(0, -left)
                 coming = []
