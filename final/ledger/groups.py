@@ -96,7 +96,8 @@ class GroupLanes(Lanes):
             self.remove(task)
             heads.append(super().head(task.priority))
             self.add(task)
-        heads += [line.behind.head() for line in islice(self._headless[task.priority], 1)]
+        # (Two, as one may be its own line.)
+        heads += [line.behind.head() for line in islice(self._headless[task.priority], 2)]
         return min(filter(None, heads), key=_place)
 
     def add(self, task: Task, place: float | None = None) -> None:
