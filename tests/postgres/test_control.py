@@ -12,7 +12,7 @@ from tests.final.helpers import AT_ONCE, nothing
 from tests.helpers import DEADLINE, Background, Gate, Journal
 from tests.host import Host
 from tests.postgres.conftest import OpenQueue
-from tests.postgres.test_processes import becomes
+from tests.postgres.test_processes import becomes, ledger
 
 LONG = 3 * DEADLINE
 EVERYTHING = [{}, {"kind": "mail"}, {"priority": "low"}, {"group": "a"}]
@@ -196,6 +196,7 @@ def test_a_handler_that_waits_for_a_paused_job_is_turned_away_at_the_end(
 def test_join_waits_for_what_is_paused(open_queue: OpenQueue) -> None:
     one, other = (open_queue() for _ in range(2))
     one.pause()
+    becomes(lambda: bool(ledger(other)._memory.paused))  # it may have been in the middle of a turn
     one.enqueue(Job())
     with pytest.raises(TimeoutError):
         one.join(timeout=0.01)
