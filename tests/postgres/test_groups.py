@@ -256,8 +256,8 @@ def test_the_next_of_a_group_that_was_full_is_found_however_many_have_passed_it(
 
 
 def one_of_a_group_each(queue: JobQueue) -> list[str]:
-    """The first is the head, of a kind that shall not start."""
-    return queue.enqueue_many([Job(kind="mail", group="g") for _ in range(2)]) + (
+    """The first is the head, of a kind that shall not start, and many like it are behind."""
+    return queue.enqueue_many([Job(kind="mail", group="g") for _ in range(150)]) + (
         queue.enqueue_many([Job(kind="sms", group="g") for _ in range(3)])
     )
 

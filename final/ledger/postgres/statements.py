@@ -19,7 +19,6 @@ QUEUED = "ended_at IS NULL AND due_at IS NULL AND status = 'queued'"
 BEHIND = "ended_at IS NULL AND due_at IS NULL AND behind"  # another one of its group
 FENCE = "job.seq = o.seq AND job.token = o.token AND job.status = 'processing'"
 LANE_COUNT = 3
-FIRST_BEHIND = 100  # of a group, among which one is looked for that may start
 TOKEN = "currval('jobqueue.token')"  # the one of this transaction
 
 # ---- unique jobs: the rules of ledger/features/keys.py
@@ -414,13 +413,11 @@ LOCK_GROUPS = """SELECT pg_advisory_xact_lock(
     FROM (SELECT DISTINCT hashtext(name) & 255 AS number FROM unnest(%s::text[]) AS name
         ORDER BY number) AS numbers"""
 # Where none of a group stands in a lane that may start here, the next one that may goes to the end
-# of it. (It is looked for among the first of those that wait: there may be any number of a kind
-# that others run.)
+# of it. (It may be the last one: the lane's capacity bounds how many are passed over.)
 COME_FORWARD = f"""UPDATE jobqueue.job SET behind = false, place = nextval('jobqueue.job_seq_seq')
-    FROM (SELECT (SELECT seq FROM (SELECT seq, kind FROM jobqueue.job
-                WHERE grp = name AND lane = line AND {BEHIND} AND status = 'queued'
-                ORDER BY place LIMIT {FIRST_BEHIND} FOR UPDATE SKIP LOCKED) AS first
-            WHERE {_MAY_START} LIMIT 1) AS seq
+    FROM (SELECT (SELECT seq FROM jobqueue.job WHERE grp = name AND lane = line AND {BEHIND}
+            AND status = 'queued' AND {_MAY_START}
+            ORDER BY place LIMIT 1 FOR UPDATE SKIP LOCKED) AS seq
         FROM unnest(%(groups)s::text[]) AS name, generate_series(0, {LANE_COUNT - 1}) AS line
         WHERE NOT EXISTS (SELECT FROM jobqueue.job AS head WHERE head.grp = name
             AND head.lane = line AND {IN_LANE} AND {_MAY_START})) AS next
@@ -432,9 +429,8 @@ BEHIND_NOBODY = f"""WITH RECURSIVE line AS (
         UNION ALL SELECT (SELECT grp FROM jobqueue.job WHERE {BEHIND} AND grp > line.grp
             ORDER BY grp LIMIT 1) FROM line WHERE line.grp IS NOT NULL)
     SELECT grp, EXISTS (SELECT FROM generate_series(0, {LANE_COUNT - 1}) AS n
-        WHERE (SELECT true FROM (SELECT kind FROM jobqueue.job WHERE grp = line.grp AND lane = n
-                AND {BEHIND} AND status = 'queued' ORDER BY place LIMIT {FIRST_BEHIND}) AS first
-            WHERE {_MAY_START} LIMIT 1)
+        WHERE (SELECT true FROM jobqueue.job WHERE grp = line.grp AND lane = n AND {BEHIND}
+            AND status = 'queued' AND {_MAY_START} LIMIT 1)
         AND (SELECT true FROM jobqueue.job WHERE grp = line.grp AND lane = n AND {IN_LANE}
             AND {_MAY_START} LIMIT 1) IS NULL)
     FROM line WHERE grp IS NOT NULL LIMIT %(most)s"""
