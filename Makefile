@@ -229,7 +229,7 @@ pins:  ## Refresh constraints.txt with the newest versions
 	@mv $(FRESH)/pins constraints.txt
 
 clean:  ## Remove all that make, demos and examples made, .venv too
-	@rm -rf $(VENV) $(VENV).lock build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@rm -rf $(VENV) $(VENV).begun $(VENV).lock build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	@rm -rf demo.db* jobs.db* emails.db* webhooks.db* thumbnails.db* tickets.db* *.out *.mailbox
 	@rm -rf .scoreboard.json
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

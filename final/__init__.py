@@ -1,4 +1,4 @@
-"""Stage 3: durable, fair, measured. Read ``final/job_queue.py`` first."""
+"""Stage 3: durable, fair, measured. Read the top of ``final/job_queue.py`` first."""
 
 import sys
 

@@ -23,6 +23,7 @@ import time
 
 from final import Backoff, Job, JobQueue, Priority, StorageError, current_job
 from final.engine import loading
+from final.engine.uninterrupted import uninterrupted
 
 PRIORITIES = {"payment": "high", "report": "low", "photo": "low", "email": "medium"}
 ENDINGS = {
@@ -36,7 +37,6 @@ COLOURED = bool(sys.stdout and sys.stdout.isatty()) and "NO_COLOR" not in os.env
 JOB_SECONDS = 4.0  # main() takes it from the environment
 
 start = time.monotonic()
-go = threading.Event()
 stop = threading.Event()
 ready = threading.Event()
 latest: dict[str, str] = {}  # job id -> the latest event in this process
@@ -45,25 +45,25 @@ before: list[str] = []  # of these twelve, what an earlier process completed
 
 def main() -> None:
     global JOB_SECONDS
-    loading.done()
     JOB_SECONDS = job_seconds()
     if hasattr(signal, "SIGPIPE"):  # nobody reads on, as with | head: that ends it without a word
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     say_how_to_kill_it()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # an exception, as for Ctrl-C
+    # As Ctrl-C, which waits until there is something to end.
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     logging.getLogger("final").setLevel(logging.ERROR)  # show() tells of failures already
+    loading.done()
     try:
-        queue = JobQueue(work, path="demo.db", workers=3, backoff=Backoff(base=JOB_SECONDS))
-    except StorageError as error:
-        sys.exit(str(error))
-    jobs = plan(queue)
-    producer = threading.Thread(target=produce, args=(queue, jobs), name="producer")
-    producer.start()
-    try:
-        go.set()  # not before a signal finds its way to the `except` below
+        with uninterrupted():  # or there is a queue, and nobody who closes it
+            queue = JobQueue(work, path="demo.db", workers=3, backoff=Backoff(base=JOB_SECONDS))
+            jobs = plan(queue)
+            producer = threading.Thread(target=produce, args=(queue, jobs), name="producer")
+            producer.start()
         producer.join()
         queue.join()
         queue.close()
+    except StorageError as error:
+        sys.exit(str(error))
     except KeyboardInterrupt:
         # Not in a signal handler: that interrupts the main thread anywhere, also where it
         # holds a lock, and would wait for this lock for ever.
@@ -108,7 +108,6 @@ def plan(queue: JobQueue) -> list[Job]:
 
 
 def produce(queue: JobQueue, jobs: list[Job]) -> None:
-    go.wait()
     for job in jobs:
         show("queued", job.id)  # said first, because a worker may be faster than this thread
         queue.enqueue(job)

@@ -27,7 +27,7 @@ class EnqueueError(JobQueueError):
 
 
 class QueueFull(EnqueueError, queue.Full):
-    """The job's lane had no room in time; nothing was stored for it."""
+    """The job's lane had no room in time, or others had its key; nothing was stored for it."""
 
 
 class QueueClosed(EnqueueError, RuntimeError):

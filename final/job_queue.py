@@ -222,7 +222,12 @@ class JobQueue:
                     self._ledger = _on_postgres(place, options, policies, self._handlers, say)
                 else:
                     file = SqliteFile(path, durability)
-                    self._ledger = LocalLedger(file, options, policies, handles, shares, now, say)
+                    with contextlib.ExitStack() as fails:
+                        fails.callback(file.close)
+                        self._ledger = LocalLedger(
+                            file, options, policies, handles, shares, now, say
+                        )
+                        fails.pop_all()
                 undo.callback(self._ledger.close)
                 self._events.start()
                 undo.callback(self._events.close)
@@ -248,7 +253,7 @@ class JobQueue:
                 # Both clocks at once: the file may have taken a while to open.
                 self._dispatcher.open(time.monotonic(), time.time())
                 _open.add(self)
-                declare = GiveOrder[bool](base.ChangePeriodic("declare", entries))
+                declare = GiveOrder[bool](base.ChangePeriodic("declare", self._from_now(entries)))
                 if entries:
                     self._dispatcher.ask(declare)  # known before the first turn makes jobs of them
                 self._complete.put(True)
@@ -380,7 +385,7 @@ class JobQueue:
 
         They are watched from the start, so that no history, however short, forgets a result.
         """
-        window = 16 * max(1, self._workers)
+        window = min(16 * max(1, self._workers), self._ledger.capacity)
         if len(under_way) > window // 2:
             return [], None, []
         chunk = itertools.islice(payloads, window - len(under_way))
@@ -412,7 +417,8 @@ class JobQueue:
 
         Raises PeriodicExists where one has its name, ValueError for a job without a handler here.
         """
-        if not self._ask(GiveOrder[bool](base.ChangePeriodic("add", [self._entry(every)])), None):
+        (entry,) = self._from_now([self._entry(every)])
+        if not self._ask(GiveOrder[bool](base.ChangePeriodic("add", [entry])), None):
             raise PeriodicExists(every.name)
 
     def change_periodic(self, every: Every) -> None:
@@ -421,9 +427,8 @@ class JobQueue:
         If its schedule is the same, it goes on where it is. Raises UnknownPeriodic, and as
         ``add_periodic``.
         """
-        if not self._ask(
-            GiveOrder[bool](base.ChangePeriodic("change", [self._entry(every)])), None
-        ):
+        (entry,) = self._from_now([self._entry(every)])
+        if not self._ask(GiveOrder[bool](base.ChangePeriodic("change", [entry])), None):
             raise UnknownPeriodic(every.name)
 
     def pause_periodic(self, name: str) -> None:
@@ -691,7 +696,7 @@ class JobQueue:
         priority: Priority | str | None = None,
         group: str | None = None,
     ) -> None:
-        """Start no more jobs: of one kind, of one lane, of one group, or with neither of any.
+        """Start no more jobs of one kind, one lane or one group; without an argument, none at all.
 
         Durable when it returns, until ``resume``, over restarts, and for all processes that share
         a database. From then on no handler begins here; on a database others hear of it within
@@ -861,11 +866,16 @@ class JobQueue:
         return entries
 
     def _entry(self, every: Every) -> Entry:
-        """As it is stored, from now on; raises where its jobs could not be enqueued here."""
+        """As it is stored; raises where its jobs could not be enqueued here."""
         if not isinstance(every, Every):
             raise TypeError(f"A periodic entry is an Every, not {type(every).__name__}.")
         self._require_handler(every.job)
         return Entry.of(every, self._now(), self._options.max_payload)
+
+    def _from_now(self, entries: Sequence[Entry]) -> list[Entry]:
+        """By the clock that their ticks go by."""
+        now = self._ledger.look_ups.clock(self._now()) if entries else 0.0
+        return [entry.from_(now) for entry in entries]
 
     def _change_stored(self, how: Literal["pause", "resume", "remove"], name: str) -> None:
         """Until it has come about: somebody may change its schedule at the same time."""
@@ -875,7 +885,7 @@ class JobQueue:
             entries = [entry for entry in self._ledger.look_ups.periodic() if entry.name == name]
             if not entries:
                 raise UnknownPeriodic(name)
-            entry = entries[0].from_(self._now()) if how == "resume" else entries[0]
+            (entry,) = self._from_now(entries) if how == "resume" else entries
             change = base.ChangePeriodic(how, [entry])
             done = self._ask(GiveOrder[bool](change), None)
 
@@ -916,6 +926,11 @@ class JobQueue:
         it to withdraw the request, and takes whatever answer comes of that.
         """
         self._refuse_out_of_place()
+        if self._ledger.look_ups.hold_up_writing():
+            raise RuntimeError(
+                "This has interrupted a look at the queue in the same thread, for which the queue "
+                "would wait: a signal handler or finalizer leaves it to another thread."
+            )
         self._dispatcher.ask(request)
         return self._await(request, timeout)
 
@@ -1044,7 +1059,8 @@ def _kind(value: object) -> str | None:
 
 def _due_at(run_at: datetime | float, now: float) -> float | None:
     """Unix seconds; None for a time that has come."""
-    due = run_at.timestamp() if isinstance(run_at, datetime) else now + run_at
+    # A plain number: of another one the dispatcher would run the ``<``.
+    due = float(run_at.timestamp() if isinstance(run_at, datetime) else now + run_at)
     return due if due > now else None
 
 

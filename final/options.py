@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import enum
 import random
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -202,10 +201,10 @@ def require_number(
     name: str,
     value: object,
     least: float = 0,
-    most: float = threading.TIMEOUT_MAX,
+    most: float = LONGEST_DELAY,
     above: float | None = None,
 ) -> None:
-    """From ``least`` to ``most`` (by default what a lock can wait), or above ``above``."""
+    """From ``least`` to ``most`` (by default a thousand years), or above ``above``."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be a number, not {value!r}.")
     if not least <= value <= most or (above is not None and value <= above):  # also for NaN

@@ -16,11 +16,13 @@ import asyncio
 import contextlib
 import functools
 import inspect
+import math
 import os
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Coroutine, Iterable, Iterator, Mapping
+from concurrent.futures import Future
 from contextvars import ContextVar, copy_context
 from typing import Any
 
@@ -29,7 +31,7 @@ from final.engine.courier import Courier, News
 from final.engine.dispatcher import Dispatcher
 from final.engine.events import Events
 from final.engine.flight import Flight
-from final.engine.messages import GiveOrder, Message, Request, Wait, Withdraw
+from final.engine.messages import Close, GiveOrder, Message, Request, Wait, Withdraw
 from final.engine.metrics import Recorder
 from final.engine.sayings import Sayings
 from final.errors import PermanentFailure, QueueClosed
@@ -103,6 +105,8 @@ class InlineQueue(JobQueue):
             raise TypeError("An InlineQueue is in memory and takes no path: use a JobQueue for it.")
         self.clock = Clock()
         periodic = options.pop("periodic", ())
+        if unknown := options.keys() - _defaults().keys():
+            raise TypeError(f"JobQueue has no option {min(unknown)!r}, nor has an InlineQueue.")
         self._options = chosen = Options(**{**_defaults(), **options})
         policies = Policies(chosen, handler)
         self._process = os.getpid()
@@ -205,10 +209,17 @@ class InlineQueue(JobQueue):
     def _await(self, request: Request[Answer], timeout: float | None) -> Answer:
         """Instead of waiting, run jobs until the answer is there, or none is due."""
         self._turn()
-        while not request.answered and timeout != 0:
-            ended = self._here.ended
-            if not self._run_next() and not self._here.wait_for_another(ended, timeout):
-                break
+        until = math.inf if timeout is None else time.monotonic() + timeout
+        try:
+            while not request.answered and time.monotonic() < until:
+                ended = self._here.ended
+                if not self._run_next() and not self._here.wait_for_another(ended, until):
+                    break
+        except BaseException:  # Ctrl-C in a handler
+            if not isinstance(request, Close):  # a shutdown goes on; ask again to wait for it
+                self._dispatcher.inbox.put(Withdraw(request, gone=True))
+            self._dispatcher.unanswered.discard(request)
+            raise
         if not request.answered:
             self._dispatcher.inbox.put(Withdraw(request))
             self._turn()
@@ -339,16 +350,18 @@ class _Here(WorkerPool):
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self._claimed: deque[Batch] = deque()
-        # Guards the next three, where several threads use the queue: what runs, what of that waits
-        # for the end of another job, and how many have ended.
+        # Guards the next four, where several threads use the queue: what is to run, what runs, what
+        # of that waits for the end of another job, and how many have ended.
         self._changed = threading.Condition()
+        self._claimed: deque[Batch] = deque()
         self._out: set[Batch] = set()
         self._stuck: set[Batch] = set()
         self.ended = 0
 
     def deliver(self, batch: Batch) -> None:
-        self._claimed.append(batch)
+        with self._changed:
+            self._claimed.append(batch)
+            self._changed.notify_all()
 
     def hire(self, count: int) -> int:
         """They are a number: how many handlers may run inside of each other."""
@@ -359,13 +372,12 @@ class _Here(WorkerPool):
 
     def take(self) -> Batch | None:
         """What was claimed, if anything was."""
-        try:
-            batch = self._claimed.popleft()
-        except IndexError:
-            return None
         with self._changed:
+            if not self._claimed:
+                return None
+            batch = self._claimed.popleft()
             self._out.add(batch)
-        return batch
+            return batch
 
     def run(self, batch: Batch) -> None:
         _inside.set((*_inside.get(), batch))
@@ -377,8 +389,8 @@ class _Here(WorkerPool):
                 self.ended += 1
                 self._changed.notify_all()
 
-    def wait_for_another(self, ended: int, timeout: float | None) -> bool:
-        """Until more have ended, in other threads; False if none runs there that could.
+    def wait_for_another(self, ended: int, until: float) -> bool:
+        """Until more have ended in other threads, or are to run; False if none runs that could end.
 
         Where all handlers that run wait so, none could: they are told, and who waits for them is
         not, since they end by that.
@@ -388,11 +400,16 @@ class _Here(WorkerPool):
             self._stuck |= mine
             self._changed.notify_all()
             hopeless = self._stuck if mine else mine
+
+            def goes_on() -> bool:
+                return self.ended != ended or bool(self._claimed)
+
             self._changed.wait_for(
-                lambda: self.ended != ended or self._out - mine <= hopeless, timeout
+                lambda: goes_on() or self._out - mine <= hopeless,
+                min(until - time.monotonic(), threading.TIMEOUT_MAX),
             )
             self._stuck -= mine
-            return self.ended != ended
+            return goes_on()
 
     def obeys(self, batch: Batch, task: Task) -> bool:
         """It returns in the end: nobody goes on before."""
@@ -463,7 +480,10 @@ class _Handlers(Handlers):
         self._in_coroutine.add(thread)
         try:
             with self._noting_ctrl_c():
-                return runner.run(_in_time(awaitable), context=copy_context())
+                runner.get_loop().set_task_factory(None)  # one that a handler has set
+                end: Future[object] = Future()
+                runner.run(_into(end, _in_time(awaitable)), context=copy_context())
+                return end.result()
         finally:
             self._in_coroutine.discard(thread)
             self._runners_idle.append(runner)
@@ -472,6 +492,20 @@ class _Handlers(Handlers):
 def _new_runner() -> asyncio.Runner:
     # With a factory, so that this thread's own event loop, if it has one, stays what it is.
     return asyncio.Runner(loop_factory=asyncio.new_event_loop)
+
+
+async def _into(end: Future[object], coroutine: Coroutine[Any, Any, object]) -> None:
+    """What comes of it stands beside its task, and not in it.
+
+    Where Python puts Ctrl-C back it makes a ``repr`` of the task, and so of what that returns or
+    raises; if this fails, no coroutine can run in the program any more.
+    """
+    try:
+        end.set_result(await coroutine)
+    except asyncio.CancelledError:
+        raise  # if it was Ctrl-C, the runner says so
+    except BaseException as error:
+        end.set_exception(error)
 
 
 async def _in_time(awaitable: Any) -> object:

@@ -27,7 +27,6 @@ COLOURED = bool(sys.stdout and sys.stdout.isatty()) and "NO_COLOR" not in os.env
 JOB_SECONDS = 4.0  # main() takes it from the environment
 
 start = time.monotonic()
-go = threading.Event()
 stop = threading.Event()
 latest: dict[str, str] = {}  # job id -> the latest event: this queue has totals only
 
@@ -42,9 +41,8 @@ def main() -> None:
     logging.getLogger("improved").setLevel(logging.ERROR)  # show() tells of failures already
     queue = JobQueue(work, workers=3, backoff=Backoff(base=JOB_SECONDS))
     producer = threading.Thread(target=produce, args=(queue,), name="producer")
-    producer.start()
     try:
-        go.set()  # not before a signal finds its way to the `except` below
+        producer.start()  # here, so that a signal finds its way to the `except` below
         producer.join()
         queue.close()
     except KeyboardInterrupt:
@@ -53,7 +51,8 @@ def main() -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL)  # the second one ends it at once
         stop.set()
-        producer.join()
+        if producer.is_alive():  # it may not even have begun
+            producer.join()
         now = queue.metrics()
         waiting = now.queued + now.retrying
         print(f"\nfinishing {now.processing} in-flight jobs, then the {waiting} that wait ...")
@@ -75,7 +74,6 @@ def say_how_to_kill_it() -> None:
 
 
 def produce(queue: JobQueue) -> None:
-    go.wait()
     for number in range(1, 13):
         job = make_job(number)
         show("queued", job.id)  # said first, because a worker may be faster than this thread

@@ -31,7 +31,6 @@ COLOURED = bool(sys.stdout and sys.stdout.isatty()) and "NO_COLOR" not in os.env
 JOB_SECONDS = 4.0  # main() takes it from the environment
 
 start = time.monotonic()
-go = threading.Event()
 stop = threading.Event()
 latest: dict[str, str] = {}  # job id -> the latest event: this queue can't tell
 
@@ -46,13 +45,13 @@ def main() -> None:
     threading.excepthook = lambda args: say(f"{'and its worker dies':>29}", "lost")
     queue = JobQueue(work, workers=3)
     producer = threading.Thread(target=produce, args=(queue,), name="producer")
-    producer.start()
     try:
-        go.set()  # not before a signal finds its way to the `except` below
+        producer.start()  # here, so that a signal finds its way to the `except` below
         producer.join()
     except KeyboardInterrupt:
         stop.set()
-        producer.join()
+        if producer.is_alive():  # it may not even have begun
+            producer.join()
     queue.close()
     print("\nclose() has returned, and the process ends:")
     summarise()
@@ -71,7 +70,6 @@ def say_how_to_kill_it() -> None:
 
 
 def produce(queue: JobQueue) -> None:
-    go.wait()
     for number in range(1, 13):
         job = make_job(number)
         show("queued", job.id)  # said first, because a worker may be faster than this thread

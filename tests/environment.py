@@ -40,6 +40,8 @@ def main() -> int:
                 _install(folder, extras)
     except subprocess.CalledProcessError as failed:
         return failed.returncode or 1
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 
@@ -60,15 +62,27 @@ def _alone(folder: Path) -> Iterator[None]:
 def _install(folder: Path, extras: str) -> None:
     ready = folder / (".ready" if extras == BASE else f".ready-{extras}")
     wanted = [ROOT / "pyproject.toml", ROOT / "constraints.txt"]
-    python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    if not python.exists():
-        venv.create(folder, clear=True, with_pip=True, symlinks=os.name != "nt")
+    python = _python(folder)
     newest = max(file.stat().st_mtime for file in wanted)
     if not (ready.exists() and ready.stat().st_mtime >= newest):
         print(f"Installing {extras} into {folder.name}; once, a minute or two ...", flush=True)
         pip = [str(python), "-m", "pip", "install", "-qq", "-e", f".[{extras}]"]
         subprocess.run([*pip, "-c", "constraints.txt"], cwd=ROOT, check=True)
     ready.touch()
+
+
+def _python(folder: Path) -> Path:
+    """The interpreter of the environment, which is made if need be, with pip.
+
+    (That takes seconds, and the interpreter is there first: so what was cut short is noted.)
+    """
+    python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    begun = Path(f"{folder}.begun")
+    if begun.exists() or not python.exists():
+        begun.touch()
+        venv.create(folder, clear=True, with_pip=True, symlinks=os.name != "nt")
+        begun.unlink()
+    return python
 
 
 DESCRIPTION = "Make .venv and install what this repository needs."

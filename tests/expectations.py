@@ -235,7 +235,7 @@ CAPABILITIES = {
         Capability("shared-limit",          "Many processes",    "a rate limit holds for all processes",    ABSENT, ABSENT, ABSENT,
                    needs=MANY, instead="each of n processes gets a share of the limit"),
         Capability("transaction",           "Many processes",    "a job commits with the caller's own row", ABSENT, ABSENT, ABSENT,
-                   needs=MANY, instead="an outbox: a row beside the data, and a relay that enqueues it (docs/outgrowing.md)"),
+                   needs=MANY, instead="an outbox: a row beside the data, and a relay that enqueues it (docs/concepts/outbox.md)"),
     )
 }
 # fmt: on

@@ -132,6 +132,7 @@ TESTS = {
     # Who runs the jobs.
     "workers/batch": ("timeouts", "batches", "closing"),
     "workers/attempts": ("bad_handlers", "results", "foreign_code", "closing"),
+    "workers/forks": ("fork_and_exit",),
     "workers/child": ("processes",),
     "workers/coroutines": ("coroutines", "undone", "context", "cancel"),
     "workers/event_loop": ("coroutines",),

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests import environment
+from tests.final.helpers import eventually
 from tests.helpers import DEADLINE
 
 
@@ -33,6 +34,20 @@ def test_what_is_there_is_left_as_it_is(made: Path) -> None:
     with start(made) as program:
         output, _ = program.communicate(timeout=DEADLINE)
     assert (program.returncode, output) == (0, "")
+
+
+@pytest.mark.slow
+def test_one_that_was_cut_short_is_made_anew(tmp_path: Path) -> None:
+    """The interpreter is there first, and pip seconds later."""
+    make = "import sys, pathlib; from tests.environment import _python as make\n"
+    make += "print(make(pathlib.Path(sys.argv[1])))"
+    command = [sys.executable, "-c", make, str(tmp_path / "env")]
+    python = tmp_path / "env" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    with subprocess.Popen(command, cwd=environment.ROOT) as cut_short:
+        eventually(python.exists, "the interpreter")
+        cut_short.kill()
+    subprocess.run(command, cwd=environment.ROOT, check=True)
+    subprocess.run([str(python), "-m", "pip", "--version"], check=True)
 
 
 def test_the_second_of_two_waits_for_the_first(made: Path) -> None:

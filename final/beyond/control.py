@@ -5,7 +5,8 @@ Who keeps it is in ``ledger/features/controls.py``, who holds the jobs in ``ledg
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import contextlib
+from collections.abc import Collection, Iterable, Iterator
 from typing import NamedTuple
 
 from final.job import Priority, Task
@@ -55,8 +56,16 @@ def pause_from(row: tuple[str, str]) -> Pause:
             return Pause(priority=Priority(name))
         case "group":
             return Pause(group=name)
-        case _:
+        case "queue":
             return WHOLE_QUEUE
+    raise ValueError(f"Nothing is paused by {sort!r}.")
+
+
+def readable(rows: Iterable[tuple[str, str]]) -> Iterator[Pause]:
+    """Without those of another program that make no sense."""
+    for row in rows:
+        with contextlib.suppress(ValueError, TypeError):
+            yield pause_from(row)
 
 
 def in_order(paused: Collection[Pause]) -> list[Pause]:

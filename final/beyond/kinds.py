@@ -67,7 +67,7 @@ class Kind:
         if self.rate_limit is not None:
             require_limit("Kind.rate_limit", self.rate_limit)
         if self.workers is not None:
-            require_int("Kind.workers", self.workers, 1)
+            require_int("Kind.workers", self.workers, 1, MOST)
         if self.executor is not None:
             require_choice("Kind.executor", self.executor, EXECUTORS)
 

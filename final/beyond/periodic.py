@@ -23,13 +23,16 @@ from zoneinfo import ZoneInfo
 from final.beyond.meta import frozen
 from final.beyond.unique import Unique
 from final.job import Job, Priority, Task
-from final.options import LONGEST_DELAY, require_choice, require_number, require_text
+from final.options import require_choice, require_number, require_text
 from final.payload import Stored, decode, encode
 
 LONGEST_NAME = 200  # characters: it begins the ids of its jobs
 SHORTEST_INTERVAL = 0.01  # seconds
 # With missed="skip": who is no later than this has not missed a tick. Cron knows no seconds.
 ON_TIME = 60.0
+# What a row raises that makes no sense here: without cronsim or its time zone, or of another
+# program.
+UNREADABLE = (ImportError, ValueError, LookupError, TypeError, OverflowError, OSError)
 
 # What of a Job each tick's job has. The rest is an error, and is not forgotten silently.
 CARRIED = ("priority", "kind", "timeout", "group", "unique", "meta")
@@ -164,15 +167,18 @@ class Entry(NamedTuple):
         return ticks, following
 
     def task(self, tick: float) -> Task:
-        """The job of a tick: a scheduled one, whose time has come, so it needs no room."""
-        job = json.loads(self.job)
-        task = Task(
-            f"{self.name}@{iso(tick)}", self.payload, Priority(job["priority"]), job["kind"]
-        )
-        task.size, task.timeout, task.group = len(self.payload), job["timeout"], job["group"] or ""
-        task.unique = None if job["unique"] is None else Unique(**job["unique"])
-        task.meta = frozen("Job.meta", job["meta"])
-        task.size += task.meta.size()
+        """The job of a tick: a scheduled one, whose time has come, so it needs no room.
+
+        Raises as ``Job`` does, where a row of another program makes no sense.
+        """
+        stored = json.loads(self.job)
+        unique = None if stored["unique"] is None else Unique(**stored["unique"])
+        carried = {name: stored[name] for name in CARRIED if name in stored} | {"unique": unique}
+        job = Job(f"{self.name}@{iso(tick)}", **carried)
+        task = Task(job.id, self.payload, job.priority, job.kind)
+        task.timeout, task.group, task.unique = job.timeout, job.group or "", job.unique
+        task.meta = frozen("Job.meta", job.meta)
+        task.size = len(self.payload) + task.meta.size()
         task.due_at, task.by_clock = tick, True
         return task
 
@@ -234,7 +240,7 @@ def schedule_of(text: str, timezone: str) -> Interval | Cron:
         if timezone != "UTC":
             raise ValueError("Every.timezone is for cron text: an interval is the same everywhere.")
         seconds = float(found[1])
-        require_number("Every.schedule", seconds, SHORTEST_INTERVAL, LONGEST_DELAY)
+        require_number("Every.schedule", seconds, SHORTEST_INTERVAL)
         return Interval(seconds)
     cronsim = _cronsim()
     try:
@@ -270,9 +276,7 @@ def _text_of(schedule: object) -> str:
         raise TypeError(
             f"Every.schedule must be cron text, seconds or a timedelta, not {schedule!r}."
         )
-    require_number(
-        "Every.schedule, an interval in seconds,", seconds, SHORTEST_INTERVAL, LONGEST_DELAY
-    )
+    require_number("Every.schedule, an interval in seconds,", seconds, SHORTEST_INTERVAL)
     return f"every {f'{seconds:.6f}'.rstrip('0').rstrip('.')} s"
 
 

@@ -42,6 +42,6 @@ class Snooze(Exception):
         moment = until.total_seconds() if isinstance(until, timedelta) else until
         require_moment("Snooze", moment)
         if isinstance(moment, datetime):
-            self.again = Again(moment.timestamp(), by_clock=True)
+            self.again = Again(float(moment.timestamp()), by_clock=True)
         else:
             self.again = Again(float(moment), by_clock=False)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from final.options import LONGEST_DELAY, require_choice, require_number, require_text
+from final.options import require_choice, require_number, require_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Unique:
         require_text("Unique.key", self.key)
         require_choice("Unique.then", self.then, ("skip", "replace"))
         if self.within is not None:
-            require_number("Unique.within", self.within, above=0, most=LONGEST_DELAY)
+            require_number("Unique.within", self.within, above=0)
             if self.until is not None:
                 raise ValueError(
                     "Unique takes within= or until=, not both: is the key held for a time, or "
@@ -55,8 +55,12 @@ class Unique:
         else:
             require_choice("Unique.until", self.until, ("started", "ended"))
         if self.max_wait is not None:
-            require_number("Unique.max_wait", self.max_wait, above=0, most=LONGEST_DELAY)
+            require_number("Unique.max_wait", self.max_wait, above=0)
             if self.then != "replace":
                 raise ValueError(
                     'Unique.max_wait is for then="replace": what is skipped puts nothing off.'
                 )
+        for name in ("within", "max_wait"):
+            value = getattr(self, name)
+            if type(value) not in (int, float, type(None)):  # the dispatcher would run its ``+``
+                object.__setattr__(self, name, float(value))

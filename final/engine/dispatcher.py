@@ -48,7 +48,7 @@ from final.engine.messages import (
 from final.engine.metrics import Recorder, Snapshot
 from final.engine.producers import Producers
 from final.engine.waits import Waits
-from final.errors import QueueClosed, StorageError, UnknownJob
+from final.errors import QueueClosed, StorageError
 from final.job import Status, Task
 from final.ledger.base import Given, Ledger, Offer, Retry, RetryAll, SetWorkers, Told
 from final.workers.batch import Batch, Report
@@ -91,7 +91,7 @@ class Dispatcher:
         self._closes: list[Close] = []  # not empty: the queue is closing
         self._drain = True  # while closing: run what waits
         self._cut_off = False  # close ran out of time
-        self._set_aside = 0  # jobs that were turned away, and wait for the next start
+        self._set_aside: set[str] = set()  # jobs that were turned away, and wait for the next start
         self._all_ran = False  # at the end: nothing is left that was to run
         self._lost = 0  # at the end: jobs that had not ended, of a queue in memory
         self._storage_error: str | None = None  # why nothing could be written
@@ -219,7 +219,7 @@ class Dispatcher:
             if not withdraw.request.answered:
                 self._withdraw(withdraw, now, wall)
         # While nothing can be written, only producers are offered at once: so they get the error.
-        can_come_in = self._given.not_before <= now and self._producers.can_go(self._given.room)
+        can_come_in = self._producers.can_go(self._given.room)
         can_start = self._idle() > 0 and self._given.ready > 0
         has_more = can_start or bool(self._flight.unstarted)
         self._again = can_come_in or (has_more and self._storage_error is None)
@@ -227,9 +227,9 @@ class Dispatcher:
     def _exchange(self, now: float, wall: float) -> None:
         """Offer the ledger what there is, if there is anything, and act on what it gives."""
         orders, self._orders = self._orders, []
-        new: ByProducer = []
         if self._given.not_before <= now:
-            new = list(self._producers.take(self._given.room))
+            self._producers.come_back()
+        new: ByProducer = list(self._producers.take(self._given.room))
         flight, idle = self._flight, self._idle()
         due = min(self._given.next_due, self._try_again_at)
         may_start = idle and (self._given.ready or self._given.next_start <= now)
@@ -264,7 +264,7 @@ class Dispatcher:
             text = "The storage works again; nothing that was accepted is lost."
             self._events.say(logging.WARNING, text)
             self._storage_error, self._try_again_at = None, math.inf
-        self._set_aside += sum(len(tasks) for _, tasks in flight.aside)
+        self._set_aside.update(task.id for _, tasks in flight.aside for task in tasks)
         flight.written()
         flight.sayings.written(said)
         if given.paused - was_paused:
@@ -301,10 +301,12 @@ class Dispatcher:
                 begin(wait)
             if number in given.taken:
                 request.cut(given.taken[number])
-            if number in given.unknown:
-                request.refuse(UnknownJob(given.unknown[number], request.accepted()))
+            if number in given.refused:
+                request.cannot_come_in(given.refused[number])
                 continue
-            if not request.finish():
+            if number in given.busy:
+                self._producers.step_aside(request)
+            elif not request.finish():
                 self._producers.step_back(request, tasks[0])
 
     def _answer_order(self, order: GiveOrder[Any], answer: object) -> None:
@@ -323,6 +325,8 @@ class Dispatcher:
         for move in moves:
             if move.target is None or move.target.ended:
                 self._waits.ended(move.tasks)
+                if self._set_aside:  # then somebody may have cancelled those
+                    self._set_aside.difference_update(task.id for task in move.tasks)
         self._events.publish(moves, wall)
 
     # ---- those who ask, and wait -----------------------------------------------------------
@@ -346,8 +350,9 @@ class Dispatcher:
 
     def _withdraw(self, withdraw: Withdraw, now: float, wall: float) -> None:
         """The sender has waited as long as it wanted: for room, and not for its turns."""
+        room = self._given.room
         match request := withdraw.request:
-            case Enqueue() if not withdraw.gone and self._may_come_in(request, now):
+            case Enqueue() if not withdraw.gone and self._producers.comes_in(request, room):
                 self._withdrawn.append(withdraw)  # its turn is the next; then it is asked again
             case Enqueue():
                 self._producers.leave(request)
@@ -360,10 +365,6 @@ class Dispatcher:
                 request.refuse(TimeoutError("There were still unfinished jobs in the queue."))
             case Close() if not self.done:
                 self._end_now(now, wall)
-
-    def _may_come_in(self, request: Enqueue, now: float) -> bool:
-        given = self._given
-        return given.not_before <= now and self._producers.comes_in(request, given.room)
 
     # ---- the end ---------------------------------------------------------------------------
 
@@ -412,7 +413,7 @@ class Dispatcher:
             text = "Closed with jobs that are paused: they stay where they are until a resume."
             self._events.say(logging.WARNING, text)
         if not self._ledger.lasting:
-            self._lost = sum(self._given.live.values()) + self._set_aside
+            self._lost = sum(self._given.live.values()) + len(self._set_aside)
         if self._lost:
             self._events.say(
                 logging.WARNING,
@@ -440,7 +441,7 @@ class Dispatcher:
 
     def _has_run_all(self) -> bool:
         """Nothing is left to run; what was set aside here, others may have run since."""
-        left = self._given.left if self._ledger.shared else self._set_aside
+        left = self._given.left if self._ledger.shared else len(self._set_aside)
         return not self._is_busy() and not left
 
     def _has_to_run(self) -> bool:

@@ -147,11 +147,21 @@ def _write(line: LogLine) -> None:
     log.log(line.level, line.text, *line.args, exc_info=line.error, extra=line.about)
 
 
+def is_enabled_for(level: int) -> bool:
+    """As ``log.isEnabledFor``, which may wait for the lock of the module ``logging``.
+
+    ``dictConfig`` has that while it makes handlers, and one that asks the queue something would
+    wait for the dispatcher.
+    """
+    lowest = max(log.manager.disable + 1, log.getEffectiveLevel())
+    return level >= lowest and not log.disabled
+
+
 def lines_of(moves: list[Move], wall: float) -> Iterator[LogLine]:
     """Those that the log's level lets through. wall: when it was, in Unix seconds."""
-    if log.isEnabledFor(logging.WARNING):
+    if is_enabled_for(logging.WARNING):
         yield from _warnings(moves, wall)
-    if log.isEnabledFor(logging.DEBUG):
+    if is_enabled_for(logging.DEBUG):
         for move in moves:
             for outcome in move.outcomes:
                 if outcome.error is not None:

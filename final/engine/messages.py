@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from final.engine.metrics import Snapshot
-from final.errors import DuplicateJob, QueueClosed, QueueFull
+from final.errors import DuplicateJob, EnqueueError, QueueClosed, QueueFull, UnknownJob
 from final.job import JobRecord, Task
 from final.ledger import base
 from final.workers.batch import Batch, Report
@@ -51,6 +51,10 @@ class Request(Generic[Answer]):
 
     def wait(self, timeout: float | None) -> bool:
         """Wait for the answer, at most ``timeout`` seconds; False when there is none yet."""
+        while timeout is not None and timeout > threading.TIMEOUT_MAX:  # on Windows: 49 days
+            if self._unanswered.acquire(timeout=threading.TIMEOUT_MAX):
+                return True
+            timeout -= threading.TIMEOUT_MAX
         return self._unanswered.acquire(timeout=-1 if timeout is None else timeout)
 
     def result(self) -> Answer:
@@ -67,7 +71,8 @@ class Enqueue(Request[list[str]]):
     outside. waits: one for each job, if any, which hold from the moment that it is accepted.
     taken: ids because of which it was cut short; DuplicateJob names them in the end. instead: where
     another job holds the key of one, the id of that, by the number of the one. patient: whether its
-    sender waits for room, if there is none. number: among those of handlers, as they came.
+    sender waits for room, if there is none. number: among all, as they came. aside: what it waits
+    for is the unique key of its next job.
     """
 
     def __init__(
@@ -79,6 +84,7 @@ class Enqueue(Request[list[str]]):
         self.waits = waits
         self.patient = True
         self.number = 0
+        self.aside = False
         self.durable = 0
         self.taken: Sequence[str] = ()
         self.instead: dict[int, str] = {}
@@ -106,12 +112,23 @@ class Enqueue(Request[list[str]]):
         self.taken = taken
         del self.tasks[self.durable :]
 
+    def cannot_come_in(self, error: EnqueueError | UnknownJob) -> None:
+        """Nor what comes after it."""
+        error.accepted = self.accepted()
+        self.refuse(error)
+
     def refuse_for_room(self, capacity: int) -> None:
-        """Its next job has found none in time."""
+        """Its next job has found none in time, or has not got its key."""
+        task = self.next_task()
         message = (
-            f"The {self.next_task().priority} lane had no room in time (capacity {capacity}): "
+            f"The {task.priority} lane had no room in time (capacity {capacity}): "
             "enqueue again later, or raise capacity or workers."
         )
+        if self.aside and task.unique is not None:
+            message = (
+                f"The unique key {task.unique.key!r} was not to be had in time: another "
+                "transaction, which is still open, has it: enqueue again later."
+            )
         self.refuse(QueueFull(message, self.accepted()))
 
     def finish(self) -> bool:

@@ -202,7 +202,8 @@ class Snapshot:
         self.waiting = waiting
         self.others = others
         self._metrics: Metrics | None = None
-        self._mutex = threading.Lock()  # guards _metrics: all who ask in a turn share it
+        # Guards _metrics: all who ask in a turn share it; a signal handler may ask meanwhile.
+        self._mutex = threading.RLock()
 
     def metrics(self) -> Metrics:
         with self._mutex:

@@ -7,6 +7,9 @@ it is not in a lane yet: for such there is a line of their own (None).
 
 A plain data structure, used by the dispatcher's thread alone. Whether there is room is what
 the ledger said last. Who has waited for too long says so itself (``Withdraw``).
+
+Whose next job has a unique key that another transaction has steps aside, so that others go on, and
+is the first in its line again when it is time to look once more (``Given.not_before``).
 """
 
 from __future__ import annotations
@@ -33,27 +36,30 @@ class Producers:
         self._lines: dict[Priority | None, OrderedDict[Enqueue, None]] = {
             which: OrderedDict() for which in (None, *Priority)
         }
+        self._aside: dict[Enqueue, None] = {}  # those that wait for keys
         self._inside: dict[Enqueue, None] = {}  # those of handlers that would wait for room
-        self._numbers = itertools.count(1)  # in the order in which these came first
+        self._numbers = itertools.count(1)  # in the order in which all came first
 
     def __bool__(self) -> bool:
-        return any(self._lines.values())
+        return bool(self._aside) or any(self._lines.values())
 
     def __iter__(self) -> Iterator[Enqueue]:
         for line in self._lines.values():
             yield from line
+        yield from self._aside
 
     def join(self, request: Enqueue) -> None:
         """Stand at the end of the line of its first job."""
+        request.number = request.number or next(self._numbers)
         self._lines[_lane(request.next_task())][request] = None
         if request.sender is not None and request.patient:
-            request.number = request.number or next(self._numbers)
             self._inside[request] = None
 
     def leave(self, request: Enqueue) -> None:
         """Go away, if it stands anywhere."""
         for line in self._lines.values():
             line.pop(request, None)
+        self._aside.pop(request, None)
         self._inside.pop(request, None)
 
     def can_go(self, room: Mapping[Priority, float]) -> bool:
@@ -62,7 +68,7 @@ class Producers:
 
     def comes_in(self, request: Enqueue, room: Mapping[Priority, float]) -> bool:
         """Whether it waits for its turn alone."""
-        return _has_room(_lane(request.next_task()), room)
+        return not request.aside and _has_room(_lane(request.next_task()), room)
 
     def take(self, room: Mapping[Priority, float]) -> Iterator[tuple[Enqueue, list[Task]]]:
         """Requests that may go, each with what may go of it; they stand in no line now."""
@@ -99,6 +105,19 @@ class Producers:
         self.join(request)
         if lane is not None and lane is _lane(stood):
             self._lines[lane].move_to_end(request, last=False)
+
+    def step_aside(self, request: Enqueue) -> None:
+        """A key that its next job needs is not to be had now."""
+        self._aside[request] = None
+        request.aside = True
+
+    def come_back(self) -> None:
+        """Those that have stepped aside are the first in their lines again."""
+        for request in sorted(self._aside, key=lambda request: -request.number):
+            self.join(request)
+            self._lines[_lane(request.next_task())].move_to_end(request, last=False)
+            request.aside = False
+        self._aside.clear()
 
     def inside(self, room: Mapping[Priority, float]) -> list[Enqueue]:
         """Those of handlers that wait for room, and not for their turns alone, as they came."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
+from final.errors import EnqueueError, UnknownJob
 from final.job import Priority, Status, Task
 from final.ledger.features.keys import Holder, Keys, become
 
@@ -20,7 +21,8 @@ class Admission(NamedTuple):
     accepted: list[int]
     taken: dict[int, list[str]]
     coming: list[tuple[Task, Status]]
-    unknown: dict[int, str]
+    refused: dict[int, EnqueueError | UnknownJob]
+    busy: set[int]
     instead: dict[int, dict[int, str]]
 
     def of(self, status: Status) -> list[Task]:
@@ -41,7 +43,7 @@ def admit(
         come in, and it says below 0 how many are too many.
     """
     taken = set(known)
-    admission = Admission([], {}, [], {}, {})
+    admission = Admission([], {}, [], {}, set(), {})
     for index, tasks in enumerate(new):
         accepted = 0
         for task in tasks:
@@ -50,10 +52,11 @@ def admit(
                 admission.taken[index] = [task.id, *later]
                 break
             if task.after and (unknown := [p for p in task.after if p not in taken]):
-                admission.unknown[index] = unknown[0]
+                admission.refused[index] = UnknownJob(unknown[0])
                 break
             if task.unique is not None:
                 if task.unique.key in keys.busy:
+                    admission.busy.add(index)
                     break
                 if (holder := keys.holder(task)) is not None:
                     if task.unique.then == "replace" and holder.waits:

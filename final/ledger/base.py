@@ -22,6 +22,7 @@ from final.beyond.control import Pause
 from final.beyond.filters import Filter
 from final.beyond.periodic import Entry
 from final.beyond.progress import Progress
+from final.errors import EnqueueError, UnknownJob
 from final.job import AttemptRecord, GroupRecord, JobRecord, Outcome, Priority, Status, Task
 
 # Where many jobs are due, ordered or forgotten, a step moves or makes at most this many in one
@@ -229,10 +230,11 @@ class Given:
 
     recounted: for the figures alone: who was replaced is counted in another lane.
     accepted: of each list in ``new``, how many. taken: by the index in ``new``, the ids that exist
-    already. unknown: by that index, a parent that is not there. (Fewer accepted than offered, and
-    neither of these: the lane is full.) instead: of those that were accepted, the ones that are not
-    in because another job holds their key: by the index in ``new`` and then in that list, the id of
-    that one.
+    already. refused: by that index, why the next one cannot come in, as a parent that is not there.
+    busy: the indices of those whose next one has a unique key that another transaction has. (Fewer
+    accepted than offered, and none of these: the lane is full.) instead: of those that were
+    accepted, the ones that are not in because another job holds their key: by the index in ``new``
+    and then in that list, the id of that one.
     answers: to the orders. An exception refuses.
     stop: running jobs that were cancelled. claims: a batch for each idle worker, as far as there
     are jobs.
@@ -246,7 +248,8 @@ class Given:
     left: what was set aside here has not ended yet elsewhere. (Only where it is shared, as before.)
     ready: how many could be claimed at once. next_start: when a rate limit lets more start.
     next_due: when an exchange is needed, whoever asks. (Both monotonic; infinity for never.)
-    room: how many jobs each lane has room for. not_before: until then nobody comes in (monotonic).
+    room: how many jobs each lane has room for. not_before: until then it makes no sense to offer
+    again what was ``busy`` (monotonic).
     """
 
     moves: list[Move] = field(default_factory=list)
@@ -254,7 +257,8 @@ class Given:
     accepted: list[int] = field(default_factory=list)
     taken: dict[int, list[str]] = field(default_factory=dict)
     instead: dict[int, dict[int, str]] = field(default_factory=dict)
-    unknown: dict[int, str] = field(default_factory=dict)
+    refused: dict[int, EnqueueError | UnknownJob] = field(default_factory=dict)
+    busy: set[int] = field(default_factory=set)
     answers: list[object] = field(default_factory=list)
     stop: list[Task] = field(default_factory=list)
     claims: list[list[Task]] = field(default_factory=list)
@@ -274,9 +278,21 @@ class Given:
     def only(self, producers: int) -> None:
         """So many of the lists were theirs; what became of the others is told to nobody."""
         del self.accepted[producers:]
-        for answers in (self.taken, self.unknown, self.instead):
+        for answers in (self.taken, self.refused, self.instead):
             for index in [index for index in answers if index >= producers]:
                 del answers[index]
+
+    def add(self, part: Given) -> None:
+        """The next part of the same offer, that was carried out by itself."""
+        first = len(self.accepted)
+        self.taken |= {first + index: ids for index, ids in part.taken.items()}
+        self.refused |= {first + index: error for index, error in part.refused.items()}
+        self.busy |= {first + index for index in part.busy}
+        self.instead |= {first + index: others for index, others in part.instead.items()}
+        self.accepted += part.accepted
+        self.answers += part.answers
+        self.moves += part.moves
+        self.recounted += part.recounted
 
 
 class Lookups(Protocol):
@@ -323,6 +339,14 @@ class Lookups(Protocol):
         """Those of which jobs wait or run; of which most wait, first. wall: now, in Unix seconds.
 
         It looks at every job that is kept, or at those that wait or run.
+        """
+
+    def clock(self, wall: float) -> float:
+        """The one that ticks go by, in Unix seconds. wall: that of this process."""
+
+    def hold_up_writing(self) -> bool:
+        """Whether the calling thread is in a look that nobody can write beside: in a signal handler
+        or a finalizer, which has interrupted it.
         """
 
 

@@ -32,6 +32,9 @@ from final.ledger.owner import Owner
 from final.ledger.schema import SCHEMA_VERSION, bring_up_to_date, require_health, set_modes
 from final.ledger.trouble import GOES_ON, OPEN_AGAIN, taken_over, translated
 
+OLDEST_SQLITE = (3, 35)  # RETURNING
+PATIENCE = 1.0  # seconds for a look of others, at the end
+
 
 class Database:
     """path: the database file, made when it is not there; ":memory:" keeps nothing.
@@ -43,6 +46,11 @@ class Database:
 
     def __init__(self, path: str | os.PathLike[str], durability: str) -> None:
         super().__init__()
+        if sqlite3.sqlite_version_info < OLDEST_SQLITE:
+            raise StorageError(
+                f"This Python has SQLite {sqlite3.sqlite_version}; it takes 3.35 or newer: use "
+                "another Python."
+            )
         self._path = os.fspath(path)  # as the caller knows it, for errors
         self.lasting = self._path != ":memory:"
         self._durability = durability
@@ -128,13 +136,17 @@ class Database:
 
         SQLite has the journal that it opened, name or no name, and moves all of it into the
         database. Then both connections start anew; nothing but the database is needed for that.
+        But while another program reads on in the old journal, a new one would go on where that
+        ends, without its beginning, and after a crash none of it would be found.
         """
         assert self._owner is not None
         try:
             with self._mutex, translated(f"Cannot read {self._path}"):
-                checkpoint = self._writer.execute("PRAGMA wal_checkpoint(PASSIVE)")
-                _, in_journal, moved = checkpoint.fetchone()
-                if moved == in_journal:
+                self._writer.execute("PRAGMA busy_timeout = 0")  # it is tried again in any case
+                checkpoint = self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                is_read, in_journal, moved = checkpoint.fetchone()
+                saved = not is_read and moved == in_journal
+                if saved:
                     self._reader.close()
                     self._writer.close()
                     self._writer = self._connect()
@@ -149,7 +161,7 @@ class Database:
                 f"Somebody changed {self._path} or its journal, and what was accepted cannot all "
                 f"be read any more: {error.__cause__ or error}"
             ) from error
-        if moved < in_journal:
+        if not saved:
             raise StorageError(
                 f"Somebody changed {self._path} or its journal, and another program reads the "
                 "file: close that; the queue goes on by itself."
@@ -187,13 +199,25 @@ class Database:
         with translated(f"Cannot read {self._path}"):
             return self._writer.execute(statement, values).fetchall()
 
+    def hold_up_writing(self) -> bool:
+        """In memory there is but one connection."""
+        # (Only the lock knows at each moment whether this thread is in the middle of a look.)
+        return self._owner is None and self._mutex._is_owned()  # type: ignore[attr-defined]
+
     def close(self) -> None:
-        with self._mutex:
+        # Whoever waits for this may have interrupted a look of its own: then that goes on.
+        nobody_looks = self._mutex.acquire(timeout=PATIENCE)
+        try:
             self._closed = True
             if self._owner is None:
                 weakref.finalize(self, self._writer.close)  # until then look-ups go on
                 return
+            if not nobody_looks:
+                del self._reader
             self._release()
+        finally:
+            if nobody_looks:
+                self._mutex.release()
 
     def _release(self) -> None:
         for name in ("_reader", "_writer"):  # the last one to leave moves the WAL into the file

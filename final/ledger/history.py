@@ -14,7 +14,7 @@ from itertools import islice
 from final.job import Status
 from final.ledger.base import AT_ONCE, Move
 
-KEPT = (Status.COMPLETED, Status.CANCELLED, Status.DROPPED)
+FORGETTABLE = (Status.COMPLETED, Status.CANCELLED, Status.DROPPED)
 
 
 class History:
@@ -55,7 +55,7 @@ class History:
         self._purged |= self._purging
         self._purged.difference_update([self._ended.popleft() for _ in range(self._going)])
         for move in moves:
-            if move.target in KEPT:
+            if move.target in FORGETTABLE:
                 self.add([task.seq for task in move.tasks])
         if len(self._purged) > len(self._ended) // 2:
             self._ended = deque(seq for seq in self._ended if seq not in self._purged)

@@ -41,8 +41,8 @@ class Index:
     number: the last one given to a job, or to a place in line.
 
     Who is moved has left before: by ``leave``, or as the first of where it waited (``pick`` or
-    ``pop``, and ``let_go``). ``put_in`` and ``take_out`` are for jobs that come from the file, or
-    are left to it, without a move.
+    ``pop``, and ``count_out``). ``put_in`` and ``take_out`` are for jobs that come from the file,
+    or are left to it, without a move.
     """
 
     def __init__(
@@ -132,14 +132,16 @@ class Index:
             self.live[task.id] = task
             task.token = 0
             self._home(task).add(task)
-        self.keep(tasks)
+        self.count_in(tasks)
 
     def leave(self, task: Task) -> Status:
         """Out of where it waits, if it does; returns its status."""
         assert task.status is not None
         if task.status in WAIT:
             self._home(task).remove(task)
-            self.let_go([task])
+            self.count_out([task])
+            if task is self._suspect:  # another job may replace it, which is none
+                self._suspect = None
         return task.status
 
     def _home(self, task: Task) -> Ordered | Lanes | set[Task]:
@@ -183,32 +185,26 @@ class Index:
     def release_suspect(self, paused: Collection[Pause]) -> None:
         """Let the next suspect into its lane, if none is on its way. Not one that is paused."""
         suspect = self._suspect
-        # (A job of another kind may have replaced it.)
-        if suspect and suspect.status in (QUEUED, PROCESSING) and self._is_suspect(suspect):
+        if suspect and suspect.status in (QUEUED, PROCESSING):
             if suspect.status is PROCESSING or not holds(paused, suspect):
                 return
             self.lanes.remove(suspect)
             self.suspects.add(suspect)
-        self._suspect = self._next_suspect(paused)
+        self._suspect = next((s for s in self.suspects if not holds(paused, s)), None)
         if self._suspect is not None:
             self.suspects.remove(self._suspect)
             self.lanes.add(self._suspect)
 
-    def _next_suspect(self, paused: Collection[Pause]) -> Task | None:
-        if not paused:  # as almost always: no need to go through them
-            return self.suspects.head() if self.suspects.size else None
-        return next((s for s in self.suspects if not holds(paused, s)), None)
-
     # ---- payloads in memory --------------------------------------------------------------------
 
-    def keep(self, tasks: Sequence[Task]) -> None:
+    def count_in(self, tasks: Sequence[Task]) -> None:
         """They wait with their payloads, if those have come with them: these count."""
         loaded = [task for task in tasks if task.payload is not None]
         self.kept += sum([task.size for task in loaded])
         if self.kept > self._memory:
             self._too_many += loaded
 
-    def let_go(self, tasks: Iterable[Task]) -> None:
+    def count_out(self, tasks: Iterable[Task]) -> None:
         """They wait no longer, or not with their payloads: these count no more."""
         self.kept -= sum([task.size for task in tasks if task.payload is not None])
 
@@ -217,7 +213,7 @@ class Index:
         while self.kept > self._memory and self._too_many:
             task = self._too_many.pop()
             if task.payload is not None and task.status in WAIT:
-                self.let_go([task])
+                self.count_out([task])
                 without_payload([task])
         self._too_many.clear()
 

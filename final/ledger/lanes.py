@@ -114,8 +114,8 @@ class Lanes:
 
     fairness: how often in a row a waiting lane may be passed over; None is strict
         priority, under which the lower lanes starve while a higher one never empties.
-    limited: kinds that have a limit of their own. ``hold`` and ``release`` say which may start; one
-        of which no job has waited is in ``unknown`` as soon as one does, and held until released.
+    limited: kinds that have a limit of their own. ``hold`` and ``release`` say which may start.
+        With its first job a kind is held, and in ``unknown`` until its owner has judged it.
     """
 
     def __init__(

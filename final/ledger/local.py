@@ -118,7 +118,7 @@ class LocalLedger:
             self._given.moves += recover(self._file, self._policies, wall)
             for feature in self._features:
                 feature.write(self._given.moves)
-            self._history.add(self._file.ended())
+            self._history.add(self._file.forgettable())
         self._file.recovered()
         load(self._file, self._index)
         return self._summary()
@@ -269,7 +269,7 @@ class LocalLedger:
         for timers, time in ((index.timers, self._now), (index.clock, self._wall)):
             while len(due) < AT_ONCE and timers.size and timers.head().key <= time:
                 task = timers.pop()
-                index.let_go([task])
+                index.count_out([task])
                 task.queued_at = task.key + (self._now - time)  # it has been ready since then
                 due.append(task)
         due.sort(key=lambda task: task.queued_at)
@@ -360,7 +360,7 @@ class LocalLedger:
         keys = self._keys.of(new, self._given.moves)
         admission = admit(new, known, room, self._options.overflow, keys)
         self._given.accepted, self._given.taken = admission.accepted, admission.taken
-        self._given.unknown, self._given.instead = admission.unknown, admission.instead
+        self._given.refused, self._given.instead = admission.refused, admission.instead
         for holder, task in keys.replaced:
             self._keys.replace_waiting(holder, task, index)
         self._let_in(admission)
@@ -408,7 +408,7 @@ class LocalLedger:
         self._token += 1
         self._given.claims = self._picker.batches(idle, cost, self._token, self._now)
         claimed = [task for batch in self._given.claims for task in batch]
-        self._index.let_go(claimed)
+        self._index.count_out(claimed)
         self._index.move(claimed, QUEUED, PROCESSING)
 
     def _load_payloads(self) -> None:

@@ -64,6 +64,12 @@ class SqliteLookups(abc.ABC):
     def _read(self, statement: str, values: Sequence[object]) -> list[tuple[Any, ...]]:
         """All rows of a query; from any thread."""
 
+    def clock(self, wall: float) -> float:
+        return wall
+
+    def hold_up_writing(self) -> bool:
+        return False
+
     def counts(self) -> dict[tuple[Priority, Status], int]:
         counts = {}
         for priority, status, count in self._read(COUNTS, ()):

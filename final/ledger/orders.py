@@ -12,7 +12,7 @@ from final.ledger.base import Cancel, CancelAll, Move, Purge, Retry, RetryAll
 from final.ledger.features.dependencies import Dependencies
 from final.ledger.features.holders import Holders
 from final.ledger.features.keys import KEY_IS_TAKEN
-from final.ledger.history import KEPT, History
+from final.ledger.history import FORGETTABLE, History
 from final.ledger.index import Index
 from final.ledger.sqlite import SqliteFile
 
@@ -104,11 +104,11 @@ class Orders:
         needed = self._dependencies.needed(tasks)
         tasks = [task for task in tasks if task.seq not in needed]
         gone = 0
-        for status in (*KEPT, Status.FAILED):
+        for status in (*FORGETTABLE, Status.FAILED):
             some = self._unmoved(tasks, status)
             self._index.move(some, status, None)
             gone += len(some)
-            if status in KEPT:
+            if status in FORGETTABLE:
                 self._history.purge([task.seq for task in some])
         return gone
 

@@ -232,6 +232,16 @@ def _require_place(path: str) -> None:
         raise StorageError("path is empty: give the path of a file.")
     if "\0" in path:
         raise StorageError(f"{path!r} has a null character: no file can have that name.")
+    try:
+        os.fsencode(path)
+        os.path.abspath(path)
+    except UnicodeEncodeError as error:
+        raise StorageError(f"{path!r}: no file can have that name ({error.reason}).") from None
+    except OSError:
+        raise StorageError(
+            f"{path} is within the current folder, which was removed: give a path that begins "
+            "with /, or go to another folder."
+        ) from None
     if os.path.isdir(path):  # (``Path`` raises for a name that is too long)
         raise StorageError(f"{path} is a folder: give the path of a file in it.")
     if os.path.exists(path) and not os.path.isfile(path):

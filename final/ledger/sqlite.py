@@ -305,7 +305,7 @@ class SqliteFile(Database, SqliteLookups):
         """Which of these ids are there already."""
         return {row[0] for row in self._among("SELECT id FROM job WHERE id IN ({})", job_ids)}
 
-    def ended(self) -> Iterator[int]:
+    def forgettable(self) -> Iterator[int]:
         """What the history may let go of, oldest first."""
         for (seq,) in self._writer.execute(
             "SELECT seq FROM job WHERE status IN ('completed', 'cancelled', 'dropped')"

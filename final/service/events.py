@@ -55,7 +55,7 @@ class Client:
         self._news.set()
 
     async def stream(self) -> AsyncIterator[bytes]:
-        while not self._closed:
+        while not self._closed or self._waiting or self._missed:
             try:
                 async with asyncio.timeout(PULSE):
                     await self._news.wait()
@@ -102,8 +102,9 @@ class Broadcast:
             self._unsubscribe = None
 
     def close(self) -> None:
-        """End all streams; their clients come back to the next process."""
+        """End all streams, with what is on its way; their clients come back to the next process."""
         self._closed = True
+        self._deliver(asyncio.get_running_loop())
         for client in self._clients:
             client.close()
 

@@ -117,7 +117,7 @@ def job_routes(service: Service) -> APIRouter:
         """Create jobs in order; a problem names in `accepted` those that are durable."""
 
         def enqueue() -> Created:
-            return _enqueue(queue, batch.jobs)
+            return _enqueue(queue, batch.jobs, "jobs.{}.")
 
         # With others of its least urgent lane: it may have to wait for room in that one.
         least_urgent = max((new.priority for new in batch.jobs), key=LANES.index)
@@ -252,13 +252,18 @@ def _created(queue: JobQueue, job_id: str, new: NewJob) -> JobView:
         return JobView.model_validate(given | not_yet | found)
 
 
-def _enqueue(queue: JobQueue, new: Sequence[NewJob]) -> Created:
-    """Store them, or raise what the client is to be told."""
+def _enqueue(queue: JobQueue, new: Sequence[NewJob], within: str = "") -> Created:
+    """Store them, or raise what the client is to be told. within: where the number of one goes."""
+    jobs = []
+    for number, each in enumerate(new):
+        try:
+            jobs.append(each.job())
+        except (TypeError, ValueError) as error:
+            raise _unacceptable(str(error), within.format(number)) from None
     try:
-        jobs = [each.job() for each in new]
         ids = queue.enqueue_many(jobs, timeout=PATIENCE)
-        existing = [there for job, there in zip(jobs, ids, strict=True) if job.id != there]
-        return Created(ids=ids, existing=list(dict.fromkeys(existing)))
+        own = {job.id for job, there in zip(jobs, ids, strict=True) if job.id == there}
+        return Created(ids=ids, existing=[i for i in dict.fromkeys(ids) if i not in own])
     except QueueFull as error:
         # Sent again, because an answer was lost? Then it is in, whether there is room or not.
         next_id = jobs[len(error.accepted)].id
@@ -275,7 +280,14 @@ def _enqueue(queue: JobQueue, new: Sequence[NewJob]) -> Created:
             **accepted(error.accepted),
         ) from None
     except (TypeError, ValueError) as error:
-        raise _unacceptable(str(error)) from None
+        said = str(error)
+        of_that_type = (
+            within.format(number)
+            for number, each in enumerate(new)
+            if said.startswith(f"Job.kind {each.type!r} has no handler")
+        )
+        # Where it is about something else, the sentence says which job by its id.
+        raise _unacceptable(said, next(of_that_type, "")) from None
 
 
 def _is_known(queue: JobQueue, job_id: str) -> bool:
@@ -286,9 +298,9 @@ def _is_known(queue: JobQueue, job_id: str) -> bool:
     return True
 
 
-def _unacceptable(sentence: str) -> Problem:
+def _unacceptable(sentence: str, within: str) -> Problem:
     """The queue has the last word. Its sentences begin with the field, as ``Job.kind``."""
     if not sentence.startswith("Job."):
         return invalid(detail=cut(sentence, 500))
     field, rest = named_field(sentence)
-    return invalid((field, rest), detail=f"{field} {cut(rest, 500)}")
+    return invalid((within + field, rest), detail=f"{within}{field} {cut(rest, 500)}")

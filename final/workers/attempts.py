@@ -16,6 +16,7 @@ from final.beyond.snooze import Again, Snooze
 from final.errors import PermanentFailure, QueueClosed
 from final.job import Job, Task
 from final.payload import Stored, decode, encode
+from final.workers import forks
 from final.workers.batch import Batch
 from final.workers.undone import PLAIN, WaitFor, finish, refuse_members
 
@@ -82,12 +83,17 @@ def attempt(
 ) -> Ending:
     """Call the handler, and turn whatever comes of it into an Ending."""
     context = copy_context()  # what a handler sets there, the next one must not find
+    depth = forks.depth
     try:
         value = context.run(handler, job_of(task))
         if type(value) not in PLAIN:
             value = context.run(finish, value, wait_for)
     except BaseException as error:
+        if forks.depth != depth:
+            forks.end(error)
         return failure(error)
+    if forks.depth != depth:
+        forks.end()
     return NOTHING_TO_KEEP if value is None else success(value, max_result)
 
 
@@ -97,10 +103,15 @@ def success(value: object, max_result: int) -> Ending:
         return NOTHING_TO_KEEP
     try:
         return Ending(result=encode("The result", value, max_result))
-    except (TypeError, ValueError) as error:
-        return _without_result(value, str(error))
-    except BaseException as error:  # code of the value's own, which ran to look at it
-        return _without_result(value, f"The result cannot be looked at: {failure(error).error}.")
+    except BaseException as error:
+        return _without_result(value, _why_not(error))
+
+
+def _why_not(error: BaseException) -> str:
+    """In the words of ``encode``, unless code of the value's own has raised, which ran to look."""
+    if type(error) in (TypeError, ValueError) and all(type(text) is str for text in error.args):
+        return str(error)
+    return f"The result cannot be looked at: {failure(error).error}."
 
 
 def _without_result(value: object, why: str) -> Ending:
@@ -154,7 +165,7 @@ def failure(error: BaseException) -> Ending:
         if all(isinstance(each, Snooze) for each in raised):
             moments = [each.again for each in raised if isinstance(each, Snooze)]
             return Ending(again=_latest(moments))
-        permanent = isinstance(error, PermanentFailure)
+        permanent = any(isinstance(each, PermanentFailure) for each in raised)
         closed = all(isinstance(each, QueueClosed) for each in raised)
         # The first of these is the error itself, also one whose text cannot be had; after it
         # come its notes. (A SyntaxError has its message last.)

@@ -29,6 +29,7 @@ class Batch:
     late: the job whose attempt has had its time, and may still clean up.
     told: the job that was told to stop. stop: what wakes or ends its handler, where there is
         a way. on_loop: whether a coroutine is waited for, so that this frees the worker.
+    sleepers: what wakes the threads of handlers that are in ``CurrentJob.sleep``.
     withdraw: takes the running job back where its coroutine has not begun; None: it has.
     awaited: what that is, where no thread waits for it; then the batch comes back to its pool.
     pool, worker: whose it is, and the thread that had it last.
@@ -48,6 +49,7 @@ class Batch:
         "pool",
         "running",
         "said",
+        "sleepers",
         "started",
         "stop",
         "tasks",
@@ -70,6 +72,7 @@ class Batch:
         self.stop: Callable[[], object] | None = None
         self.late: Task | None = None
         self.told: Task | None = None
+        self.sleepers: set[threading.Event] = set()
         self.on_loop = False
         self.withdraw: Callable[[], Task | None] = _has_begun
         self.awaited: object = None

@@ -26,7 +26,7 @@ SPAWN = multiprocessing.get_context("spawn")
 
 
 class ProcessEnded(Exception):
-    """There is nobody at the other end of the pipe, or half a message, which is as good."""
+    """There is nobody at the other end of the pipe, or half a message or none, which is as good."""
 
 
 class Process:
@@ -110,7 +110,7 @@ class Process:
         try:
             if timeout is None or self._pipe.poll(max(0.0, timeout)):
                 return self._pipe.recv()
-        except (EOFError, OSError, MemoryError):
+        except Exception:  # the end, or what no process of ours says: a handler wrote there
             raise ProcessEnded from None
         raise TimeoutError
 

@@ -30,6 +30,7 @@ from typing import Any
 
 from final.errors import PermanentFailure
 from final.job import Task
+from final.workers import forks
 from final.workers.attempts import LATER, Ending, Handler, Runner, failure, job_of, success
 from final.workers.batch import Batch
 from final.workers.current import enter_coroutine
@@ -128,12 +129,11 @@ class EventLoops:
         ``on_end`` is called once, in any thread, maybe before this returns. ``has_begun``: the
         handler, of which this goes on; else it begins with this, and can be withdrawn until then.
         """
-        batch, task, told = enter_coroutine()
+        batch, task = enter_coroutine()
         run = _Run(awaitable, batch, on_end, self)
 
         def stop() -> None:
             if batch.told is task:  # and not another job of this batch
-                told.set()
                 run.cancel()
 
         batch.stop, batch.on_loop = stop, True
@@ -339,7 +339,9 @@ class _Run:
         if self._claim.acquire(blocking=False):
             # A copy: this loop may be in it still, when the worker that is told of the end is.
             context = self.context.copy()
-            self._task = asyncio.create_task(self._to_its_end(), context=context)
+            here = asyncio.get_running_loop()
+            # Not by ``create_task``: a handler may have set a task factory, which may do anything.
+            self._task = asyncio.Task(self._to_its_end(), loop=here, context=context)
             self._task.add_done_callback(self._over)
             self.loop = loop
             self._loops.begun(self)
@@ -360,11 +362,16 @@ class _Run:
 
     async def _to_its_end(self) -> None:
         # Whatever it raises ends here. Of SystemExit and KeyboardInterrupt the loop would end.
+        depth = forks.depth
         try:
             self._value = await awaited(self._awaitable)
         except BaseException as error:
+            if forks.depth != depth:
+                forks.end(error)
             self.end(error)
         else:
+            if forks.depth != depth:
+                forks.end()
             self.end(None)
 
 

@@ -48,7 +48,6 @@ class CurrentJob:
         self._batch = batch
         self._look_up = look_up  # in a process of its own these two are set there
         self._note = note
-        self._told: threading.Event | None = None  # of a coroutine: set when it is told to stop
 
     @property
     def cancelled(self) -> bool:
@@ -93,11 +92,13 @@ class CurrentJob:
         until = time.monotonic() + seconds
         if self.deadline is not None:
             until = min(until, self.deadline)
-        wake = self._told or threading.Event()
-        if self._told is None and self._batch is not None:
-            self._batch.stop = wake.set  # first this, then the look at `cancelled`
+        wake = threading.Event()
+        sleepers = set() if self._batch is None else self._batch.sleepers
+        sleepers.add(wake)  # first this, then the look at `cancelled`
         while not self.cancelled and (remaining := until - time.monotonic()) > 0:
             wake.wait(min(remaining, threading.TIMEOUT_MAX))
+            wake.clear()  # another job of the batch may have been told, whose handler left a thread
+        sleepers.discard(wake)
         return not self.cancelled
 
 
@@ -123,36 +124,38 @@ class Ways(NamedTuple):
 
 # What the worker of this context is on. A coroutine inherits it from the attempt that has called
 # its function; in a process of its own it is set there.
-_running: ContextVar[CurrentJob | tuple[Batch, Ways]] = ContextVar("final.current_job")
+_running: ContextVar[CurrentJob | tuple[Batch, Task, Ways]] = ContextVar("final.current_job")
 
 
 def current_job() -> CurrentJob:
     """The job that the calling handler runs. Raises RuntimeError outside of a handler."""
     running = _running.get(None)
-    if running is None:
-        raise RuntimeError("current_job() is for handlers: no job runs in this thread.")
     if isinstance(running, CurrentJob):
         return running
-    batch, ways = running
-    task = batch.running
-    if task is None:
-        raise RuntimeError("current_job() is for handlers: no job runs in this thread.")
-    timeout = ways.timeout(task.kind, task.timeout)
-    deadline = None if timeout == math.inf else batch.started + timeout
-    return CurrentJob(task, batch.attempt, batch.token, deadline, batch, ways.look_up, ways.note)
+    if running is not None:
+        batch, task, ways = running
+        started, attempt = batch.started, batch.attempt  # first these, then the look at `running`
+        if batch.running is task:  # else it has ended, and left this thread behind
+            timeout = ways.timeout(task.kind, task.timeout)
+            deadline = None if timeout == math.inf else started + timeout
+            return CurrentJob(task, attempt, batch.token, deadline, batch, ways.look_up, ways.note)
+    raise RuntimeError("current_job() is for handlers: no job runs in this thread.")
 
 
 def current_batch() -> Batch | None:
     """The batch of the handler that calls; None outside of handlers, and in another process.
 
     Also where ``asyncio.to_thread`` runs something for a coroutine, since that takes the context
-    along; None if the attempt has ended before it.
+    along, or a handler its own thread; None if the attempt has ended before it.
     """
     running = _running.get(None)
-    if not isinstance(running, CurrentJob):
-        return None if running is None else running[0]
-    batch = running._batch
-    return batch if batch is not None and batch.running is running._task else None
+    if running is None:
+        return None
+    if isinstance(running, CurrentJob):
+        batch, task = running._batch, running._task
+    else:
+        batch, task, _ = running
+    return batch if batch is not None and batch.running is task else None
 
 
 def pass_on(job: CurrentJob, said: Progress) -> None:
@@ -163,9 +166,9 @@ def pass_on(job: CurrentJob, said: Progress) -> None:
     job._note(job._task, job.token, said)
 
 
-def enter_batch(batch: Batch, ways: Ways) -> None:
-    """This thread works on ``batch`` now. Once a batch, so that quick jobs pay nothing."""
-    _running.set((batch, ways))
+def enter_attempt(batch: Batch, task: Task, ways: Ways) -> None:
+    """This thread works on ``task`` of ``batch`` now. Quick jobs pay next to nothing for it."""
+    _running.set((batch, task, ways))
 
 
 def enter_job(job: CurrentJob, look_up: LookUp, note: Note) -> None:
@@ -174,14 +177,12 @@ def enter_job(job: CurrentJob, look_up: LookUp, note: Note) -> None:
     _running.set(job)
 
 
-def enter_coroutine() -> tuple[Batch, Task, threading.Event]:
+def enter_coroutine() -> tuple[Batch, Task]:
     """This context is that of a coroutine now, which may outlast its batch: see its `finally`.
 
-    Returns the batch and the job that it belongs to, and what to set when it is told to stop:
-    ``sleep`` waits on that, in whatever thread the coroutine lets it.
+    Returns the batch and the job that it belongs to.
     """
     job = current_job()
     assert job._batch is not None, "in a process nothing is awaited"
-    job._told = threading.Event()
     _running.set(job)
-    return job._batch, job._task, job._told
+    return job._batch, job._task

@@ -8,10 +8,61 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from typing import Any
 
 # How long the end of a queue waits for what is still on its loops.
 CLOSE_SECONDS = 1.0
+
+
+class _Threads(ThreadPoolExecutor):
+    """For ``asyncio.to_thread``: a thread for each call.
+
+    In a pool of so many the calls that wait for each other's jobs could fill it; and its threads
+    are waited for when the program ends. Where the system has no thread left, a call waits for one
+    of these.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._mutex = threading.Lock()  # guards the next two
+        self._calls: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
+        self._at_work = 0  # threads
+
+    def submit(self, call: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        with self._mutex:
+            self._calls.append((future, partial(call, *args, **kwargs)))
+            try:
+                threading.Thread(target=self._work, name="final-to-thread", daemon=True).start()
+                self._at_work += 1
+            except RuntimeError:
+                if not self._at_work:  # nobody would ever take it
+                    self._calls.pop()
+                    raise
+        return future
+
+    def _work(self) -> None:
+        while True:
+            with self._mutex:
+                if not self._calls:
+                    self._at_work -= 1
+                    return
+                future, call = self._calls.popleft()
+            if future.set_running_or_notify_cancel():
+                _carry_out(call, future)
+            del future, call  # nobody else may need them any more
+
+
+def _carry_out(call: Callable[[], Any], future: Future[Any]) -> None:
+    try:
+        future.set_result(call())
+    except BaseException as error:
+        future.set_exception(error)
+        del future  # or the error would hold itself: its traceback has this frame
 
 
 class EventLoop:
@@ -19,6 +70,7 @@ class EventLoop:
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
+        self._loop.set_default_executor(_Threads())
         self._leaving = False
         self._ending: asyncio.Task[None] | None = None  # held here, since a loop holds none
         self._thread = threading.Thread(target=self._run, name="final-asyncio", daemon=True)
@@ -59,11 +111,12 @@ class EventLoop:
             with contextlib.suppress(BaseException):
                 self._loop.run_forever()
         with contextlib.suppress(BaseException):
+            self._loop.set_task_factory(None)  # one that a handler has set
             self._loop.run_until_complete(_cancel_all())
         self._loop.close()
 
     def _start_ending(self) -> None:
-        self._ending = self._loop.create_task(self._end_when_idle())
+        self._ending = asyncio.Task(self._end_when_idle(), loop=self._loop)
 
     async def _end_when_idle(self) -> None:
         while others := asyncio.all_tasks() - {asyncio.current_task()}:

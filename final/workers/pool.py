@@ -20,7 +20,7 @@ from collections.abc import Callable
 from final.job import Outcome, Task
 from final.workers.attempts import LATER, NOTHING_TO_KEEP, Ending, Runner
 from final.workers.batch import Batch, Report
-from final.workers.current import Delay, Ways, current_batch, enter_batch
+from final.workers.current import Delay, Ways, current_batch, enter_attempt
 from final.workers.handlers import Handlers
 
 
@@ -118,6 +118,8 @@ class WorkerPool:
         batch.told = task
         if (stop := batch.stop) is not None:  # looked at once: the worker may take it away
             stop()
+        for wake in batch.sleepers.copy():
+            wake.set()
 
     def obeys(self, batch: Batch, task: Task) -> bool:
         """Whether ``tell`` frees the worker in any case: a coroutine, or a process."""
@@ -167,7 +169,6 @@ class WorkerPool:
     def _work_off(self, batch: Batch) -> bool:
         """Run its jobs and report; False where somebody else has ended it meanwhile."""
         batch.pool, batch.worker = self, threading.current_thread()
-        enter_batch(batch, self._ways)
         if batch.awaited is not None and not self._go_on(batch):
             return True
         batch.running = None
@@ -201,6 +202,7 @@ class WorkerPool:
         """Its coroutine has ended; False if there is one more to wait for."""
         task = batch.running
         assert task is not None, "it is this job that was waited for"
+        enter_attempt(batch, task, self._ways)
         ending = self._handlers.of(task.kind).go_on(batch)
         if ending is LATER:
             return False
@@ -216,6 +218,7 @@ class WorkerPool:
         batch.started = self._clock()
         batch.attempt = task.attempts
         batch.running = task
+        enter_attempt(batch, task, self._ways)
         if task.cancelled:  # while it waited in the batch
             return CANCELLED_BEFORE_START
         return unfit or runner.run(batch, task)

@@ -186,7 +186,8 @@ def write(
         f"Measured by `make bench` (SIZE={size}) on {today}, in one run. To have\n"
         "the figures of your machine here, type it again. The contenders of a table took turns\n"
         "over several rounds; the figures are medians, the ranges smallest to largest, and the\n"
-        "ratios are what carries over to another machine. How each peer is set up stands in\n"
+        "ratios are what carries over to another machine. Two tables were measured at different\n"
+        "minutes: compare within one. How each peer is set up stands in\n"
         "[tests/benchmarks/peers.py](../tests/benchmarks/peers.py).",
         markdown(["", "this machine"], [list(line) for line in machine.lines()]),
         f"Peers: {', '.join(versions) or 'none installed'}.",

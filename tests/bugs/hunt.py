@@ -67,13 +67,16 @@ class Hunt:
     def begin(cls, number: int | None, *, at_random: bool = False) -> Hunt:
         """Plant a bug in a fresh copy: this one, or of those not solved yet the easiest."""
         hunt = cls(zoo()[number or _unsolved(at_random)])
-        if hunt.folder.exists():  # somebody's work: it is kept until the hunt after this one
-            shutil.rmtree(BUILD / "hunt-before", ignore_errors=True)
-            hunt.folder.rename(BUILD / "hunt-before")
+        place, hunt.folder = hunt.folder, BUILD / "hunt-new"  # so it may be interrupted
+        shutil.rmtree(hunt.folder, ignore_errors=True)
         copy_of_everything(hunt.folder)
         hunt.bug.plant(hunt.folder)
         (hunt.folder / "README.md").write_text(_readme(hunt.bug), encoding="utf-8")
         hunt._save()
+        if place.exists():  # somebody's work: it is kept until the hunt after this one
+            shutil.rmtree(BUILD / "hunt-before", ignore_errors=True)
+            place.rename(BUILD / "hunt-before")
+        hunt.folder = hunt.folder.rename(place)
         return hunt
 
     @classmethod

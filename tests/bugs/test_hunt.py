@@ -107,6 +107,24 @@ class TestHunt:
         Hunt.begin(2)
         assert (build / "hunt-before" / "improved" / "notes.txt").exists()
 
+    def test_so_it_is_where_the_next_hunt_was_interrupted(
+        self, build: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        Hunt.begin(2)
+        (build / "hunt" / "improved" / "notes.txt").touch()
+
+        def cut_short(folder: Path) -> None:
+            folder.mkdir()
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(hunt, "copy_of_everything", cut_short)
+            with pytest.raises(KeyboardInterrupt):
+                Hunt.begin(3)
+        assert Hunt.current().bug.number == 2
+        Hunt.begin(3)
+        assert (build / "hunt-before" / "improved" / "notes.txt").exists()
+
 
 class TestCommands:
     def run(self, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:

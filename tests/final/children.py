@@ -179,7 +179,7 @@ def crash_in_company(path: str) -> None:
         for _ in range(50):  # so that it learns that they are quick
             queue.wait(queue.enqueue(Job()), DEADLINE)
         queue.enqueue_many([Job("killer" if n == 200 else str(n)) for n in range(400)])
-    queue.join(DEADLINE)
+    queue.join(2 * DEADLINE)  # else the test would take it for one more crash
     queue.close()
 
 
@@ -393,15 +393,17 @@ def leave(path: str, what: str) -> None:
 
     async def coroutine(job: Job) -> None:
         started.write(job.id)
-        if job.id == "running":
+        if job.id == "running" and what == "coroutine":
             await asyncio.sleep(3600)
+        if job.id == "running":
+            await asyncio.to_thread(threading.Event().wait)
 
     logging.disable()
     options: dict[str, Any] = {"path": path, "workers": 1, "backoff": NOT_TODAY}
     if what == "process":
         queue = JobQueue(hang_at_first, executor="process", **options)
     else:
-        queue = JobQueue(coroutine if what == "coroutine" else handler, **options)
+        queue = JobQueue(coroutine if "coroutine" in what else handler, **options)
     if what == "subscriber":
         queue.subscribe(lambda transition: threading.Event().wait())
     note = path + ".pid"
@@ -443,6 +445,25 @@ def with_processes(path: str, note: str) -> None:
     queue.enqueue(Job(payload=note, kind="busy"))
     say(queue.wait(queue.enqueue(Job(kind="idle")), 3 * DEADLINE).result)
     wait_for_parent()
+
+
+def fork_in_a_handler(path: str, kind: str, how: str) -> None:
+    """What a fork does that comes back from the handler; says with what it has ended."""
+
+    def forks(job: Job) -> int:
+        if pid := os.fork():
+            return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        if how == "return":
+            return 1
+        raise SystemExit(3) if how == "sys.exit" else ValueError("in the fork")
+
+    async def forks_as_a_coroutine(job: Job) -> int:
+        return forks(job)
+
+    handlers = {"thread": forks, "coroutine": forks_as_a_coroutine}
+    with JobQueue(handlers, path=path, max_retries=0) as queue:
+        record = queue.wait(queue.enqueue(Job(kind=kind)), DEADLINE)
+        say(f"the fork ended with {record.result}")
 
 
 def fork_beside_processes(path: str) -> None:

@@ -14,7 +14,9 @@ from tests.final.helpers import HeldUp, OpenQueue
 from tests.helpers import Background, Gate, Journal
 
 # A busy machine is slow, not wrong: pytest-timeout ends what hangs.
-hypothesis.settings.register_profile("no deadline", deadline=None)
+hypothesis.settings.register_profile(
+    "no deadline", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
 hypothesis.settings.load_profile("no deadline")
 
 

@@ -40,6 +40,11 @@ def producers_in_line(queue: JobQueue) -> int:
     return len(list(queue._dispatcher._producers))
 
 
+def messages(queue: JobQueue) -> int:
+    """How many wait for the dispatcher's next turn."""
+    return queue._dispatcher.inbox.qsize()
+
+
 def long_look(queue: JobQueue) -> AbstractContextManager[object]:
     """As long as somebody looks at all jobs of a large file."""
     assert isinstance(queue._ledger, LocalLedger)
@@ -97,6 +102,18 @@ def before_each_turn(queue: JobQueue, act: Callable[[], None]) -> None:
 def file(queue: JobQueue) -> SqliteFile:
     assert isinstance(queue._ledger, LocalLedger)
     return queue._ledger._file
+
+
+def in_the_next_look(queue: JobQueue, act: Callable[[], object]) -> None:
+    """As a signal handler or a finalizer: in the middle of a query, in the thread that asks it."""
+    reader = file(queue)._reader
+
+    def interrupt() -> int:
+        reader.set_progress_handler(None, 0)
+        act()
+        return 0
+
+    reader.set_progress_handler(interrupt, 1)
 
 
 def before_each_commit(queue: JobQueue, act: Callable[[Sequence[Move]], None]) -> None:

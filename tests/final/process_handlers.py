@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import signal
 import socket
+import stat
 import sys
 import threading
 import time
@@ -78,6 +80,11 @@ def misbehave(job: Job) -> object:
         raise SystemExit("leaving")
     if job.payload == "close all files":
         os.closerange(3, 256)
+    if job.payload == "write into all sockets":
+        for number in range(3, 256):
+            with contextlib.suppress(OSError):
+                if stat.S_ISSOCK(os.fstat(number).st_mode):
+                    os.write(number, b"\0\0\0\5hello")
     if job.payload == "exception that cannot be pickled":
         raise Unpicklable
     if job.payload == "result that cannot be pickled":

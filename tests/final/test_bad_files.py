@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from final import Job, Pause, Status, StorageError, Unique, UnknownJob
+from final import Job, JobQueue, Pause, Status, StorageError, Unique, UnknownJob
 from final.ledger.schema import SCHEMA_VERSION
 from tests.final.helpers import (
     POSIX,
@@ -37,6 +37,21 @@ from tests.helpers import DEADLINE, Background, Gate, Journal
 
 
 class TestPlaces:
+    def test_a_name_that_no_file_can_have_is_refused(self, open_queue: OpenQueue) -> None:
+        with pytest.raises(StorageError, match="no file can have that name"):
+            open_queue(nothing, path="/tmp/\ud800.db")
+
+    @pytest.mark.skipif(not POSIX, reason="Windows keeps the folder that one is in.")
+    def test_so_is_one_in_a_folder_that_was_removed(
+        self, open_queue: OpenQueue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "gone").mkdir()
+        monkeypatch.chdir(tmp_path / "gone")
+        (tmp_path / "gone").rmdir()
+        with pytest.raises(StorageError, match=r"jobs\.db is within the current folder, which was"):
+            open_queue(nothing, path="jobs.db")
+        assert completes(open_queue(nothing, path=tmp_path / "jobs.db"))
+
     def test_a_folder_is_refused(self, open_queue: OpenQueue, tmp_path: Path) -> None:
         with pytest.raises(StorageError, match=r"is a folder: give the path of a file in it\."):
             open_queue(nothing, path=tmp_path)
@@ -200,6 +215,12 @@ JobQueue(print, path=sys.argv[1])
 """
 
 
+def test_an_old_sqlite_is_said(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sqlite3.sqlite_version_info", (3, 34, 1))
+    with pytest.raises(StorageError, match=r"it takes 3\.35 or newer"):
+        JobQueue(nothing, path=path)
+
+
 class TestOldFiles:
     @pytest.mark.parametrize("schema", range(1, SCHEMA_VERSION))
     def test_a_file_of_an_older_release_is_brought_up_to_date_with_all_that_is_in_it(
@@ -307,6 +328,13 @@ class TestDamage:
         assert Path(path).read_bytes() == before
 
 
+def a_tick(kind_and_more: str, next_tick: str = "1") -> str:
+    """Of an entry whose job was written by another program."""
+    rest = "'priority', 'low', 'timeout', NULL, 'group', NULL, 'unique', NULL, 'meta', NULL"
+    job = f"json_patch(json_object({rest}), json_object('kind', {kind_and_more}))"
+    return f"periodic SELECT 'n', 'every 5 s', 'UTC', 'once', {job}, '1', 0, NULL, {next_tick}"
+
+
 class TestRowsOfAnotherProgram:
     """One that makes no sense is that one's trouble: the file opens, and the others run."""
 
@@ -341,6 +369,29 @@ class TestRowsOfAnotherProgram:
         *("timeout = 'long'", "attempts = 'two'", "enqueued_at = 'now'", "due_at = 'soon'"),
         *("token = 'x'", "place = 'first'", "interrupted = 'once'"),
     )
+
+    @pytest.mark.parametrize(
+        "row",
+        [
+            "pause VALUES ('priority', 'urgent')",
+            "pause VALUES ('moon', '')",
+            "setting VALUES ('workers', 'many')",
+            "setting VALUES ('workers', 0)",  # nothing would ever run
+            "periodic VALUES ('n', 'every 5 s', 'UTC', 'once', '{\"kind\": 1}', '', 0, NULL, 1)",
+            a_tick("'default', 'timeout', 'x'"),  # it would end the queue
+            a_tick("'default', 'group', json_array(7)"),  # nothing could be written
+            a_tick("'default'", next_tick="1e300"),
+        ],
+    )
+    def test_also_one_of_what_is_paused_or_comes_by_itself(
+        self, row: str, file: Callable[[str, str], None], open_queue: OpenQueue, path: str
+    ) -> None:
+        file("done", "kind = 'default'")
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            connection.execute(f"INSERT INTO {row}")
+            connection.commit()
+        queue = open_queue(nothing, path=path)
+        assert queue.wait(queue.enqueue(Job()), DEADLINE).status is Status.COMPLETED
 
     @pytest.mark.parametrize("change", CHANGES)
     @pytest.mark.parametrize("job_id", ["waits", "dead"])

@@ -39,6 +39,20 @@ class Unlookable(dict[str, int]):
         raise ZeroDivisionError
 
 
+class Untellable(Unlookable):
+    """Its error is of a class that is looked for, and cannot be told."""
+
+    def __init__(self, base: type[Exception]) -> None:
+        super().__init__(a=1)
+        self._error = type("Untold", (base,), {"__str__": self._tell})
+
+    def items(self) -> Any:
+        raise self._error
+
+    def _tell(self, *_: object) -> NoReturn:
+        raise self._error
+
+
 def raise_at_length(job: Job) -> None:
     raise ValueError("x" * int(str(job.payload)) + " the end")
 
@@ -216,6 +230,8 @@ UNSTORABLE: dict[str, tuple[Callable[[], object], str]] = {
     "an iterator": (lambda: iter([1]), "list_iterator"),
     "too large": (lambda: b"x" * 101, "101 bytes, more than the limit of 100"),
     "raises when looked at": (lambda: Unlookable(a=1), "Unlookable|ZeroDivisionError"),
+    "raises an untold TypeError": (lambda: Untellable(TypeError), "Untold"),
+    "raises an untold ValueError": (lambda: Untellable(ValueError), "Untold"),
 }
 
 

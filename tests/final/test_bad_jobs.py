@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -25,6 +26,7 @@ from final import (
     QueueClosed,
     QueueFull,
     Status,
+    Unique,
 )
 from tests.final.helpers import (
     OpenQueue,
@@ -57,7 +59,49 @@ def assert_untouched(queue: JobQueue) -> None:
     assert completes(queue)
 
 
+def only_here(name: str) -> Callable[..., Any]:
+    """What ``float`` does by this name, in the main thread alone."""
+
+    def do(*given: Any) -> Any:
+        if threading.current_thread() is not threading.main_thread():
+            raise SystemExit(f"{name} of a number of one's own")
+        return getattr(float, name)(*given)
+
+    return do
+
+
+OwnNumber: Any = type(
+    "OwnNumber",
+    (float,),
+    {n: only_here(n) for n in ("__add__", "__radd__", "__sub__", "__rsub__", "__lt__", "__gt__")},
+)
+
+
+class OwnTime(datetime):
+    def timestamp(self) -> float:
+        return OwnNumber(super().timestamp())  # type: ignore[no-any-return]
+
+
+OF_ONES_OWN: dict[str, Callable[[], dict[str, Any]]] = {
+    "run_at": lambda: {"run_at": OwnTime.now(UTC) + timedelta(seconds=0.1)},
+    "within": lambda: {"unique": Unique("key", within=OwnNumber(0.1))},
+    "max_wait": lambda: {
+        "unique": Unique("key", then="replace", max_wait=OwnNumber(0.2)),
+        "run_at": 0.1,
+    },
+}
+
+
 class TestFields:
+    @pytest.mark.parametrize("fields", OF_ONES_OWN.values(), ids=OF_ONES_OWN.keys())
+    def test_a_number_of_ones_own_does_not_end_the_queue(
+        self, queue: JobQueue, fields: Callable[[], dict[str, Any]]
+    ) -> None:
+        """Its methods may raise anything: the queue's own thread runs none of them."""
+        ids = [queue.enqueue(Job(**fields())) for _ in range(2)]
+        assert queue.wait(ids[-1], DEADLINE).status is Status.COMPLETED
+        assert completes(queue)
+
     @pytest.mark.parametrize("priority", ["urgent", "HIGH", "", 0, 1, None, [], True], ids=repr)
     def test_an_unknown_priority_is_refused(self, priority: Any) -> None:
         with pytest.raises(ValueError, match=r"Job\.priority must be one of high, medium, low"):

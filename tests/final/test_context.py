@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 import decimal
 from collections.abc import Callable
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from typing import Any
 
 import pytest
 
 from final import Job, current_job
 from tests.final.helpers import AT_ONCE, OpenQueue, learn_that_jobs_are_quick
-from tests.helpers import DEADLINE
+from tests.helpers import DEADLINE, Background, Gate
 
 tenant: ContextVar[str | None] = ContextVar("tenant", default=None)
 
@@ -98,3 +98,26 @@ def test_the_precision_of_decimals_is_a_jobs_own(open_queue: OpenQueue) -> None:
     queue = open_queue(handler, workers=1)
     first, second = queue.map([None, None], timeout=DEADLINE)
     assert first == second
+
+
+def test_a_thread_that_a_handler_has_left_is_not_taken_for_the_next_job(
+    open_queue: OpenQueue, gate: Gate
+) -> None:
+    left: list[Background] = []
+
+    def ask() -> str:
+        gate.wait()
+        return current_job().id
+
+    def handler(job: Job) -> None:
+        if job.id == "leaves it":
+            left.append(Background(copy_context().run, ask))
+        elif job.id == "next":
+            gate.open()
+            with pytest.raises(RuntimeError, match="no job runs in this thread"):
+                left[0].result()
+
+    queue = open_queue(handler, workers=1)
+    learn_that_jobs_are_quick(queue)
+    for job_id in queue.enqueue_many([Job("leaves it"), Job("next")]):
+        assert queue.wait(job_id, DEADLINE).error is None

@@ -27,7 +27,16 @@ from final.ledger.limits import Gate as Limits
 from final.ledger.picking import Picker
 from tests.final import inside
 from tests.final.engine import Engine, ask, jobs, report
-from tests.final.helpers import AT_ONCE, POSIX, ROOT, HeldUp, OpenQueue, eventually, reaches
+from tests.final.helpers import (
+    AT_ONCE,
+    POSIX,
+    ROOT,
+    HeldUp,
+    OpenQueue,
+    eventually,
+    is_closing,
+    reaches,
+)
 from tests.final.process_handlers import ReadyBy
 from tests.helpers import DEADLINE, Background, Gate, Journal
 
@@ -415,7 +424,7 @@ class TestPause:
             handler = ReadyBy(server.getsockname())
             queue = open_queue(handler, executor="process", workers=1)
             queue.enqueue(Job("a"))
-            server.settimeout(DEADLINE)
+            server.settimeout(3 * DEADLINE)  # a process takes its time to start
             line, _ = server.accept()
             queue.pause()
             reaches(queue, "a", Status.QUEUED)
@@ -575,6 +584,7 @@ class TestClosing:
         queue.pause(group="a")
         queue.enqueue_many([Job(group="a"), *(Job(str(n), group="b") for n in range(3))])
         call = Background(queue.close, True, None)
+        eventually(lambda: is_closing(queue), "the closing to begin")
         gate.open()
         assert call.result() is False
         assert sorted(done.entries) == ["0", "1", "2"]
@@ -598,6 +608,7 @@ class TestClosing:
         queue.pause()
         queue.enqueue(Job("waits"))
         call = Background(queue.close, True, None)
+        eventually(lambda: is_closing(queue), "the closing to begin")
         queue.resume()
         gate.open()
         assert call.result() is True

@@ -42,6 +42,17 @@ class TestFork:
         assert (code, errors) == (0, "")
         assert in_file(path, "status, attempts") == [("completed", 1)] * 2
 
+    @pytest.mark.parametrize("kind", ["thread", "coroutine"])
+    @pytest.mark.parametrize(("how", "ended"), [("return", 0), ("sys.exit", 3), ("raise", 1)])
+    def test_one_that_comes_back_from_a_handler_ends(
+        self, path: str, kind: str, how: str, ended: int
+    ) -> None:
+        """Or it would be a worker for ever, and the handler that waits for it, too."""
+        code, lines, errors = run_child("fork_in_a_handler", path, kind, how)
+        assert (code, lines) == (0, [f"the fork ended with {ended}"])
+        assert ("ValueError: in the fork" in errors) == (how == "raise")
+        assert in_file(path, "status, attempts") == [("completed", 1)]
+
     def test_nor_do_the_processes_of_its_workers(self, path: str) -> None:
         code, lines, errors = run_child("fork_beside_processes", path)
         assert lines == ["the fork ended with 0", "the process is the same: True"]
@@ -49,7 +60,9 @@ class TestFork:
 
 
 class TestExit:
-    @pytest.mark.parametrize("what", ["thread", "coroutine", "process", "subscriber"])
+    @pytest.mark.parametrize(
+        "what", ["thread", "coroutine", "coroutine in a thread", "process", "subscriber"]
+    )
     def test_a_program_that_just_ends_ends(
         self, open_queue: OpenQueue, path: str, what: str
     ) -> None:

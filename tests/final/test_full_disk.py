@@ -122,8 +122,14 @@ class TestNoRoomInTheFile:
         eventually(lambda: queue.metrics().storage_error is None, "the queue to find out")
 
     def test_the_log_says_when_it_begins_and_when_it_is_over(
-        self, open_queue: OpenQueue, path: str, caplog: pytest.LogCaptureFixture
+        self,
+        open_queue: OpenQueue,
+        path: str,
+        caplog: pytest.LogCaptureFixture,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
+        # What is small can be written all the time: it must not try that between the three.
+        monkeypatch.setattr("final.engine.dispatcher.STORAGE_RETRY_SECONDS", DEADLINE)
         queue = open_queue(nothing, path=path)
         disk = Disk(queue)
         for _ in range(3):

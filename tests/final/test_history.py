@@ -12,6 +12,7 @@ import pytest
 
 from final import Job, JobQueue, Priority, Status, UnknownJob, current_job
 from final.ledger import history
+from final.ledger.base import Move
 from final.ledger.sqlite import SqliteFile
 from tests.final import inside
 from tests.final.helpers import AT_ONCE, OpenQueue, eventually, in_file, nothing
@@ -211,17 +212,35 @@ class TestBitByBit:
         assert max(sizes) <= 7
 
     def test_jobs_run_meanwhile(
-        self, open_queue: OpenQueue, path: str, monkeypatch: pytest.MonkeyPatch
+        self, open_queue: OpenQueue, path: str, monkeypatch: pytest.MonkeyPatch, gate: Gate
     ) -> None:
         with open_queue(nothing, path=path) as queue:
             run_many(queue, 200)
         monkeypatch.setattr(history, "AT_ONCE", 1)
         sizes: list[int] = []
-        monkeypatch.setattr(SqliteFile, "forget", counting(sizes, SqliteFile.forget))
+        forgets, forget = Journal(), counting(sizes, SqliteFile.forget)
+        before_it_started: list[int] = []
+
+        def forget_when_it_is_there(file: SqliteFile, seqs: Sequence[int]) -> None:
+            forgets.write("begins")
+            gate.wait()
+            forget(file, seqs)
+
+        def note(moves: Sequence[Move]) -> None:
+            if any(t.id == "x" for m in moves if m.target is Status.PROCESSING for t in m.tasks):
+                before_it_started.append(sum(sizes))
+
+        monkeypatch.setattr(SqliteFile, "forget", forget_when_it_is_there)
         queue = open_queue(nothing, path=path, history=0)
-        assert queue.enqueue(Job("x")) == "x"
+        inside.before_each_commit(queue, note)
+        forgets.wait_for("begins")
+        enqueued = Background(queue.enqueue, Job("x"))
+        eventually(lambda: inside.messages(queue) > 0, "the job to be there")
+        gate.open()
+        assert enqueued.result() == "x"
         queue.join(DEADLINE)
-        assert sum(sizes) < 200, "Everything was forgotten before the first job could run."
+        [forgotten] = before_it_started
+        assert forgotten < 200, "Everything was forgotten before the first job could run."
 
 
 class TestReopening:

@@ -290,8 +290,8 @@ class TestWaitingForAFullKind:
         queue = open_queue({"tree": Kind(run, workers=2)}, workers=4)
         queue.enqueue_many([Job(payload=p, kind="tree", id=p) for p in ("busy", "child")][:1])
         reaches(queue, "busy", Status.PROCESSING)
-        queue.enqueue(Job("parent", "parent", kind="tree", run_at=0.05))
-        queue.enqueue(Job("child", "child", kind="tree", run_at=0.1))
+        parent = Job("parent", "parent", kind="tree", run_at=0.05)
+        queue.enqueue_many([parent, Job("child", "child", kind="tree", run_at=0.1)])
         reaches(queue, "parent", Status.PROCESSING)
         reaches(queue, "child", Status.QUEUED)
         gate.open()
@@ -430,6 +430,12 @@ class TestTypos:
             ("rate_limit", {"a": LeakyBucket(1)}, TypeError, "Kind.rate_limit must be a TokenB"),
             ("workers", 0, ValueError, "Kind.workers must be at least 1, not 0."),
             ("workers", True, TypeError, "Kind.workers must be a whole number, not True."),
+            (
+                "workers",
+                10**400,
+                ValueError,
+                "Kind.workers must be at most 1,000,000,000, not one so large.",
+            ),
             ("executor", "fork", ValueError, "Kind.executor must be one of thread, process"),
         ],
     )

@@ -11,7 +11,7 @@ import pytest
 from final import Job, Status
 from final.engine.events import lines_of
 from final.ledger.base import Move
-from tests.final.helpers import AT_ONCE, OpenQueue, in_file, nothing
+from tests.final.helpers import AT_ONCE, OpenQueue, completes, in_file, nothing
 from tests.helpers import DEADLINE, Background, Gate, Journal
 
 
@@ -73,6 +73,7 @@ class TestTransitions:
         queue = open_queue(handler)
         queue.enqueue(Job("x"))
         started.wait_for("x")
+        queue.metrics()  # the turn that has started it is over: it has told of that
         caplog.set_level(logging.DEBUG, "final")
         Background(queue.close, True, 0).result()
         assert lines(caplog, logging.DEBUG) == ["job x queued, attempts 0"]
@@ -170,6 +171,17 @@ class TestOff:
         caplog.set_level(logging.DEBUG, "final")
         with pytest.raises(AssertionError, match="Somebody has looked"):
             list(lines_of([move], 0.0))
+
+    def test_whoever_configures_the_log_may_ask_the_queue(
+        self, open_queue: OpenQueue, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """As a handler does that ``dictConfig`` makes, under a lock of ``logging``."""
+        queue = open_queue(nothing)
+        caplog.set_level(logging.INFO, "final")  # what was known of levels is forgotten
+        lock = getattr(logging, "_lock")  # noqa: B009
+        with lock:
+            asked = Background(lambda: [completes(queue), completes(queue)])
+            assert asked.result() == [True, True]
 
     def test_at_critical_there_is_none_of_a_failure_either(
         self, open_queue: OpenQueue, made: list[str], caplog: pytest.LogCaptureFixture

@@ -323,7 +323,8 @@ class TestDelete:
 
 
 def test_the_history_is_as_long_as_ever_after_a_purge(open_queue: OpenQueue) -> None:
-    queue = open_queue({"a": nothing, "b": nothing}, history=20)
+    # With one worker, so that they end in the order in which they come.
+    queue = open_queue({"a": nothing, "b": nothing}, workers=1, history=20)
     for turn in range(3):
         for number in range(30):
             queue.enqueue(Job(f"{turn}-{number}", kind="ab"[number % 2]))

@@ -16,7 +16,16 @@ from final.beyond.meta import NO_META, Meta
 from final.ledger.features import metas
 from tests.final import process_handlers
 from tests.final.engine import Engine, jobs
-from tests.final.helpers import AT_ONCE, NOT_TODAY, HeldUp, OpenQueue, eventually, nothing, reaches
+from tests.final.helpers import (
+    AT_ONCE,
+    NOT_TODAY,
+    HeldUp,
+    OpenQueue,
+    eventually,
+    fall_due,
+    nothing,
+    reaches,
+)
 from tests.helpers import DEADLINE, Gate, Journal
 
 WEB_7 = {"user": "7", "source": "web"}
@@ -131,9 +140,9 @@ class TestForTheHandler:
 
     def test_after_a_restart(self, open_queue: OpenQueue, path: str) -> None:
         with open_queue(nothing, path=path) as queue:
-            queue.enqueue(Job("later", payload=[1], run_at=0.2, meta=WEB_7))
-            queue.enqueue(Job("plain", run_at=0.2))
-            queue.close(drain=False)
+            queue.enqueue(Job("later", payload=[1], run_at=3600, meta=WEB_7))
+            queue.enqueue(Job("plain", run_at=3600))
+        fall_due(path)
         again = open_queue(lambda job: dict(job.meta), path=path)
         assert again.wait("later", DEADLINE).result == WEB_7
         assert again.wait("plain", DEADLINE).result == {}

@@ -203,14 +203,18 @@ class TestJournal:
             queue.enqueue(Job("refused"))
         assert Background(queue.close).result() is False
 
+    @pytest.mark.parametrize("sees_it", [False, True])
     def test_while_another_program_reads_the_old_one_nothing_is_accepted(
-        self, open_queue: OpenQueue, path: str
+        self, open_queue: OpenQueue, path: str, sees_it: bool
     ) -> None:
         queue = open_queue(nothing, path=path)
         with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as reader:
+            if sees_it:
+                queue.wait(queue.enqueue(Job("before")), DEADLINE)
             reader.execute("BEGIN")
             reader.execute("SELECT count(*) FROM job").fetchone()
-            queue.enqueue(Job("before"))
+            if not sees_it:
+                queue.enqueue(Job("before"))
             os.remove(path + "-wal")
             with pytest.raises(StorageError, match="another program reads the file: close that"):
                 queue.enqueue(Job("refused"))

@@ -7,6 +7,7 @@ import importlib
 import os
 import pickle
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -122,7 +123,7 @@ def module_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Module:
 
 
 class TestCrashes:
-    @pytest.mark.parametrize("how", ["exit", "kill", "close all files"])
+    @pytest.mark.parametrize("how", ["exit", "kill", "close all files", "write into all sockets"])
     def test_a_crash_costs_that_attempt_alone(
         self, open_process_queue: OpenQueue, how: str
     ) -> None:
@@ -293,20 +294,23 @@ class TestTimeouts:
     ) -> None:
         note = tmp_path / "pid"
         # Time enough for the first attempt to get as far as its note.
-        queue = open_process_queue(handlers.hang_at_first, timeout=0.5)
+        queue = open_process_queue(handlers.hang_at_first, timeout=0.5, max_retries=100)
         record = queue.wait(queue.enqueue(Job("x", payload=str(note))), LONG)
-        assert (record.status, record.result) == (Status.COMPLETED, "attempt 2")
-        [attempt] = queue.attempts("x")
-        assert attempt.error == "TimeoutError: the attempt took longer than 0.5 s."
+        # The second, unless the machine is so busy that it is late as well.
+        assert (record.status, record.attempts >= 2) == (Status.COMPLETED, True)
+        assert record.result == f"attempt {record.attempts}"
+        errors = {attempt.error for attempt in queue.attempts("x")}
+        assert errors == {"TimeoutError: the attempt took longer than 0.5 s."}
         eventually(lambda: not psutil.pid_exists(int(note.read_text())), "the process to end")
 
     def test_the_start_of_the_process_takes_nothing_of_a_jobs_time(
-        self, open_process_queue: OpenQueue
+        self, open_process_queue: OpenQueue, module_that: Module
     ) -> None:
         """Or a job with less time than a start takes would never succeed."""
-        queue = open_process_queue(echo, max_retries=0)
-        record = queue.wait(queue.enqueue(Job(payload="quick", timeout=0.1)), LONG)
-        assert (record.status, record.result) == (Status.COMPLETED, "quick")
+        handler = module_that("__import__('time').sleep(1.1)").handler
+        queue = open_process_queue(handler, max_retries=0)
+        record = queue.wait(queue.enqueue(Job(timeout=1.0)), LONG)
+        assert (record.status, record.error) == (Status.COMPLETED, None)
 
     def test_cancel_kills_for_real(self, open_process_queue: OpenQueue, tmp_path: Path) -> None:
         note = tmp_path / "pid"
@@ -320,9 +324,13 @@ class TestTimeouts:
     def test_one_that_is_cancelled_while_its_process_starts_is_not_charged(
         self, open_process_queue: OpenQueue
     ) -> None:
-        queue = open_process_queue(echo)
-        queue.enqueue(Job("x"))
-        assert queue.cancel("x") is True
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            queue = open_process_queue(handlers.ReadyBy(server.getsockname()))
+            queue.enqueue(Job("x"))
+            server.settimeout(LONG)
+            line, _ = server.accept()
+            assert queue.cancel("x") is True
+            line.close()
         record = queue.wait("x", LONG)
         assert (record.status, record.attempts) == (Status.CANCELLED, 0)
 

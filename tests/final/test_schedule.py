@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from typing import Any
@@ -13,10 +13,21 @@ import pytest
 
 from final import Job, JobQueue, Priority, QueueFull, Status
 from final.engine.messages import Message
+from final.ledger.base import Move
 from final.ledger.sqlite import SqliteFile
 from final.workers.batch import Batch
+from tests.final import inside
 from tests.final.engine import Engine, jobs, report
-from tests.final.helpers import HeldUp, OpenQueue, child, completes, in_file, next_line, nothing
+from tests.final.helpers import (
+    HeldUp,
+    OpenQueue,
+    child,
+    completes,
+    fall_due,
+    in_file,
+    next_line,
+    nothing,
+)
 from tests.helpers import DEADLINE, Background, Gate
 
 SOON = 0.05  # seconds
@@ -112,9 +123,14 @@ class TestWhenTheClockIsSet:
 
     def test_back_before_the_time_of_a_job(self, open_queue: OpenQueue, ahead: list[float]) -> None:
         queue = open_queue(nothing)
-        soon = datetime.now(UTC) + timedelta(seconds=SOON)
-        queue.enqueue_many([Job("at", run_at=soon), Job("in", run_at=2 * SOON)])
-        ahead[0] -= HOUR
+
+        def set_back(moves: Sequence[Move]) -> None:
+            if any(move.target is Status.SCHEDULED for move in moves):  # before any of them is due
+                ahead[0] -= HOUR
+
+        inside.before_each_commit(queue, set_back)
+        soon = datetime.now(UTC) + timedelta(seconds=10 * SOON)
+        queue.enqueue_many([Job("at", run_at=soon), Job("in", run_at=11 * SOON)])
         assert queue.wait("in", DEADLINE).status is Status.COMPLETED
         assert queue.status("at") is Status.SCHEDULED
 
@@ -236,8 +252,8 @@ class TestAfterARestart:
         self, open_queue: OpenQueue, path: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         with open_queue(nothing, path=path) as queue:
-            queue.enqueue(Job("x", run_at=0.4))
-            queue.close(drain=False)
+            queue.enqueue(Job("x", run_at=HOUR))
+        fall_due(path, 0.4)
         [due_at] = in_file(path, "due_at")
         take_over = SqliteFile._take_over
 

@@ -26,7 +26,16 @@ from final import (
     current_job,
 )
 from tests.final import process_handlers as handlers
-from tests.final.helpers import AT_ONCE, NOT_TODAY, OpenQueue, child, eventually, next_line, reaches
+from tests.final.helpers import (
+    AT_ONCE,
+    NOT_TODAY,
+    OpenQueue,
+    child,
+    eventually,
+    fall_due,
+    next_line,
+    reaches,
+)
 from tests.helpers import DEADLINE, Background, Gate, Journal
 
 A_DAY = 86_400
@@ -315,18 +324,18 @@ class TestTogetherWith:
         assert sleeper.runs.entries == ["x", "x"]
 
     def test_children_they_wait_on(self, open_queue: OpenQueue, gate: Gate) -> None:
-        runs = Journal()
+        runs, meanwhile = Journal(), Journal()
 
         def handler(job: Job) -> None:
             if runs.write(job.id) == 1 and job.id == "parent":
-                raise Snooze(0.2)
+                raise Snooze(0.05)
+            meanwhile.write(queue.status("child"))
 
-        queue = open_queue(handler)
+        queue: JobQueue = open_queue(handler)
         queue.enqueue_many([Job("parent"), Job("child", after=["parent"])])
-        reaches(queue, "parent", Status.SCHEDULED)
-        assert queue.status("child") is Status.WAITING
         assert queue.wait("child", DEADLINE).status is Status.COMPLETED
         assert runs.entries == ["parent", "parent", "child"]
+        assert meanwhile.entries == [Status.WAITING, Status.PROCESSING]
 
     def test_a_limit_of_its_group_the_next_one_runs(self, open_queue: OpenQueue) -> None:
         def handler(job: Job) -> None:
@@ -347,11 +356,12 @@ class TestTogetherWith:
     def test_the_end_of_the_queue_it_stays_for_the_next_start(
         self, open_queue: OpenQueue, path: str
     ) -> None:
-        with open_queue(Sleeper(lambda: 0.5), path=path) as queue:
+        with open_queue(Sleeper(lambda: A_DAY), path=path) as queue:
             queue.enqueue(Job("x", payload="kept"))
             reaches(queue, "x", Status.SCHEDULED)
         record = queue.get("x")
         assert (record.status, record.attempts) == (Status.SCHEDULED, 0)
+        fall_due(path)
         again = open_queue(lambda job: job.payload, path=path)
         record = again.wait("x", DEADLINE)
         assert (record.result, record.attempts, record.snoozes) == ("kept", 1, 1)

@@ -7,10 +7,12 @@ import logging
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Awaitable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from textwrap import dedent
+from typing import Any
 
 import pytest
 
@@ -613,3 +615,102 @@ def test_what_is_paused_is_not_run() -> None:
         assert [record.id for record in queue.drain()] == [held]
         assert queue.set_workers(3) == queue.metrics().workers == 3
         assert queue.set_workers(1) == 1
+
+
+def test_what_ctrl_c_has_broken_off_does_not_come_in_later() -> None:
+    def handler(job: Job) -> None:
+        if job.id == "a":
+            raise KeyboardInterrupt
+
+    queue = InlineQueue(handler, capacity=1, max_retries=0)
+    queue.enqueue(Job("a"))
+    with pytest.raises(KeyboardInterrupt):
+        queue.enqueue_many([Job("b"), Job("c")])
+    queue.drain()
+    assert "c" not in {record.id for record in queue.jobs()}
+
+
+def test_a_wait_ends_though_the_job_is_put_off_for_no_time() -> None:
+    def handler(job: Job) -> None:
+        raise Snooze(0)
+
+    queue = InlineQueue(handler)
+    queue.enqueue(Job("x"))
+    with pytest.raises(TimeoutError):
+        queue.wait("x", timeout=0.1)
+
+
+def test_ctrl_c_while_it_closes_leaves_the_rest_to_the_next_close() -> None:
+    def handler(job: Job) -> None:
+        if job.id == "a":
+            raise KeyboardInterrupt
+
+    queue = InlineQueue(handler, max_retries=0)
+    queue.enqueue_many([Job("a"), Job("b")])
+    with pytest.raises(KeyboardInterrupt):
+        queue.close()
+    assert queue.close() is True
+    assert queue.status("b") is Status.COMPLETED
+
+
+def test_a_wait_for_what_another_thread_runs_ends_in_time(gate: Gate) -> None:
+    ran = Journal()
+
+    def handler(job: Job) -> None:
+        ran.write(job.id)
+        if job.id == "slow":
+            gate.wait()
+        else:
+            time.sleep(2.0)
+
+    queue = InlineQueue(handler)
+    queue.enqueue(Job("slow"))
+    draining = Background(queue.drain)
+    ran.wait_for("slow")
+    queue.enqueue(Job("quick"))
+    begun = time.monotonic()
+    with pytest.raises(TimeoutError):
+        queue.wait("slow", timeout=2.2)
+    assert time.monotonic() - begun < 4.0  # and not as long again
+    gate.open()
+    draining.result()
+
+
+@pytest.mark.parametrize("unknown", ["wrkers", "shared"])
+def test_an_option_that_there_is_not_is_named(unknown: str) -> None:
+    options: dict[str, Any] = {unknown: 1}
+    with pytest.raises(TypeError, match=f"JobQueue has no option '{unknown}'"):
+        InlineQueue(nothing, **options)
+
+
+def test_a_task_factory_that_a_coroutine_sets_harms_no_other() -> None:
+    async def handler(job: Job) -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_task_factory(lambda loop, coroutine: asyncio.Task(coroutine, loop=loop))
+
+    with InlineQueue(handler, max_retries=0) as queue:
+        queue.enqueue_many([Job(), Job()])
+        assert [record.error for record in queue.drain()] == [None, None]
+
+
+class Unshowable(Exception):
+    def __repr__(self) -> str:
+        raise RuntimeError("there is nothing to see")
+
+
+@pytest.mark.parametrize("raises", [True, False])
+def test_a_coroutine_whose_end_cannot_be_shown_harms_no_other(raises: bool) -> None:
+    async def handler(job: Job) -> object:
+        if job.id == "fine":
+            return 5
+        if raises:
+            raise Unshowable("and yet it moves")
+        return Unshowable()
+
+    with InlineQueue(handler, max_retries=0) as queue:
+        queue.enqueue_many([Job("odd"), Job("fine")])
+        odd, fine = queue.drain()
+    assert odd.error is not None
+    assert ("and yet it moves" if raises else "Unshowable is not JSON") in odd.error
+    assert fine.result == 5
+    asyncio.run(asyncio.sleep(0))  # nor the program's own

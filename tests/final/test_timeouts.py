@@ -17,6 +17,7 @@ from tests.final.helpers import (
     NOT_TODAY,
     OpenQueue,
     completes,
+    fall_due,
     learn_that_jobs_are_quick,
     nothing,
     reaches,
@@ -113,7 +114,10 @@ class TestWhoListens:
 class TestWhoIgnores:
     @pytest.fixture
     def stuck(self, open_queue: OpenQueue, gate: Gate) -> JobQueue:
-        """A queue with one worker; the first attempt at "stuck" hangs at the gate."""
+        """A queue with one worker; the first attempt at "stuck" hangs at the gate.
+
+        On a busy machine the second attempt may take too long as well, and the third ...
+        """
         self.ended, self.attempts = Journal(), Journal()
 
         def handler(job: Job) -> str:
@@ -125,7 +129,7 @@ class TestWhoIgnores:
                 return "late"
             return f"attempt {attempt}"
 
-        return open_queue(handler, workers=1, timeout=LATE, backoff=AT_ONCE)
+        return open_queue(handler, workers=1, timeout=LATE, max_retries=100, backoff=AT_ONCE)
 
     def test_the_next_job_runs_while_the_first_still_hangs(self, stuck: JobQueue) -> None:
         stuck.enqueue_many([Job("stuck", timeout=SOON), Job("next")])
@@ -137,11 +141,8 @@ class TestWhoIgnores:
     ) -> None:
         stuck.enqueue(Job("stuck", timeout=SOON))
         record = stuck.wait("stuck", DEADLINE)
-        assert (record.status, record.attempts, record.result) == (
-            Status.COMPLETED,
-            2,
-            "attempt 2",
-        )
+        assert record.status is Status.COMPLETED
+        assert record.result == f"attempt {record.attempts}" != "attempt 1"
         gate.open()
         self.ended.wait_for("the first attempt")
         assert completes(stuck)  # by now its report would have been taken in
@@ -189,11 +190,12 @@ class TestWhoIgnores:
             again = current_job()
             answers.write((seen, (again.attempt, again.token), again.cancelled))
 
-        queue = open_queue(handler, backoff=AT_ONCE)
+        queue = open_queue(handler, max_retries=100, backoff=AT_ONCE)
         queue.enqueue(Job("stuck", timeout=SOON))
-        assert queue.wait("stuck", DEADLINE).attempts == 2
+        attempts = queue.wait("stuck", DEADLINE).attempts
+        assert attempts >= 2  # more, if the second one, too, took too long on a busy machine
         gate.open()
-        answers.wait_for_count(2)
+        answers.wait_for_count(attempts)
         by_attempt = {seen[0]: (seen, again, stop) for seen, again, stop in answers.entries}
         for seen, again, _ in by_attempt.values():
             assert seen == again
@@ -227,7 +229,7 @@ class TestWhoIgnores:
 
     def test_closing_does_not_wait_for_it(self, stuck: JobQueue) -> None:
         stuck.enqueue(Job("stuck", timeout=SOON))
-        assert stuck.wait("stuck", DEADLINE).result == "attempt 2"
+        assert stuck.wait("stuck", DEADLINE).result != "late"
         assert Background(stuck.close).result() is True
         assert self.ended.entries == []
 
@@ -288,8 +290,8 @@ class TestAsAFailure:
         self, open_queue: OpenQueue, path: str, hanging: Any
     ) -> None:
         with open_queue(nothing, path=path) as queue:
-            queue.enqueue(Job("x", timeout=SOON, run_at=0.2))
-            queue.close(drain=False)
+            queue.enqueue(Job("x", timeout=SOON, run_at=3600))
+        fall_due(path)
         queue = open_queue(hanging, path=path, max_retries=0)
         assert queue.wait("x", DEADLINE).status is Status.FAILED
 

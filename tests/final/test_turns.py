@@ -13,6 +13,8 @@ import pytest
 
 from final import DuplicateJob, Job, Priority, QueueClosed, QueueFull, StorageError
 from final.beyond.filters import Filter
+from final.beyond.kinds import Kind
+from final.beyond.unique import Unique
 from final.engine.dispatcher import STORAGE_RETRY_SECONDS
 from final.engine.messages import Close, Enqueue, GiveOrder, Join, Measure, Request, Wait, Withdraw
 from final.engine.producers import OFFERED_AT_ONCE, Producers
@@ -22,7 +24,7 @@ from final.ledger.picking import BATCH_JOBS
 from final.workers.batch import Batch, Report
 from tests.final import inside
 from tests.final.engine import START, Engine, ask, jobs, report
-from tests.final.helpers import OpenQueue, eventually, learn_that_jobs_are_quick
+from tests.final.helpers import OpenQueue, eventually, learn_that_jobs_are_quick, nothing
 from tests.helpers import DEADLINE, Gate, Journal
 
 HIGH, MEDIUM, LOW = Priority
@@ -857,6 +859,23 @@ class TestSuspects:
         assert join.answered
         assert engine.dispatcher.done
 
+    def test_one_that_another_job_has_replaced_lets_the_next_one_go(self, path: str) -> None:
+        """The other job is none, though after its claim it has no retry left, either."""
+        brittle = {"brittle": Kind(nothing, max_retries=0)}
+
+        def replacing(job_id: str, kind: str) -> Enqueue:
+            key = Unique("key", then="replace")
+            return Enqueue([Task(job_id, "null", MEDIUM, kind, size=4, unique=key)])
+
+        engine = Engine(path, workers=2, max_retries=1, kinds=brittle)
+        engine.turn(replacing("a", "brittle"))
+        engine.turn(Enqueue([Task("b", "null", MEDIUM, "brittle", size=4)]))
+        engine.crash()
+        engine = Engine(path, workers=2, max_retries=1, kinds=brittle)
+        engine.turn(replacing("new", "default"))
+        engine.turn()
+        assert engine.handed_out == [["a"], ["b"]]
+
     def test_they_count_as_queued(self, crashed_twice: Callable[..., Engine]) -> None:
         counts = crashed_twice().metrics()
         assert counts.accepted == 3
@@ -1072,6 +1091,24 @@ class TestTurnedAway:
         engine.turn(report(engine.batches[1]))
         assert engine.dispatcher.done
 
+    @pytest.mark.parametrize("in_memory", [True, False])
+    def test_one_that_somebody_then_cancels_is_not_left(self, path: str, in_memory: bool) -> None:
+        engine = Engine(":memory:" if in_memory else path)
+        engine.turn(jobs("a"))
+        [batch] = engine.batches
+        batch.running = batch.tasks.popleft()
+        closes = [Close(drain=False), Close(drain=True)]
+        for close in closes:
+            engine.dispatcher.ask(close)
+        engine.turn(*closes)
+        turned_away = report(batch, failed=True)
+        batch.outcomes[0].closed = True
+        engine.turn(turned_away, GiveOrder(Cancel("a")))
+        assert engine.status("a") == ("cancelled", 0)
+        assert engine.dispatcher.done
+        engine.dispatcher.run()  # nothing but the end
+        assert [close.result() for close in closes] == [True, True]
+
 
 class TestTheEnd:
     def test_an_internal_error_leaves_nobody_without_an_answer(self) -> None:
@@ -1172,3 +1209,26 @@ def test_large_payloads_of_one_lane_leave_the_others_their_turns() -> None:
         if low in [request for request, _ in producers.take(room)]:
             return
     pytest.fail("It had no turn.")
+
+
+def test_who_steps_aside_lets_others_go_and_comes_back_before_them() -> None:
+    producers, room = Producers(), dict.fromkeys(Priority, math.inf)
+    requests = [Enqueue([Task(str(n), "1", HIGH, "default", size=1)]) for n in range(4)]
+
+    def take() -> list[Enqueue]:
+        return [request for request, _ in producers.take(room)]
+
+    for request in requests:
+        producers.join(request)
+    first, second, *others = take()
+    for request in (second, first):  # as of several that step back, the last one first
+        producers.step_aside(request)
+    for request in others:
+        producers.join(request)
+    assert take() == others
+    assert not producers.can_go(room)
+    assert list(producers) == [second, first]
+    for request in others:
+        producers.join(request)
+    producers.come_back()
+    assert take() == requests

@@ -128,7 +128,7 @@ class TestWhatCanBeAwaited:
                     seen.write("cancelled")
 
         queue = open_queue(logged(handler), workers=1, max_retries=0)
-        queue.enqueue(Job("x", "hangs", timeout=0.05 if how == "a time-out" else None))
+        queue.enqueue(Job("x", "hangs", timeout=0.5 if how == "a time-out" else None))
         seen.wait_for("started")
         if how == "cancel":
             assert queue.cancel("x")

@@ -469,6 +469,19 @@ class TestAfterwards:
         queue.retry("first")
         assert queue.enqueue(Job("third", unique=Unique("page"))) == "first"
 
+    def test_also_one_that_a_cancelled_job_had_for_a_time(self, open_queue: OpenQueue) -> None:
+        def fail(job: Job) -> None:
+            raise PermanentFailure("no")
+
+        queue = open_queue(fail)
+        queue.enqueue(Job("first", unique=Unique("page")))
+        reaches(queue, "first", Status.FAILED)
+        queue.pause()
+        queue.enqueue(Job("second", unique=Unique("page", within=A_DAY)))
+        queue.cancel("second")
+        queue.retry("first")
+        assert queue.enqueue(Job("third", unique=Unique("page"))) == "first"
+
     @pytest.mark.parametrize("then", ["skip", "replace"])
     def test_keys_survive_the_end_of_the_process(
         self, open_queue: OpenQueue, path: str, then: Any
@@ -518,6 +531,18 @@ def test_a_key_that_is_held_for_a_time_outlives_its_job(open_queue: OpenQueue, p
 
     eventually(lambda: rows() == [("day",)], "the others to be gone")
     assert queue.enqueue(Job(unique=Unique("day"))) == "day"
+
+
+def test_keys_whose_time_is_over_go_though_the_clock_was_set_back(path: str) -> None:
+    engine = Engine(path)
+    for key, set_back in (("hour", 0.0), ("moment", 3_600.0)):
+        engine.ahead -= set_back
+        new = jobs(key)
+        new.tasks[0].unique = Unique(key, within=0.05)
+        engine.turn(new)
+    for n in range(2):
+        engine.turn(jobs(f"later-{n}"), later=1.1)
+    assert engine.file.execute("SELECT key FROM holder").fetchall() == [("hour",)]
 
 
 def test_one_may_be_replaced_though_the_disk_was_full_the_first_time(path: str) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from final import Job, JobQueue, QueueClosed, Status
 from tests.final import inside
-from tests.final.helpers import OpenQueue, completes, eventually
+from tests.final.helpers import OpenQueue, completes, eventually, is_closing
 from tests.helpers import DEADLINE, Background, Gate, Journal
 
 Waits = Callable[[JobQueue, Job], object]
@@ -227,6 +227,7 @@ def test_closing_without_drain_ends_the_wait_for_what_does_not_start(
     queue.enqueue_many(jobs)
     said.wait_for_count(2)
     closing = Background(queue.close, False)
+    eventually(lambda: is_closing(queue), "the closing to begin")  # before a worker is free
     gate.open()
     assert closing.result() is True
     assert isinstance(said.entries[-1], QueueClosed)

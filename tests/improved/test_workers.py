@@ -69,6 +69,16 @@ class TestClosing:
         Background(queue.close).result()
         assert [worker.is_alive() for worker in queue._workers] == [False]
 
+    def test_one_that_is_cut_short_says_so_once(
+        self, gate: Gate, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        with JobQueue(lambda job: gate.wait(), workers=1) as queue:
+            queue.enqueue(Job())
+            assert not queue.close(timeout=0)
+        assert [record.getMessage() for record in caplog.records] == [
+            "Closed after 0 s with 1 jobs unfinished: they are lost."
+        ]
+
 
 class TestLog:
     def test_whoever_listens_to_it_may_ask_the_queue(self, log: Log) -> None:

@@ -390,6 +390,7 @@ class Engine:
         self._coming_in: set[str] = set()  # the new jobs of the latest turn
         self._just_failed: set[str] = set()  # and its new dead letters
         self._just_revived: set[str] = set()
+        self._just_let_go: set[str] = set()  # the keys of jobs that were cancelled or dropped
         self._meant: dict[Request[Any], set[str]] = {}  # the jobs that an order was for
         self._just_deleted: dict[str, Entry] = {}
         self._asked_to_cancel: set[str] = set()
@@ -811,6 +812,7 @@ class Engine:
         self._failed_in_turn = False
         self._coming_in, self._just_failed = set(), set()
         self._just_revived, self._just_deleted = set(), {}
+        self._just_let_go = set()
         self._holders = {}
         self.tally["turns"] += 1
         self._looked_at = self.now
@@ -942,6 +944,8 @@ class Engine:
     def _follow(self, move: Move, task: Task, outcome: Outcome | None, wall: float) -> None:
         """One job has moved."""
         model, now = self.model, self.now
+        if move.target in (Status.CANCELLED, Status.DROPPED) and move.source is not None:
+            self._just_let_go.add(model.jobs[task.id].key)
         match move.source, move.target:
             case None, _:
                 self._accept(move.target, task, wall)
@@ -1206,7 +1210,7 @@ class Engine:
                 just = job_id not in model.jobs
             case GiveOrder(order=Retry(job_id=str(job_id))), ValueError():
                 just = job_id not in model.to_run("failed") or job_id in self._just_failed
-                just = just or model.has_rival(job_id)
+                just = just or self._had_rival(job_id)
             case ((Wait() | Join()), TimeoutError()):
                 just = True  # it was withdrawn
             case _:
@@ -1249,11 +1253,19 @@ class Engine:
         """Jobs that it could have been for."""
         model = self.model
         if isinstance(order, RetryAll):
-            return {job_id for job_id in model.to_run("failed") if not model.has_rival(job_id)}
+            return {job_id for job_id in model.to_run("failed") if not self._had_rival(job_id)}
         left = set(model.having(*order.wanted.statuses))
         if isinstance(order, Purge):
             return {job_id for job_id in left if not model.has_children(job_id)}
         return {job_id for job_id in left if not model.jobs[job_id].told}
+
+    def _had_rival(self, job_id: str) -> bool:
+        """Whether another job with its key is to run, or was until it was cancelled in this turn.
+
+        (The order came before that, then.)
+        """
+        key = self.model.jobs[job_id].key
+        return self.model.has_rival(job_id) or (key != "" and key in self._just_let_go)
 
     def _check_cancel(self, job_id: str, cancelled: bool) -> None:
         self._note(

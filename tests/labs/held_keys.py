@@ -12,6 +12,7 @@ from final.beyond.unique import Unique
 
 WAITS = ("queued", "scheduled", "retrying")
 LIVES = (*WAITS, "processing")
+LETS_GO = ("cancelled", "dropped")
 
 
 class Job(Protocol):
@@ -32,7 +33,7 @@ class Held:
     expires_at: float | None
 
     def counts(self, wall: float) -> bool:
-        if self.by.status in ("cancelled", "dropped"):
+        if self.by.status in LETS_GO:
             return False
         if self.expires_at is not None:
             return wall < self.expires_at
@@ -74,6 +75,8 @@ class HeldKeys:
     def take_again(self, job_id: str, job: Job, wall: float) -> None:
         """It starts over: its key is held, until the same as before, for as long as it takes."""
         held = self._held.get(job.key)
+        if held and held.by.status in LETS_GO:
+            held = None
         if held is None or held.expires_at is None or held.expires_at <= wall:
             until = held.until if held and held.until else "ended"
             self._held[job.key] = Held(job_id, job, until, None)

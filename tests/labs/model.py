@@ -55,7 +55,7 @@ class Entry:
     charged_unbegun: and so many of these were charged.
     interrupted: so many times in a row the process ended while it ran.
     told: it was cancelled while it ran, so it is not tried again.
-    owed: max_retries of a kind that it had before it was replaced, which had promised a retry.
+    owed: the retries that it was promised before it was replaced by one of another kind.
     """
 
     lane: str
@@ -265,7 +265,7 @@ class Model:
         if back:
             self._leave(job_id, entry)
             self.go_elsewhere()
-        entry.owed = max(entry.owed, self._most_retries(entry))
+        entry.owed = max(entry.owed, self._most_retries(entry), entry.attempts)  # it waits to run
         entry.lane, entry.kind, entry.group = lane, kind, group
         self._has_groups |= group != ""
         if not back:
@@ -669,7 +669,7 @@ class Model:
         return [job_id for job_id in self.having("waiting") if self.jobs[job_id].number in left]
 
     def has_rival(self, job_id: str) -> bool:
-        """Whether another job with the key of this dead letter is to run, or was a moment ago."""
+        """Whether another job with the key of this dead letter is to run."""
         entry = self.jobs[job_id]
         rivals = [e for e in self.jobs.values() if e.key == entry.key and e is not entry]
         return bool(entry.key) and any(e.status not in ENDED for e in rivals)

@@ -10,15 +10,16 @@ complete once. And after each exchange: nothing that is paused has started; no m
 a kind run than may; of one sort the jobs start in order; no child starts before its parents have
 ended, and of one key one job is to be run.
 
-But: steps follow each other, so two exchanges never overlap; ``make lab-hosts`` lets them.
+But: of two steps that overlap (``overlap``) each stops once; ``make lab-hosts`` lets them run.
 """
 
 from __future__ import annotations
 
+import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import psycopg
@@ -36,7 +37,7 @@ from final.ledger.postgres.migrate import in_schema
 from tests.final.helpers import options
 from tests.labs.hosts import AUDIT
 from tests.labs.model import require
-from tests.postgres.proxy import Moment, Proxy
+from tests.postgres.proxy import Moment, Proxy, Stop
 
 MAX_RETRIES = 2
 CAPACITY = 10
@@ -84,6 +85,7 @@ class Process:
 
     hands: jobs that it runs. back: outcomes that are to be written. given_up: tokens
     of claims whose lease has run out. is_elsewhere: on a host where nobody can see that it ends.
+    has_run_out: its lease, within the exchange that is under way.
     """
 
     def __init__(self, world: World, skew: float) -> None:
@@ -101,6 +103,7 @@ class Process:
         self.unstarted: list[Task] = []
         self.given_up: set[int] = set()
         self.is_elsewhere = False
+        self.has_run_out = False
         self.ledger.open(self.now, self.now)
 
     @property
@@ -131,19 +134,71 @@ class Process:
         )
         if given.error is not None:
             self.back, self.unstarted = back, unstarted
+            require(self._world.cuts > cuts, f"Nothing was cut, and it failed: {given.error}")
             return given
-        for batch in given.claims:
-            for task in batch:
-                self._world.is_claimed(task, self)
-            self.hands += batch
-        for move in given.moves:
-            for outcome in move.outcomes:
-                self._world.is_told(outcome.task)
         claimed = [task for batch in given.claims for task in batch]
-        self._world.check(claimed, paused, cut=self._world.cuts > cuts)
+        with self._world.mutex:
+            for task in claimed:
+                if self.has_run_out:
+                    self.given_up.add(task.token)
+                else:
+                    self._world.is_claimed(task, self)
+            self.hands += claimed
+            for move in given.moves:
+                for outcome in move.outcomes:
+                    self._world.is_told(outcome.task)
+            self._world.check(claimed, paused, cut=self._world.cuts > cuts)
         return given
 
 
+Step = tuple[Process, Callable[[Process], object]]
+
+
+class _Running(threading.Thread):
+    """A step, while another one may go on."""
+
+    def __init__(self, world: World, step: Step, stop: Stop) -> None:
+        super().__init__(daemon=True)
+        self._world = world
+        self._process, self._step = step
+        self._stops_at = stop
+        self._error: BaseException | None = None
+        world.proxy.stops = [stop]
+        self.start()
+        self.settle()
+        world.proxy.stops = []
+
+    def run(self) -> None:
+        try:
+            self._step(self._process)
+        except BaseException as error:
+            self._error = error
+
+    def settle(self) -> None:
+        """Until it has ended, or has stopped, or waits for a lock."""
+        stop, until = self._stops_at, time.monotonic() + 30
+        while self.is_alive() and time.monotonic() < until:
+            pid = self._process.ledger._session.connection.info.backend_pid
+            [waits_for] = self._world._sql(WAITS_FOR, pid) or [("",)]
+            is_stopped = stop.reached.is_set() and not stop.go_on.is_set()
+            if waits_for == ("Lock",) or (is_stopped and waits_for == ("Client",)):
+                return
+            self.join(0.001)
+
+    def go_on(self) -> None:
+        self._stops_at.go_on.set()
+
+    def end(self) -> None:
+        """Raises what it has raised."""
+        self.join(60)
+        require(not self.is_alive(), "An exchange hangs.")
+        if self._error is not None:
+            raise self._error
+
+
+RUN_OUT = """UPDATE jobqueue.owner SET expires_at = '-infinity', witness = NULL
+    WHERE id IN (SELECT id FROM jobqueue.owner WHERE id = %s FOR UPDATE SKIP LOCKED) RETURNING id"""
+WAITS_FOR = "SELECT wait_event_type FROM pg_stat_activity WHERE pid = %s"
 RUNNING_OF_GROUPS = """SELECT grp, count(*) FROM jobqueue.job
     WHERE status = 'processing' AND grp IS NOT NULL GROUP BY grp"""
 RUNNING_OF_KIND = "SELECT count(*) FROM jobqueue.job WHERE status = 'processing' AND kind = %s"
@@ -159,8 +214,8 @@ class World:
     def __init__(self, dsn: str, count: int = 3, rules: Rules = Rules()) -> None:
         self.rules = rules
         self._queue = f"sim{uuid.uuid4().hex[:16]}"
-        self._proxy = Proxy(dsn)
-        self.address = f"{self._proxy.dsn}&lease={LEASE}&queue={self._queue}"
+        self.proxy = Proxy(dsn)
+        self.address = f"{self.proxy.dsn}&lease={LEASE}&queue={self._queue}"
         self.processes = [Process(self, skew) for skew in (0.0, 3_600.0, -900.0)[:count]]
         self._books = psycopg.connect(dsn, autocommit=True)
         self._sql(AUDIT)
@@ -168,13 +223,15 @@ class World:
         self._in_line: dict[str, Sort] = {}  # those that have kept the place they came in with
         self._told: Counter[tuple[str, int]] = Counter()
         self._numbers = 0
+        self._overlaps = False  # two exchanges, now
+        self.mutex = threading.RLock()  # what is written down above, and whose hands hold what
 
     def close(self) -> None:
         for process in self.processes:
             process.ledger.close()
         self._sql("DROP SCHEMA jobqueue_ CASCADE".replace("jobqueue_", f"jobqueue_{self._queue}"))
         self._books.close()
-        self._proxy.__exit__()
+        self.proxy.__exit__()
 
     def _sql(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
         text = in_schema(statement, f"jobqueue_{self._queue}")
@@ -187,24 +244,25 @@ class World:
         """New jobs come in there, as far as there is room."""
         new = []
         for _ in range(count):
-            self._numbers += 1
-            job_id = f"job-{self._numbers}"
+            with self.mutex:
+                self._numbers += 1
+                job_id = f"job-{self._numbers}"
             task = Task(job_id, "null", sort.lane, sort.kind, size=4, group=sort.group)
             task.unique, task.after, task.if_failed = sort.unique, sort.after, sort.if_failed
             new.append(task)
-            if sort.unique is None and not sort.after:
+            if sort.unique is None and not sort.after and not self._overlaps:
                 self._in_line[job_id] = sort
         given = process.exchange(new)
         if given.error is None:
             require(not given.taken, f"{given.taken} are new, and said to be there already.")
-            require(not given.unknown, f"{given.unknown} is there, and said not to be.")
+            require(not given.refused, f"{given.refused}: it is there, and said not to be.")
             instead = given.instead.get(0, {})
             came = enumerate(new[: given.accepted[0]])
             self.acknowledged += [instead.get(number, task.id) for number, task in came]
 
-    def look(self, process: Process) -> None:
-        """It has idle workers."""
-        process.exchange(idle=2)
+    def look(self, process: Process, idle: int = 2) -> None:
+        """It has so many idle workers."""
+        process.exchange(idle=idle)
 
     def end(self, process: Process, error: str | None = None) -> None:
         """Its first job ends; that is written with its next exchange."""
@@ -241,7 +299,7 @@ class World:
 
     def cut(self, moment: Moment) -> None:
         """The connection of whoever commits next."""
-        self._proxy.cuts = [moment]
+        self.proxy.cuts = [moment]
 
     def let_pass(self, seconds: float) -> None:
         for process in self.processes:
@@ -250,13 +308,12 @@ class World:
     def lease_runs_out(self, process: Process) -> None:
         """It was stopped, or cut off, for too long; it does not know."""
         owner = process.ledger._lease.owner
-        self._sql(
-            "UPDATE jobqueue.owner SET expires_at = '-infinity', witness = NULL WHERE id = %s",
-            owner,
-        )
+        if not self._sql(RUN_OUT, owner):
+            return  # it has just renewed it
         process.let_pass(LEASE)
         process.is_elsewhere = True
         process.given_up |= {task.token for task in process.hands}
+        process.has_run_out = self._overlaps
 
     def crash(self, process: Process, on_this_host: bool) -> None:
         """It ends like after kill -9, and another one is started. Elsewhere, the lease tells."""
@@ -268,8 +325,26 @@ class World:
             ledger._lease.close()
         ledger._session.close()
         ledger.look_ups.close()
-        self._proxy.cuts = []  # whoever cannot open it is no process
+        self.proxy.cuts = []  # whoever cannot open it is no process
         self.processes[self.processes.index(process)] = Process(self, process._skew)
+
+    # ---- at once -----------------------------------------------------------------------------
+
+    def overlap(self, one: Step, other: Step, stops: tuple[Stop, Stop]) -> None:
+        """Two steps of two processes. Each stops somewhere: the first until the other one has come
+        so far, or waits for it; the other until the first has ended, or waits.
+        """
+        self._overlaps = True
+        first, second = _Running(self, one, stops[0]), _Running(self, other, stops[1])
+        for running in (first, second):
+            running.go_on()
+            first.settle()
+        first.end()
+        second.end()
+        self._overlaps = False
+        for process in self.processes:
+            process.has_run_out = False
+        self.check((), self.paused(), cut=True)
 
     # ---- what must hold ----------------------------------------------------------------------
 
@@ -291,7 +366,7 @@ class World:
     @property
     def cuts(self) -> int:
         """How many connections were cut so far."""
-        return len(self._proxy.done)
+        return len(self.proxy.done)
 
     def paused(self) -> frozenset[Pause]:
         return frozenset(map(pause_from, self._sql("SELECT sort, name FROM jobqueue.pause")))
@@ -300,10 +375,12 @@ class World:
         """After an exchange that has claimed these. paused: what was before. cut: its connection
         was.
         """
+        if self._overlaps:
+            paused &= self.paused()
         for task in claimed:
             require(not holds(paused, task), f"{task.id} starts, and {paused} is paused.")
             sort = self._in_line.pop(task.id, None)
-            if sort is not None and not cut:  # what is cut off may hold jobs for a moment longer
+            if sort is not None and not (cut or self._overlaps):  # or others hold jobs meanwhile
                 self._came_in_order(task, sort)
             children = self._sql(BEFORE_PARENTS, task.seq)
             require(not children, f"{task.id} starts, and its parents have not: {children}.")
@@ -329,7 +406,7 @@ class World:
 
     def come_to_the_end(self) -> None:
         """Nothing fails any more: everything ends, and the books agree."""
-        self._proxy.cuts = []
+        self.proxy.cuts = []
         for pause in self.paused():
             self.pause(self.processes[0], pause, False)
         left = [(0,)]

@@ -1,8 +1,9 @@
 """Whole lives of a queue, one seed each: random orders of messages, virtual time, and faults.
 
-    python -m tests.labs.simulate                  2,000 seeds
-    SEEDS=1000000 python -m tests.labs.simulate    more, on all cores; Ctrl-C says how far it came
-    SEED=42 python -m tests.labs.simulate          one of them, line by line
+    python -m tests.labs.simulate                      2,000 seeds
+    SEEDS=1000000 python -m tests.labs.simulate        more, on all cores; Ctrl-C: enough of them
+    SEED=42 python -m tests.labs.simulate              one of them, line by line
+    SEED=42 SEEDS=500 python -m tests.labs.simulate    so many, from there on
 
 The dispatcher of ``final`` is a function of state, messages and time. So it can be run without
 threads, as often as a processor allows, through orders of events that take luck to see in a
@@ -381,11 +382,11 @@ def replay(seed: int, console: Console) -> int:
     return 1
 
 
-def run_many(count: int, console: Console) -> int:
-    """Seeds from 0 on; shows the first one that breaks the contract. Ctrl-C: so many are enough."""
+def run_many(seeds: range, console: Console) -> int:
+    """Shows the first one that breaks the contract. Ctrl-C: so many are enough."""
     tally: Counter[str] = Counter()
     began = time.perf_counter()
-    pieces = [range(at, min(at + AT_A_TIME, count)) for at in range(0, count, AT_A_TIME)]
+    pieces = [seeds[at : at + AT_A_TIME] for at in range(0, len(seeds), AT_A_TIME)]
     try:
         with contextlib.closing(_outcomes(pieces)) as outcomes:  # or the rest would still be lived
             bar = track(outcomes, "simulating", len(pieces), console=console, transient=True)
@@ -452,9 +453,10 @@ FIGURES = (
 
 def main() -> int:
     console = Console()
-    if "SEED" in os.environ:
-        return replay(choices.whole_number("SEED", 0, least=0), console)
-    return run_many(choices.whole_number("SEEDS", 2000), console)
+    first = choices.whole_number("SEED", 0, least=0)
+    if "SEED" in os.environ and "SEEDS" not in os.environ:
+        return replay(first, console)
+    return run_many(range(first, first + choices.whole_number("SEEDS", 2000)), console)
 
 
 if __name__ == "__main__":

@@ -93,6 +93,9 @@ class RLock(Lock):
         if self._depth == 0:
             super().release()
 
+    def _is_owned(self) -> bool:
+        return self._owner is self._run.current()
+
 
 class Condition:
     def __init__(self, lock: Lock | None = None) -> None:

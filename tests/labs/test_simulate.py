@@ -541,14 +541,14 @@ def test_after_a_broken_seed_no_more_are_lived(monkeypatch: pytest.MonkeyPatch) 
             closed.append(True)
 
     monkeypatch.setattr(simulate, "_outcomes", outcomes)
-    assert simulate.run_many(10, Console(record=True)) == 1
+    assert simulate.run_many(range(10), Console(record=True)) == 1
     assert closed
 
 
 def test_a_broken_seed_is_shown_with_its_history(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Policy, "retry_delay", one_retry_more)
     console = Console(record=True, width=100)
-    assert simulate.run_many(simulate.AT_A_TIME, console) == 1
+    assert simulate.run_many(range(simulate.AT_A_TIME), console) == 1
     text = console.export_text()
     assert "breaks the contract" in text
     assert "producer 1" in text

@@ -83,30 +83,30 @@ def grade_mine(page: Page, chosen: argparse.Namespace) -> int:
     if chosen.file is None and mine.begin():
         page.welcome()
         return 0
-    candidate = mine.candidate(chosen.file)
     if chosen.watch:
         with suppress(KeyboardInterrupt):  # how it ends, and no error
-            _watch(page, candidate, chosen.step)
+            _watch(page, chosen)
         return 0
+    candidate = mine.candidate(chosen.file)
     verdict = _grade_once(page, candidate, chosen.step)
     # What comes next is no error; a step that was asked for by its number and fails is one.
     return 1 if verdict.failed and chosen.step else 0
 
 
-def _watch(page: Page, candidate: Candidate, step: Step | None) -> None:
-    """Grade it anew on each save, for ever."""
+def _watch(page: Page, chosen: argparse.Namespace) -> None:
+    """Grade it anew on each save, for ever. (A file may come beside a lone one.)"""
     while True:
-        verdict = _grade_once(page, candidate, step)
+        verdict = _grade_once(page, mine.candidate(chosen.file), chosen.step)
         page.line("Watching; Ctrl-C ends it.", "dim")
-        while not _is_saved_anew(candidate, verdict.hash):
+        while not _is_saved_anew(chosen.file, verdict.hash):
             time.sleep(LOOK)
         page.console.clear()
 
 
-def _is_saved_anew(candidate: Candidate, before: str) -> bool:
+def _is_saved_anew(file: Path | None, before: str) -> bool:
     try:
-        return candidate.hash != before
-    except OSError:  # an editor is about to put the new file in the place of the old
+        return mine.candidate(file).hash != before
+    except (OSError, mine.NoSuchFile):  # an editor is about to put the new file there
         return False
 
 

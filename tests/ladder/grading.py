@@ -216,22 +216,24 @@ def climb(
 
 
 def no_python(candidate: Candidate) -> list[str]:
-    """Why a file of it cannot be read as Python, and the line; empty if all can."""
+    """Why it cannot be read as Python, and the line; empty if it can.
+
+    (Of other files in its folder the run finds those that it imports, and tells of them.)
+    """
     if candidate.is_package and candidate.path.name in {*sys.stdlib_module_names, "tests"}:
         return [f"A package cannot be called {candidate.path.name}: a module is. Rename it."]
-    for file in candidate.files:
-        try:
-            ast.parse(file.read_bytes())
-        except SyntaxError as error:
-            if error.lineno is None:  # bytes that no text has
-                return [f"{file.name} is no text ({error.msg}): save it as UTF-8."]
-            where = "" if file == candidate.main else f"{file.name}, "
-            line = [f"    {error.text.strip()}"] if error.text else []
-            return [f"SyntaxError: {error.msg} ({where}line {error.lineno}).", *line]
-        except ValueError as error:  # so says Python before 3.12 of some
-            return [f"{file.name} is no text ({error}): save it as UTF-8."]
-        except (MemoryError, RecursionError):
-            return [f"{file.name} is nested too deeply for Python to read it."]
+    file = candidate.main
+    try:
+        ast.parse(file.read_bytes())
+    except SyntaxError as error:
+        if error.lineno is None:  # bytes that no text has
+            return [f"{file.name} is no text ({error.msg}): save it as UTF-8."]
+        line = [f"    {error.text.strip()}"] if error.text else []
+        return [f"SyntaxError: {error.msg} (line {error.lineno}).", *line]
+    except ValueError as error:  # so says Python before 3.12 of some
+        return [f"{file.name} is no text ({error}): save it as UTF-8."]
+    except (MemoryError, RecursionError):
+        return [f"{file.name} is nested too deeply for Python to read it."]
     return []
 
 
@@ -304,8 +306,10 @@ class Run:
             "LADDER_STACKS": str(self._stacks),
             "LADDER_LIMIT": str(self._limits.test),
             "SUITE_DEADLINE": str(self._limits.deadline),
+            "PYTEST_ADDOPTS": "",
             "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
             "PYTHONDONTWRITEBYTECODE": "1",
+            "PYTHONOPTIMIZE": "",  # it takes away the tests' asserts
             "PYTHONPATH": str(self._folder),
             "PYTHONUNBUFFERED": "1",
             "PYTHONUTF8": "1",

@@ -90,7 +90,8 @@ class _Listening:
         self._begun = threading.local()
 
     def write(self, text: str) -> int:
-        *lines, self._begun.line = (getattr(self._begun, "line", "") + text).split("\n")
+        *lines, begun = (getattr(self._begun, "line", "") + text).split("\n")
+        self._begun.line = begun[: Lines.LONGEST]
         _printed.add(lines)
         return self._output.write(text)
 

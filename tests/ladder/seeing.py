@@ -109,6 +109,7 @@ class Lines:
     """The last lines that were printed; those that differ in numbers and ids alone are one kind."""
 
     KINDS = 3
+    LONGEST = 200  # characters of a line
     _NUMBERS = re.compile(r"[\w-]*\d[\w-]*")
 
     def __init__(self) -> None:
@@ -117,7 +118,7 @@ class Lines:
 
     def add(self, lines: Iterable[str]) -> None:
         for line in lines:
-            if line := line.strip()[:200]:
+            if line := line.strip()[: self.LONGEST]:
                 kind = self._NUMBERS.sub("#", line)
                 with self._lock:
                     _, before = self._kinds.pop(kind, ("", 0))

@@ -85,6 +85,18 @@ class TestLimits:
         seen = first_failure(written(tmp_path, at_the_end=source))
         assert said in seen
 
+    @pytest.mark.parametrize("name", ["PYTHONOPTIMIZE", "PYTEST_ADDOPTS"])
+    def test_what_is_in_the_environment_changes_no_verdict(
+        self, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The one takes away the suite's asserts, the other may be for another project."""
+        monkeypatch.setenv(name, {"PYTHONOPTIMIZE": "1"}.get(name, "--no-such-option"))
+        assert grade(written(tmp_path), STEPS[1].rows, limits=TIGHT).failed
+
+    def test_a_line_without_an_end_costs_no_more_than_others(self, tmp_path: Path) -> None:
+        dots = "for _ in range(300_000):\n    __import__('sys').stdout.write('.')\n"
+        assert grade(written(tmp_path, at_the_end=dots), ["enqueue"]).passes(["enqueue"])
+
     def test_a_hang_shows_where_each_thread_stands(self, tmp_path: Path) -> None:
         gate = "gate = threading.Lock()\nwith gate:\n    gate.acquire()"
         seen = first_failure(written(tmp_path, gate))
@@ -273,6 +285,11 @@ class TestJudging:
         for name, text in files.items():
             (tmp_path / folder / f"{name}.py").write_text(text, encoding="utf-8")
         assert grade(Candidate(tmp_path / folder), ["enqueue"]).passes(["enqueue"])
+
+    def test_notes_beside_it_may_be_no_python(self, tmp_path: Path) -> None:
+        (tmp_path / "job_queue.py").write_text(NAIVE, encoding="utf-8")
+        (tmp_path / "notes.py").write_text("def broken(:\n", encoding="utf-8")
+        assert climb(Candidate(tmp_path), STEPS[0]).failed is None
 
     @pytest.mark.parametrize("init", ["from my_queue.q import *\n", None])
     def test_what_goes_wrong_in_another_file_is_told_with_its_name(

@@ -12,7 +12,7 @@ from tests.final.helpers import AT_ONCE, nothing
 from tests.helpers import DEADLINE, Background, Gate, Journal
 from tests.host import Host
 from tests.postgres.conftest import OpenQueue
-from tests.postgres.test_processes import becomes, ledger
+from tests.postgres.test_processes import becomes, ledger, sql
 
 LONG = 3 * DEADLINE
 EVERYTHING = [{}, {"kind": "mail"}, {"priority": "low"}, {"group": "a"}]
@@ -295,3 +295,15 @@ def test_a_kind_with_a_limit_can_be_paused(open_queue: OpenQueue) -> None:
     assert {queue.status(job_id) for job_id in ids} == {Status.QUEUED}
     queue.resume(kind="mail")
     queue.join(LONG)
+
+
+@pytest.mark.parametrize("row", ["'priority', 'urgent'", "'moon', ''"])
+def test_a_pause_of_another_program_that_makes_no_sense_is_none(
+    open_queue: OpenQueue, address: str, row: str
+) -> None:
+    queue = open_queue()
+    queue.pause(kind="other")
+    sql(address, f"INSERT INTO jobqueue.pause VALUES ({row})")
+    for each in (queue, open_queue()):
+        assert each.wait(each.enqueue(Job(payload=1)), DEADLINE).result == 1
+        assert [pause.kind for pause in each.paused()] == ["other"]

@@ -5,15 +5,17 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import math
 from contextlib import closing
 from typing import Any
 
 import psycopg
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 
 from final import Job, JobQueue, Status, UnknownJob, current_job
 from final.ledger.base import AT_ONCE
+from final.ledger.postgres import statements as sql_texts
 from final.ledger.postgres.address import parse
 from final.ledger.postgres.dependencies import WORKED_OFF
 from tests.final.test_dependencies import echo, graphs, model
@@ -47,7 +49,7 @@ def test_random_graphs_come_to_what_the_rules_say(open_queue: OpenQueue) -> None
     queue = open_queue(echo, workers=2)
     numbers = itertools.count()
 
-    @settings(max_examples=15, deadline=None)
+    @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
     @given(graph=graphs())
     def require(graph: list[Job]) -> None:
         n = next(numbers)
@@ -154,6 +156,52 @@ def test_the_history_keeps_a_parent_that_had_ended_before_its_child_came(
     queue.enqueue_many([Job("other"), Job("last")])
     becomes(lambda: not queue._ledger.look_ups.known(["other"]))
     assert queue.status("parent") is Status.COMPLETED
+
+
+def test_the_history_keeps_a_parent_whose_child_comes_in_at_that_moment(
+    open_queue: OpenQueue, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it looks for the oldest: the sleep stands for many to look through."""
+    path = address.replace("lease=1", "lease=10")
+    queue, pruner = open_queue(parents, path=path), open_queue(workers=0, path=path, history=0)
+    housekeeping = ledger(pruner)._housekeeping
+    housekeeping._count_ended_at = math.inf
+    queue.wait(queue.enqueue(Job("parent")), DEADLINE)
+    slowly = sql_texts.OLDEST.replace("seq >= %s", "seq >= %s AND pg_sleep(0.5) IS NOT NULL")
+    monkeypatch.setattr(sql_texts, "OLDEST", slowly)
+    housekeeping._ended = 1
+    ours = f"{parse(address).schema} %"
+    becomes(lambda: sql(address, SLEEPING, ours))
+    queue.pause()
+    queue.enqueue(Job("child", after=["parent"]))
+    housekeeping._ended = 0
+    becomes(lambda: not sql(address, SLEEPING, ours))
+    queue.resume()
+    assert queue.wait("child", DEADLINE).result == {"parent": "parent"}
+
+
+def test_so_does_a_purge(
+    open_queue: OpenQueue, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = address.replace("lease=1", "lease=10")
+    queue, other = open_queue(parents, path=path), open_queue(workers=0, path=path)
+    queue.wait(queue.enqueue(Job("parent")), DEADLINE)
+    slowly = sql_texts.LOCK_ENDED.replace(
+        "ended_at IS", "pg_sleep(0.5) IS NOT NULL AND ended_at IS"
+    )
+    monkeypatch.setattr(sql_texts, "LOCK_ENDED", slowly)
+    purge = Background(functools.partial(other.purge, status=Status.COMPLETED))
+    ours = f"{parse(address).schema} %"
+    becomes(lambda: sql(address, SLEEPING, ours))
+    queue.pause()
+    queue.enqueue(Job("child", after=["parent"]))
+    assert purge.result() == 0
+    queue.resume()
+    assert queue.wait("child", DEADLINE).result == {"parent": "parent"}
+
+
+SLEEPING = """SELECT pid FROM pg_stat_activity
+    WHERE wait_event = 'PgSleep' AND application_name LIKE %s"""
 
 
 def test_the_history_keeps_a_parent_for_a_dead_letter(open_queue: OpenQueue) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 from collections import Counter
@@ -12,14 +13,19 @@ from typing import Any
 import pytest
 
 from final import DuplicateJob, Every, Job, JobQueue, Status, StorageError, TokenBucket
-from final.ledger.postgres.statements import IS_WRITTEN, REGISTER
+from final.job import Priority, Task
+from final.ledger.postgres.statements import IS_WRITTEN, LOCK_GROUPS, REGISTER
 from tests import postgres_server
+from tests.final.helpers import nothing
 from tests.helpers import DEADLINE, Background, Gate, Journal
 from tests.postgres.conftest import OpenQueue
 from tests.postgres.proxy import MOMENTS, Moment, Proxy
 from tests.postgres.test_processes import becomes, ledger, sql
+from tests.postgres.test_returned import ended, exchange, new, opened
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="Unix sockets")
+
+LIMITED = ("half-way", "unplugged", "after")  # with a limit, each exchange takes two round trips
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
@@ -31,8 +37,7 @@ def test_a_connection_that_is_cut(address: str, open_queue: OpenQueue, moment: M
             lambda job: ran.update([job.id]),
             path=f"{proxy.dsn}&lease=1{query}",
             workers=2,
-            # With a limit, each exchange takes two round trips.
-            rate_limit=TokenBucket(1000, 1000) if moment in ("half-way", "after") else None,
+            rate_limit=TokenBucket(1000, 1000) if moment in LIMITED else None,
         )
         queue.enqueue(Job(id="first"))
         queue.wait("first", DEADLINE)
@@ -47,16 +52,33 @@ def test_a_connection_that_is_cut(address: str, open_queue: OpenQueue, moment: M
     assert set(ran.values()) == {1}
 
 
+def test_what_a_lost_session_has_locked_is_free_at_once(
+    address: str, open_queue: OpenQueue
+) -> None:
+    """The server is not told, and nobody takes over: the lease goes on."""
+    dsn, _, query = address.partition("lease=1")
+    with Proxy(dsn) as proxy:
+        limit = TokenBucket(1000, 1000)  # what it has locked
+        queue = open_queue(path=f"{proxy.dsn}&lease=60{query}", rate_limit=limit)
+        ledger(queue)._housekeeping.poll_at = math.inf  # it has transactions of its own
+        proxy.cuts = ["unplugged"]
+        job_id = Background(queue.enqueue, Job()).result()
+        assert queue.wait(job_id, DEADLINE).status is Status.COMPLETED
+        assert not proxy.cuts
+        queue.close()
+
+
 def test_all_hear_what_came_of_a_commit_whose_answer_was_lost(
     address: str, open_queue: OpenQueue, journal: Journal
 ) -> None:
     gates = [Gate() for _ in range(5)]
     dsn, _, query = address.partition("lease=1")
     with Proxy(dsn) as proxy:
+        # With a lease that does not run out on a busy machine: then it would run once more.
         queue = open_queue(
-            lambda job: gates[job.payload].wait(), path=f"{proxy.dsn}&lease=1{query}", workers=1
+            lambda job: gates[job.payload].wait(), path=f"{proxy.dsn}&lease=10{query}", workers=1
         )
-        elsewhere = open_queue(workers=0)
+        elsewhere = open_queue(path=f"{dsn}lease=10{query}", workers=0)
         queue.subscribe(lambda c: journal.write(("here", c.job_id, str(c.status))))
         elsewhere.subscribe(lambda c: journal.write(("elsewhere", c.job_id, str(c.status))))
         becomes(lambda: is_curious(queue))
@@ -103,10 +125,34 @@ def test_an_id_that_was_there_before_does_not_pass_for_a_commit(
     with Proxy(dsn) as proxy:
         queue = open_queue(path=f"{proxy.dsn}&lease=10{query}", workers=0)
         queue.enqueue(Job("there"))
-        proxy.cuts = [moment]
-        with pytest.raises(DuplicateJob):
-            queue.enqueue_many([Job("there"), Job("new")])
+        for again in ([Job("there"), Job("new")], [Job("there")]):
+            proxy.cuts = [moment]
+            with pytest.raises(DuplicateJob):
+                queue.enqueue_many(again)
         queue.enqueue(Job("new"))
+        queue.close()
+
+
+def test_a_server_that_took_over_may_not_have_come_as_far(
+    address: str, open_queue: OpenQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is written there has lower numbers than what the one before had, and is written."""
+    dsn, _, query = address.partition("lease=1")
+    with Proxy(dsn) as proxy:
+        queue = open_queue(path=f"{proxy.dsn}&lease=10{query}", workers=0)
+        queue.enqueue_many([Job() for _ in range(100)])
+        lease = ledger(queue)._lease
+
+        def reconnect_to_another() -> None:
+            monkeypatch.undo()
+            sql(address, "DELETE FROM jobqueue.job")
+            sql(address, "SELECT setval('jobqueue.job_seq_seq', 1)")
+            lease.reconnect()
+
+        monkeypatch.setattr(lease, "reconnect", reconnect_to_another)
+        ledger(queue)._session.connection.close()
+        proxy.cuts = ["after"]
+        assert queue.enqueue(Job("new")) == "new"
         queue.close()
 
 
@@ -127,6 +173,41 @@ def test_an_end_that_was_not_written_is_written_again(
                 queue.enqueue_many([Job("there"), Job("new")])
         assert queue.wait("runs", DEADLINE).status is Status.COMPLETED
         queue.close()
+
+
+def test_a_turn_is_found_though_all_that_it_was_to_claim_was_of_a_full_group(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process has filled the group since the look."""
+    dsn, _, query = address.partition("lease=1")
+    with (
+        Proxy(dsn) as proxy,
+        opened(f"{proxy.dsn}&lease=10{query}", group_limit=1) as here,
+        opened(address, group_limit=1) as elsewhere,
+    ):
+        ((runs,),) = exchange(here, new=[new("runs")], idle=1).claims
+        exchange(elsewhere, new=[[of_group("low", Priority.LOW)]])
+        ask = here._session.ask
+
+        def after_others(statement: str, values: Any = ()) -> Any:
+            if statement == LOCK_GROUPS and not proxy.done:
+                exchange(elsewhere, new=[[of_group("high", Priority.HIGH)]])
+                assert exchange(elsewhere, idle=1).claims
+                proxy.cuts = ["after"]
+            return ask(statement, values)
+
+        monkeypatch.setattr(here._session, "ask", after_others)
+        here._memory.more = True  # as it is told
+        given = exchange(here, outcomes=ended(runs), new=[new("new")], idle=1)
+        assert proxy.done
+        assert given.accepted == [1]
+        assert [move.target for move in given.moves] == [Status.COMPLETED, Status.QUEUED]
+
+
+def of_group(job_id: str, priority: Priority) -> Task:
+    task = Task(job_id, "null", priority, "default", size=4)
+    task.group = "g"
+    return task
 
 
 @contextlib.contextmanager
@@ -179,6 +260,28 @@ def test_a_server_that_restarts(open_queue: OpenQueue) -> None:
             server.start()
             assert [queue.wait(job_id, 2 * DEADLINE).result for job_id in ids] == list(range(20))
             assert queue.metrics().completed == 20
+    finally:
+        server.remove()
+
+
+def test_nothing_is_acknowledged_that_a_synchronous_standby_does_not_have(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An end of the session that waits for the standby makes the job visible on the primary."""
+    monkeypatch.setattr("final.ledger.postgres.ledger.PATIENCE", 0.5)
+    server = postgres_server.Server(
+        synchronous_standby_names="away",
+        synchronous_commit="local",  # of all that is not a turn
+    )
+    try:
+        server.start()
+        path = f"{server.dsn}&lease=2"
+        queue = JobQueue(nothing, path=path, workers=1)
+        with pytest.raises(StorageError, match="nobody knows"):
+            Background(queue.enqueue, Job("a")).result()
+        # And nobody runs it: its claim is not given back before that is certain.
+        assert sql(path, "SELECT id, status FROM jobqueue.job") == [("a", "processing")]
+        queue.close(drain=False, timeout=0)
     finally:
         server.remove()
 

@@ -112,7 +112,10 @@ def test_whose_jobs_wait_is_seen_by_all(open_queue: OpenQueue, address: str) -> 
         began.write(job.id)
         gate.wait()
 
-    queue, other = open_queue(handler, workers=1, group_limit=1), open_queue(None, workers=0)
+    # On a busy machine a short lease runs out, and then "runs" waits once more.
+    patient = address.replace("lease=1", "lease=60")
+    queue = open_queue(handler, path=patient, workers=1, group_limit=1)
+    other = open_queue(None, path=patient, workers=0)
     queue.enqueue(Job("runs", group="a"))
     began.wait_for("runs")
     other.enqueue_many([Job(group=group) for group in "bbaaccc"] + [Job()])
@@ -214,6 +217,22 @@ def test_a_suspect_of_a_full_group_waits_and_nobody_asks_for_it_all_the_time(
     assert set(started.entries) == {"first", "of another group", "suspect", "next"}
 
 
+def test_a_suspect_that_waits_lets_the_others_of_its_group_pass(
+    open_queue: OpenQueue, address: str
+) -> None:
+    gate = Gate()
+    bringer = open_queue(None, workers=0)
+    bringer.enqueue_many([Job("runs"), Job("waits", group="a")])
+    # As after two crashes: one of them runs at a time.
+    sql(address, "UPDATE jobqueue.job SET suspect = true, interrupted = 2, behind = false")
+    bringer.enqueue_many([Job("next", group="a"), Job("last", group="a")])
+    queue = open_queue(lambda job: gate.wait() if job.id == "runs" else None, workers=3)
+    assert queue.wait("last", DEADLINE).status is Status.COMPLETED
+    assert queue.status("waits") is Status.QUEUED
+    gate.open()
+    queue.join(DEADLINE)
+
+
 def tokens(address: str) -> int:
     ((number,),) = sql(address, "SELECT last_value FROM jobqueue.token")
     return int(number)
@@ -305,3 +324,38 @@ class TestOneThatMayNotStart:
         assert {bringer.status(mail) for mail in mails} == {Status.QUEUED}
         assert open_queue({"mail": nothing}).close()
         assert {bringer.status(mail) for mail in mails} == {Status.COMPLETED}
+
+
+def test_who_runs_the_next_of_a_full_group_is_told(
+    open_queue: OpenQueue, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is of a kind that does not run where the one before has ended."""
+    monkeypatch.setattr(housekeeping, "POLL_SECONDS", 3600)
+    path, gate = address.replace("lease=1", "lease=600"), Gate()
+    one = open_queue({"first": lambda job: gate.wait()}, path=path, group_limit=1)
+    other = open_queue({"next": nothing}, path=path, group_limit=1)
+    first = one.enqueue(Job(kind="first", group="a"))
+    becomes(lambda: one.get(first).status is Status.PROCESSING)
+    following = other.enqueue(Job(kind="next", group="a"))
+    becomes(lambda: not ledger(other)._memory.more)
+    gate.open()
+    assert other.wait(following, DEADLINE).status is Status.COMPLETED
+
+
+def test_the_oldest_goes_where_more_wait_behind_than_the_lane_has_room_for(
+    open_queue: OpenQueue, address: str
+) -> None:
+    """As after many have fallen due, which needs no room."""
+    queue = open_queue(None, workers=0, capacity=2, overflow="drop-oldest")
+    for group in "ba":  # the other way round than in the index
+        queue.enqueue_many([Job(f"{group}{n}", group=group, run_at=0.01) for n in range(4)])
+        becomes(lambda: not queue.jobs("scheduled"))
+    in_line = """SELECT id FROM jobqueue.job WHERE grp IN ('a', 'b') AND status = 'queued'
+        ORDER BY place"""
+    for _ in range(2):
+        before = sql(address, in_line)
+        queue.enqueue(Job(priority="high"))  # another lane
+        queue.enqueue(Job(group="c"))
+        left = sql(address, in_line)
+        assert len(left) < len(before)
+        assert {*before[: len(before) - len(left)]}.isdisjoint(left)

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import threading
 import time
+from typing import Any
 
 import pytest
 
-from final import Job, Kind, Status
-from final.ledger.postgres import window
+from final import Job, Kind, QueueFull, Status
+from final.ledger.postgres import room, window
 from final.ledger.postgres.witness import host
 from tests.final.helpers import nothing
 from tests.helpers import DEADLINE, Gate, Journal
 from tests.host import Host
 from tests.postgres.conftest import OpenQueue
-from tests.postgres.test_processes import becomes
+from tests.postgres.test_processes import becomes, poll_again
 
 LONG = 3 * DEADLINE
 
@@ -109,3 +110,19 @@ def test_of_a_kind_with_one_worker_jobs_start_in_order(
     queue.resume()
     queue.join(DEADLINE)
     assert started == [*range(60)]
+
+
+def test_jobs_that_run_elsewhere_fill_the_lane_for_all(
+    open_queue: OpenQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who does not run them looks beyond them, and counts them all the same."""
+    monkeypatch.setattr(window, "MARGIN", 0)
+    monkeypatch.setattr(room, "BELIEVED_SECONDS", 0.0)
+    options: dict[str, Any] = {"capacity": 20, "overflow": "reject"}
+    elsewhere = open_queue({"theirs": nothing}, workers=0, **options)
+    elsewhere.enqueue_many([Job(kind="theirs") for _ in range(20)])
+    queue = open_queue({"ours": nothing}, **options)
+    for _ in range(4):
+        with pytest.raises(QueueFull):
+            queue.enqueue(Job(kind="ours"))
+        poll_again([queue])

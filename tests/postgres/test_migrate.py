@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import psycopg
@@ -11,7 +12,9 @@ import pytest
 from final import Job, StorageError
 from final.ledger.postgres import migrate
 from final.ledger.postgres.address import Address, parse
+from tests.helpers import DEADLINE, Background
 from tests.postgres.conftest import OpenQueue
+from tests.postgres.test_processes import becomes, sql
 
 
 def connect(address: Address) -> psycopg.Connection:
@@ -37,13 +40,50 @@ def test_a_later_migration_is_carried_out_alone(
     place = parse(address)
     with connect(place) as connection:
         migrate.migrate(connection, place)
-        for file in migrate.migrations():
-            (tmp_path / file.name).write_text(file.read_text())
-        more = "ALTER TABLE jobqueue.job ADD COLUMN colour text;"
-        (tmp_path / "9000_colour.sql").write_text(more)
-        monkeypatch.setattr(migrate, "FOLDER", tmp_path)
+        monkeypatch.setattr(migrate, "FOLDER", _with_one_more(tmp_path))
         assert migrate.migrate(connection, place) == ["9000_colour.sql"]
         assert migrate.migrate(connection, place) == []
+
+
+def test_processes_go_on_while_a_migration_waits_for_a_transaction(
+    address: str, open_queue: OpenQueue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue = open_queue(path=address.replace("lease=1", "lease=2"))
+    place = parse(address)
+    monkeypatch.setattr(migrate, "FOLDER", _with_one_more(tmp_path))
+    with connect(place) as connection, closing(psycopg.connect(place.dsn)) as caller:
+        queue.enqueue(_job(), connection=caller)
+        migrating = Background(migrate.migrate, connection, place)
+        table = f"{place.schema}.job"
+        waits = "SELECT pid FROM pg_locks WHERE relation = %s::regclass AND NOT granted"
+        becomes(lambda: sql(address, waits, table))
+        for _ in range(3):
+            assert queue.wait(queue.enqueue(_job()), DEADLINE).result == "a"
+        caller.commit()
+        assert migrating.result() == ["9000_colour.sql"]
+
+
+def test_a_migration_says_what_is_in_its_way(
+    address: str, open_queue: OpenQueue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue = open_queue(workers=0)
+    monkeypatch.setattr(migrate, "FOLDER", _with_one_more(tmp_path))
+    monkeypatch.setattr(migrate, "PATIENCE", 0.2)
+    with closing(psycopg.connect(parse(address).dsn, application_name="report")) as caller:
+        queue.enqueue(_job(), connection=caller)
+        number = caller.info.backend_pid
+        opening = Background(open_queue)
+        with pytest.raises(StorageError, match=rf"0.2 seconds .* {number} \(report\)"):
+            opening.result()
+
+
+def _with_one_more(folder: Path) -> Path:
+    """The migrations, and another one."""
+    for file in migrate.migrations():
+        (folder / file.name).write_text(file.read_text())
+    more = "ALTER TABLE jobqueue.job ADD COLUMN colour text;"
+    (folder / "9000_colour.sql").write_text(more)
+    return folder
 
 
 def test_a_release_before_goes_on_beside_additions_and_not_beside_breaks(

@@ -54,7 +54,7 @@ def test_processes_share_a_backlog(pooled: str, open_queue: OpenQueue) -> None:
 def test_orders_and_producers_that_wait(pooled: str, open_queue: OpenQueue, gate: Gate) -> None:
     bringer = open_queue(workers=0, path=pooled, capacity=2)
     bringer.enqueue(Job(id="a"))
-    bringer.enqueue(Job(id="b", run_at=0.2))
+    bringer.enqueue(Job(id="b", run_at=0.2, priority="low"))  # it takes no room from the others
     bringer.enqueue(Job(id="c"))
     blocked = Background(bringer.enqueue, Job(id="d"))
     assert bringer.cancel("c")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 import time
@@ -35,17 +36,20 @@ ENDS: list[dict[str, Any]] = [
 
 @pytest.fixture
 def ledger(address: str) -> Iterator[PostgresLedger]:
-    yield from opened(address)
+    with opened(address) as ledger:
+        yield ledger
 
 
 @pytest.fixture
 def elsewhere(address: str) -> Iterator[PostgresLedger]:
     """That of another process. Neither is told anything."""
-    yield from opened(address)
+    with opened(address) as ledger:
+        yield ledger
 
 
-def opened(address: str) -> Iterator[PostgresLedger]:
-    chosen = options()
+@contextlib.contextmanager
+def opened(address: str, **changes: Any) -> Iterator[PostgresLedger]:
+    chosen = options(**changes)
     ledger = PostgresLedger(
         parse(address), chosen, Policies(chosen), None, lambda kind: True, Events().say
     )

@@ -12,10 +12,10 @@ import pytest
 from final import Job, JobQueue, Kind, StorageError, TokenBucket, UnknownJob
 from final.ledger.postgres.address import parse
 from final.ledger.postgres.session import Session
-from final.ledger.postgres.statements import CLASS, PRUNER, REGISTER
+from final.ledger.postgres.statements import BEGIN, CLASS, PRUNER, REGISTER
 from tests.helpers import DEADLINE, Background, Journal
 from tests.postgres.conftest import OpenQueue
-from tests.postgres.test_processes import becomes, sql
+from tests.postgres.test_processes import becomes, ledger, sql
 
 REPEATABLE = "-c%20default_transaction_isolation%3Drepeatable%5C%20read"
 
@@ -32,8 +32,8 @@ def test_nobody_is_refused_whatever_the_default_isolation_is(
             queue.enqueue(Job(kind="a"))
 
     for producer in [Background(bring, queue) for queue in queues]:
-        producer.result()
-    queues[0].join(DEADLINE)
+        producer.result(3 * DEADLINE)
+    queues[0].join(3 * DEADLINE)
     assert queues[0].metrics().completed == 180
 
 
@@ -63,8 +63,10 @@ def test_a_process_that_has_no_place_for_files_has_no_witness(
 
 
 def test_what_anybody_may_notify_ends_no_listener(address: str, open_queue: OpenQueue) -> None:
+    before = set(threading.enumerate())  # listeners of other tests may be about to end
     queue = open_queue(workers=0)
-    threads = {thread for thread in threading.enumerate() if thread.name == "final-listener"}
+    threads = {t for t in threading.enumerate() if t.name == "final-listener"} - before
+    assert threads
     channel = parse(address).schema
     for text in ("", "0:", "0:[1]", '0:["a","completed",1,9,"k",null]', "0:" + "[" * 5_000):
         sql(address, "SELECT pg_notify(%s, %s)", channel, text)
@@ -109,6 +111,19 @@ def test_a_session_that_is_ended_while_a_queue_opens(
             queue = open_queue()
         assert ended
         assert queue.wait(queue.enqueue(Job()), DEADLINE)
+
+
+def test_before_postgresql_17_too_a_turn_that_goes_silent_is_ended(
+    address: str, open_queue: OpenQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = property(lambda _: 160000, lambda *_: None)
+    monkeypatch.setattr(Session, "version", version, raising=False)
+    lease, session = ledger(open_queue(workers=0))._lease, Session(parse(address))
+    session.ask(BEGIN)
+    session.ask(lease._guard, (lease.table, lease.owner, *lease._settings))
+    ours = "SELECT pid FROM pg_stat_activity WHERE pid = %s"
+    becomes(lambda: not sql(address, ours, session.connection.info.backend_pid))
+    session.close()
 
 
 def test_a_capacity_without_end(open_queue: OpenQueue) -> None:

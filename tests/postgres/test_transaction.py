@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import psycopg
 import pytest
 
 from final import DuplicateJob, Job, Status, StorageError, Unique, UnknownJob
+from final.ledger.base import Given, Offer
 from final.ledger.postgres.address import parse
-from tests.helpers import DEADLINE, Gate
+from tests.helpers import DEADLINE, Background, Gate, Journal
 from tests.postgres.conftest import OpenQueue
 from tests.postgres.test_processes import becomes
 
@@ -94,3 +96,43 @@ def test_a_job_that_runs_can_end_while_another_one_wants_its_place(
         assert queue.wait("runs", DEADLINE)
         assert queue.wait(queue.enqueue(Job()), DEADLINE)
     queue.close(drain=False)
+
+
+@pytest.mark.parametrize(
+    "wants",
+    [
+        lambda queue: queue.enqueue(Job("c")),  # the same id
+        lambda queue: queue.enqueue(Job(after=["a"])),
+        lambda queue: queue.enqueue(Job(unique=Unique("k", then="replace"))),
+        lambda queue: queue.cancel("a"),
+        lambda queue: queue.cancel_all(),
+    ],
+)
+def test_who_wants_a_job_that_an_open_transaction_has_is_refused_and_nobody_else_is(
+    address: str, open_queue: OpenQueue, monkeypatch: pytest.MonkeyPatch, wants: Any
+) -> None:
+    path = address.replace("lease=1", "lease=10")  # a statement may take a quarter of it
+    queue = open_queue(None, path=path, workers=0, capacity=2, overflow="drop-oldest")
+    queue.enqueue_many([Job("a", unique=Unique("k")), Job("b")])
+    gate, turns, exchange = Gate(), Journal(), queue._ledger.exchange
+
+    def held_up(offer: Offer) -> Given:
+        if offer.new:  # and not one that has only looked around
+            turns.write("turn")
+            gate.wait()
+        return exchange(offer)
+
+    with contextlib.closing(psycopg.connect(parse(address).dsn)) as connection:
+        queue.enqueue(Job("c"), connection=connection)  # drops the first
+        monkeypatch.setattr(queue._ledger, "exchange", held_up)
+        others = [Background(queue.enqueue, Job("x", run_at=3600))]
+        turns.wait_for("turn")
+        refused = Background(wants, queue)
+        others += [Background(queue.enqueue, Job("y", run_at=3600)), Background(queue.cancel, "b")]
+        becomes(lambda: queue._dispatcher.inbox.qsize() == 3)  # all in one turn
+        gate.open()
+        assert [other.result() for other in others] == ["x", "y", True]
+        with pytest.raises(StorageError, match="open elsewhere"):
+            refused.result()
+        assert queue.status("y") is Status.SCHEDULED
+    wants(queue)

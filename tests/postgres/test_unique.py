@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 from typing import Any
 
 import psycopg
 import pytest
 
-from final import Job, QueueFull, Status, Unique
+from final import Job, JobQueue, QueueFull, Status, Unique
+from final.engine.producers import OFFERED_AT_ONCE
 from final.ledger.base import Given, Offer
+from final.ledger.postgres import holders
 from final.ledger.postgres.address import parse
 from tests.final.conftest import gate, held_up  # noqa: F401  (fixtures)
 from tests.final.helpers import eventually
@@ -117,6 +120,21 @@ class TestWithinATransaction:
                     waiting.result(deadline=0.05)
             assert waiting.result() == "first"
 
+    def test_nor_do_others_wait_until_it_is_looked_for_again(
+        self, open_queue: OpenQueue, address: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        queue, unique = open_queue(), Unique("report")
+        monkeypatch.setattr(holders, "LOOK_AGAIN_SECONDS", A_DAY)
+        with contextlib.closing(psycopg.connect(parse(address).dsn)) as connection:
+            queue.enqueue(Job(run_at=A_DAY, unique=unique), connection=connection)
+            more = [Job() for _ in range(OFFERED_AT_ONCE)]  # as much as a turn offers of a line
+            Background(queue.enqueue_many, [Job(unique=unique), *more])
+            becomes(lambda: queue._dispatcher._producers)
+            for other in (None, Unique("other")):
+                queue.enqueue(Job(unique=other), timeout=DEADLINE / 2)
+            with pytest.raises(QueueFull, match="key 'report'"):
+                queue.enqueue(Job(unique=unique), timeout=0)
+
     def test_nor_does_who_would_replace_the_job_that_it_has_replaced(
         self, open_queue: OpenQueue, address: str
     ) -> None:
@@ -198,25 +216,90 @@ def test_of_two_with_a_key_a_dead_letter_stays_one_while_nobody_knows_of_the_oth
     assert queue.status(other) is Status.QUEUED
 
 
+@pytest.mark.parametrize("how", ["history", "purge"])
+def test_a_job_whose_key_a_caller_is_taking_goes_later_and_nobody_waits_for_that(
+    address: str, open_queue: OpenQueue, how: str
+) -> None:
+    """Were it gone, nothing would say after a rollback that it did not hold its key any more."""
+    queue, keys = open_queue(), (Unique("end"), Unique("day", within=A_DAY))
+    let_go: Any = functools.partial(queue.purge, status=None)
+    if how == "history":
+        let_go = functools.partial(open_queue, None, workers=0, history=0)
+    queue.enqueue_many([Job(unique.key, run_at=A_DAY, unique=unique) for unique in keys])
+    queue.cancel_all()
+    queue.wait(queue.enqueue(Job("other")), DEADLINE)
+    with contextlib.closing(psycopg.connect(parse(address).dsn)) as connection:
+        queue.enqueue_many([Job(unique=unique) for unique in keys], connection=connection)
+        Background(let_go).result()
+        becomes(lambda: [job.id for job in queue.jobs()] == ["day", "end"])
+        connection.rollback()
+    let_go()
+    becomes(lambda: not queue.jobs())
+    again = [Job(f"new {unique.key}", unique=unique) for unique in keys]
+    assert queue.enqueue_many(again) == ["new end", "new day"]
+
+
+def watch_exchanges(queue: JobQueue, monkeypatch: pytest.MonkeyPatch) -> list[Offer]:
+    """From now on; it grows."""
+    offers: list[Offer] = []
+    exchange = queue._ledger.exchange
+
+    def watched(offer: Offer) -> Given:
+        offers.append(offer)
+        return exchange(offer)
+
+    monkeypatch.setattr(queue._ledger, "exchange", watched)
+    return offers
+
+
 def test_nobody_spins_while_what_is_due_is_locked(
     address: str, open_queue: OpenQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     queue = open_queue()
     unique = Unique("key", then="replace")
     scheduled = queue.enqueue(Job(run_at=0.3, unique=unique))
-    ledger, exchanges = queue._ledger, 0
-    exchange = ledger.exchange
-
-    def count(offer: Offer) -> Given:
-        nonlocal exchanges
-        exchanges += 1
-        return exchange(offer)
-
-    monkeypatch.setattr(ledger, "exchange", count)
+    offers = watch_exchanges(queue, monkeypatch)
     with contextlib.closing(psycopg.connect(parse(address).dsn)) as connection:
         queue.enqueue(Job(payload="new", run_at=0.3, unique=unique), connection=connection)
         with pytest.raises(TimeoutError):
             queue.wait(scheduled, 1.0)
         connection.commit()
     assert queue.wait(scheduled, DEADLINE).result == "new"
-    assert exchanges < 200
+    assert len(offers) < 200
+
+
+def test_who_gives_up_waiting_for_a_key_leaves_nobody_looking(
+    open_queue: OpenQueue, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue = open_queue(path=address.replace("lease=1", "lease=10"))
+    other = queue.enqueue(Job(run_at=A_DAY))
+    with contextlib.closing(psycopg.connect(parse(address).dsn)) as connection:
+        queue.enqueue(Job(unique=Unique("a"), run_at=A_DAY), connection=connection)
+        with pytest.raises(QueueFull):
+            queue.enqueue(Job(unique=Unique("a")), timeout=0.1)
+        offers = watch_exchanges(queue, monkeypatch)
+        with pytest.raises(TimeoutError):
+            queue.wait(other, 1.0)
+    assert len(offers) < 50
+
+
+@pytest.mark.parametrize("then", ["skip", "replace"])
+def test_the_last_change_of_a_transaction_is_seen(
+    open_queue: OpenQueue, address: str, then: Any
+) -> None:
+    """By the job that has the key, and was about to start: nobody else would look."""
+    seen, unique = [], Unique("stock", until="started", then=then)
+    queue = open_queue(lambda job: seen.append(sql(address, "TABLE jobqueue.stock")[0]))
+    sql(address, "CREATE TABLE jobqueue.stock AS SELECT 1 AS number")
+    queue.pause()
+    only = queue.enqueue(Job(unique=unique))
+    with contextlib.closing(psycopg.connect(parse(address).dsn)) as connection:
+        statement = f"UPDATE {parse(address).schema}.stock SET number = 2"
+        connection.execute(statement.encode())
+        assert queue.enqueue(Job(unique=unique), connection=connection) == only
+        queue.resume()
+        with pytest.raises(TimeoutError):
+            queue.wait(only, 0.5)
+        connection.commit()
+    queue.wait(only, DEADLINE)
+    assert seen == [(2,)]

@@ -1,6 +1,7 @@
 """A service in a process of its own: ``python -m tests.service.child OPTIONS`` (JSON).
 
-files: how many file descriptors it may have, besides the options of ``serve``.
+Besides the options of ``serve``: files, how many file descriptors it may have; patience, how many
+seconds uvicorn waits at the end for connections that are still open.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from final import Job
-from final.service.server import serve
+from final.service import server
+from final.service.server import HttpServer, serve
 
 
 def held(job: Job) -> str:
@@ -33,6 +36,15 @@ def opens(job: Job) -> str:
     return "done"
 
 
+def be_patient(seconds: float) -> None:
+    class Patient(HttpServer):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            self.config.timeout_graceful_shutdown = int(seconds)
+
+    server.HttpServer = Patient  # type: ignore[misc]
+
+
 handlers = {"held": held, "opens": opens}
 
 if __name__ == "__main__":
@@ -41,5 +53,7 @@ if __name__ == "__main__":
         import resource
 
         resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
+    if patience := options.pop("patience", None):
+        be_patient(patience)
     logging.basicConfig(format="%(levelname)s: %(message)s")
     serve("tests.service.child:handlers", **options)

@@ -495,6 +495,15 @@ class TestService:
         assert ended.code == 3
         assert "start one with `python -m final serve`" in ended.error
 
+    def test_one_that_does_not_answer_in_time(
+        self, run: Run, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(remote, "PATIENCE", 0.1)
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            ended = run("jobs", "--url", f"http://127.0.0.1:{listener.getsockname()[1]}")
+        assert ended.code == 3
+        assert "has not answered" in ended.error
+
     @pytest.mark.parametrize(
         "url", ["localhost:8080", "http://", "http://x:y", "http://x:99999", "http://[", "ftp://x"]
     )
@@ -911,7 +920,7 @@ class TestWhatIsTypedWrong:
         "arguments",
         [
             ["--shutdown-timeout", "inf"],
-            ["--shutdown-timeout", "1e10"],
+            ["--shutdown-timeout", "1e11"],
             ["--shutdown-timeout", "nan"],
             ["--workers", "100000"],
             ["--capacity", "0"],

@@ -644,9 +644,12 @@ def test_the_number_of_workers_is_changed(live: Live, open_page: OpenPage) -> No
     expect(field).to_have_value("3")
 
 
-def test_a_paused_lane_does_not_starve(live: Live, open_page: OpenPage) -> None:
-    live.queue.pause(priority="low")
-    live.create(priority="low")
+@pytest.mark.parametrize("pause", [{"priority": "low"}, {"group": "tenant-7"}])
+def test_a_paused_lane_does_not_starve(
+    live: Live, open_page: OpenPage, pause: dict[str, str]
+) -> None:
+    live.queue.pause(**pause)
+    live.create(priority="low", group="tenant-7")
     page = open_page(live)
     for _ in range(30):
         live.create(priority="high")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any
 
@@ -29,16 +30,29 @@ def test_a_flood_is_worked_off(demo: Live) -> None:
     stats = demo.http.get("/stats").json()
     assert stats["demo"] is True
     totals = stats["totals"]
-    assert totals["completed"] + totals["scheduled"] == 59  # those of other tenants come later
+    # Those of other tenants come later; one may just be at it.
+    later = sum(totals[status] for status in ("scheduled", "queued", "processing"))
+    assert totals["completed"] + later == 59
+    assert later <= 4
     assert totals["failed"] == 1  # every 50th, for the dead letters
 
 
-def test_while_one_tenant_floods_others_come_by_and_by(open_service: OpenService) -> None:
+def test_while_one_tenant_floods_others_come_by_and_by(
+    open_service: OpenService, monkeypatch: pytest.MonkeyPatch
+) -> None:
     live = open_service(demo_handlers(seconds=60), demo=True, workers=1)
-    live.post("/demo/flood", {"high": 400})
-    queued = Counter(record.group for record in live.queue.jobs(limit=400))
-    due = [r.due_at - r.enqueued_at for r in live.queue.jobs("scheduled", limit=400) if r.due_at]
-    assert (queued["tenant-1"], len(due)) == (360, 40)
+    asked_for: list[Job] = []  # before the first of them is due
+    enqueue_many = live.queue.enqueue_many
+
+    def noted(jobs: Iterable[Job], **options: Any) -> list[str]:
+        asked_for.extend(some := list(jobs))
+        return enqueue_many(some, **options)
+
+    monkeypatch.setattr(live.queue, "enqueue_many", noted)
+    live.post("/demo/flood", {"high": 400, "medium": 0, "low": 0})
+    groups = Counter(job.group for job in asked_for)
+    due = [job.run_at for job in asked_for if isinstance(job.run_at, float)]
+    assert (groups["tenant-1"], len(due)) == (360, 40)
     between = [later - sooner for sooner, later in pairwise(sorted(due))]
     assert between == pytest.approx([0.5] * 39, abs=0.1)
 

@@ -130,6 +130,20 @@ def test_a_busy_queue_is_told_of_in_few_pieces(live: Live, monkeypatch: pytest.M
     assert len(sendings) <= 1 + 3
 
 
+def test_what_waits_for_the_beat_is_sent_before_the_end(
+    live: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "BEAT", 3_600.0)
+    with live.events() as stream:
+        live.create(id="x")
+        until(stream, "x", "queued")
+        live.queue.wait("x", DEADLINE)
+        live.queue.close()  # which tells all who listen
+        live.end_events()
+        heard = Background(list, stream).result()
+    assert [data["status"] for _, data in heard] == ["processing", "completed"]
+
+
 def test_the_end_of_the_service_ends_the_stream(live: Live) -> None:
     with live.events() as stream:
         live.end_events()

@@ -307,6 +307,28 @@ class TestBatch:
         live.queue.join(DEADLINE)
         assert live.queue.metrics().completed == 9
 
+    def test_what_came_with_it_was_not_there_before(self, live: Live) -> None:
+        page = {"type": "work", "unique": {"key": "page"}}
+        jobs = [{**page, "id": "a", "run_at": 3_600}, {**page, "id": "b"}]
+        answer = live.post("/jobs/batch", {"jobs": jobs})
+        assert answer.json() == {"ids": ["a", "a"], "existing": []}
+
+    @pytest.mark.parametrize(
+        ("wrong", "field"),
+        [
+            ({"type": "nope"}, "type"),
+            ({"type": "work\u0000"}, "type"),
+            ({"type": "work", "meta": {"": "x"}}, "meta"),
+        ],
+    )
+    def test_the_one_that_is_wrong_is_named(
+        self, live: Live, wrong: dict[str, object], field: str
+    ) -> None:
+        jobs = [{"type": "work"}] * 3 + [wrong]
+        answer = live.post("/jobs/batch", {"jobs": jobs})
+        assert answer.status_code == 422
+        assert [error["field"] for error in answer.json()["errors"]] == [f"jobs.3.{field}"]
+
     def test_where_the_room_ends_the_answer_says_what_is_in(self, held: Live) -> None:
         jobs = [{"type": "work", "id": f"b{n}"} for n in range(5)]
         answer = held.post("/jobs/batch", {"jobs": jobs})

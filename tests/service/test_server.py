@@ -9,7 +9,6 @@ import shlex
 import signal
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -146,14 +145,12 @@ class TestStopping:
                         connection.sendall(head("GET", "/ready"))
                         answers.append(connection.makefile("rb").readline().decode())
 
-        with serving(tmp_path) as served:
+        with serving(tmp_path, patience=3_600) as served:  # it is not worn out, either
             address = ("127.0.0.1", served.http.base_url.port or 0)
             clients = [Background(ask, address) for _ in range(8)]
             eventually(lambda: len(answers) > 50, "their first answers")
             served.program.signal(signal.SIGTERM)
-            began = time.monotonic()
             assert served.program.read_to_the_end() == 0
-            assert time.monotonic() - began < 5  # uvicorn waits so long for a late connection
             for each in clients:
                 each.result()
         assert {line.split()[1] for line in answers if line} <= {"200", "503"}

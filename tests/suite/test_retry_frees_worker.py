@@ -34,7 +34,9 @@ def test_a_waiting_retry_holds_no_worker(
         if job.id == "flaky" and attempt == 1:
             raise Broken
         if job.id == "other":
-            time.sleep(BACKOFF)  # its work: when it is done, the retry is due
+            # Its work: when it is done, the retry is due. (That counts from when the failure has
+            # been written, which may be after this has begun.)
+            time.sleep(4 * BACKOFF)
 
     backoff = stage.backoff(base=BACKOFF, jitter=0)
     queue = stage.queue(handler, workers=1, backoff=backoff)
@@ -71,9 +73,9 @@ def test_a_waiting_retry_is_no_sleeping_thread(
     for n in range(WAITING):
         queue.enqueue(stage.job(id=f"job-{n}"))
     journal.wait_for(f"job-{WAITING - 1}", WORKER_DIED)
-    assert WORKER_DIED not in journal.entries
+    assert WORKER_DIED not in journal.entries, "the worker died of its first failure"
     rounds(stage, queue, journal, 1)
 
     threads = threading.active_count() - before
-    evidence(f"{WAITING} retries wait, and the queue has {threads} threads")
+    evidence(f"{WAITING} retries wait; threads of the queue: {threads}")
     assert threads < WAITING

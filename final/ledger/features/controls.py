@@ -8,10 +8,13 @@ That nothing paused starts, the picker sees to (``picking.py``); the workers are
 
 from __future__ import annotations
 
-from final.beyond.control import Pause, pause_from
+import contextlib
+
+from final.beyond.control import Pause, readable
 from final.ledger.base import SetPaused, SetWorkers
 from final.ledger.features.base import Feature
 from final.ledger.sqlite import SqliteFile
+from final.options import require_workers
 
 PAUSED = "SELECT sort, name FROM pause"
 PAUSE = "INSERT OR IGNORE INTO pause VALUES (?, ?)"
@@ -26,9 +29,12 @@ class Controls(Feature):
 
     def __init__(self, file: SqliteFile) -> None:
         super().__init__(file)
-        self.paused = frozenset(pause_from(row) for row in file.execute(PAUSED).fetchall())
-        stored = file.execute(WORKERS).fetchone()
-        self.workers: int | None = None if stored is None else stored[0]
+        self.paused = frozenset(readable(file.execute(PAUSED).fetchall()))
+        self.workers: int | None = None
+        for (stored,) in file.execute(WORKERS).fetchall():
+            with contextlib.suppress(ValueError, TypeError):  # as with pauses
+                require_workers(stored, shared=False)
+                self.workers = stored
         self.begin(0.0)
 
     def begin(self, wall: float) -> None:

@@ -103,9 +103,9 @@ class Holders(Feature):
             index.put_in(task)
         is_queued = task.status is Status.QUEUED
         if is_queued and new.due_at is None and place_of(task) == place_of(new):
-            index.let_go([task])
+            index.count_out([task])
             self.replace(task, new)
-            index.keep([task])  # it stands where it stood
+            index.count_in([task])  # it stands where it stood
             return
         index.leave(task)
         self.replace(task, new)
@@ -162,7 +162,7 @@ class Holders(Feature):
         if off:
             self._file.execute(LET_GO, (_seqs(off), json.dumps([task.id for task in off])))
         self.forget(deleted(moves))
-        if self._wall >= self._sweep_at:
+        if not self._sweep_at - 1.0 <= self._wall < self._sweep_at:  # the clock may be set back
             gone = self._file.execute(EXPIRED, (self._wall, KEYS_AT_ONCE)).rowcount
             self._sweep_at = self._wall if gone == KEYS_AT_ONCE else self._wall + 1.0
 

@@ -13,15 +13,12 @@ import logging
 import math
 from collections.abc import Callable
 
-from final.beyond.periodic import Entry
+from final.beyond.periodic import UNREADABLE, Entry
 from final.job import Task
 from final.ledger.base import AT_ONCE, ChangePeriodic
 from final.ledger.features.base import Feature
 from final.ledger.lookups import PERIODIC
 from final.ledger.sqlite import SqliteFile
-
-# A row that makes no sense here: without cronsim or its time zone, or of another program.
-UNREADABLE = (ImportError, ValueError, LookupError, TypeError)
 
 ENTRY = PERIODIC.replace("ORDER BY name", "WHERE name = ?")
 # An entry that is there goes on where it is if its schedule is the same, and stays paused.
@@ -68,7 +65,8 @@ class Periodic(Feature):
             entry = Entry(*row)
             try:
                 if entry.next is not None and self._handles(entry.kind()):
-                    entry.due(entry.next, 1)  # can it be read?
+                    entry.due(entry.next, 1)  # can it be read, and the job, too?
+                    entry.task(entry.next)
                     ticks[entry.name] = entry.next
             except UNREADABLE as error:
                 text = "Periodic entry %r is left alone: %s"

@@ -38,13 +38,16 @@ class Doubt:
         """A connection that works; returns whether the turn in doubt has come about."""
         session, ours = self._session, (self._lease.table, self._lease.owner)
         if session.is_lost:
-            session.reconnect()
+            self._lease.reconnect()
         if self.trace is None:
             return False
-        session.ask(sql.HOLDERS, (*ours, 0.0))  # our old session, however young its transaction is
-        session.ask(sql.OLD_SESSION_IS_OVER, ours)
-        (was_written,) = session.one(*self.trace)
-        if was_written:
+        with session.transaction():  # with the owner's lock: should it be lost, too, it is ended
+            session.ask(sql.OLD_SESSION_IS_OVER, ours)
+            (was_written,) = session.one(*self.trace)
+            if was_written:
+                # Its wait for a standby was cut short. Whoever has this one has that one, too.
+                session.ask(sql.WRITE_SOMETHING, (self._lease.synchronous,))
+        if was_written:  # now that it is certain: others may claim those, and change the trace
             session.ask(sql.GIVE_BACK_CLAIMS, (self._lease.owner, list(self._memory.flying)))
             self._memory.more = True
         self.trace = None

@@ -23,7 +23,7 @@ from final.ledger.postgres.rows import LANES, columns, new_columns
 from final.ledger.postgres.session import Session
 
 # Another turn has a key for some milliseconds. What takes longer is looked for again later.
-LOCK_MILLISECONDS = 100
+KEY_MILLISECONDS = 100
 LOOK_AGAIN_SECONDS = 0.02
 
 
@@ -68,18 +68,16 @@ class PostgresHolders:
         if not self._wanted:
             return
         if self._patient:
-            ask(sql.WAIT_FOR_LOCKS, (str(LOCK_MILLISECONDS),))
-            ask(sql.LOCK_KEYS, place)
-            ask(sql.WAIT_FOR_LOCKS, ("0",))
+            with self._session.waiting_at_most(KEY_MILLISECONDS):
+                ask(sql.LOCK_KEYS, place)
         else:
             self._locked = ask(sql.TRY_KEYS, (*place, self._wanted, self._table))
 
     def _lock_letters(self, values: dict[str, Any]) -> None:
         ask = self._session.ask
         if self._patient:
-            ask(sql.WAIT_FOR_LOCKS, (str(LOCK_MILLISECONDS),))
-            ask(sql.LOCK_KEYS_OF_LETTERS, values)
-            ask(sql.WAIT_FOR_LOCKS, ("0",))
+            with self._session.waiting_at_most(KEY_MILLISECONDS):
+                ask(sql.LOCK_KEYS_OF_LETTERS, values)
         else:
             self.busy += [key for (key,) in ask(sql.TRY_KEYS_OF_LETTERS, values)]
 
@@ -94,7 +92,7 @@ class PostgresHolders:
         self._keys = Keys(holders_of(self._holders, wall), wall)
         if self._locked is not None:
             self._keys.busy = set(self._wanted) - {key for (key,) in self._locked}
-        if self._wanted:
+        if self._memory.now >= self._memory.not_before:  # else others wait until then
             busy_until = self._memory.now + LOOK_AGAIN_SECONDS
             self._memory.not_before = busy_until if self._keys.busy else 0.0
         return self._keys

@@ -15,6 +15,7 @@ from psycopg import errors
 
 from final.ledger.base import AT_ONCE
 from final.ledger.postgres import statements as sql
+from final.ledger.postgres import window
 from final.ledger.postgres.dependencies import PostgresDependencies
 from final.ledger.postgres.lease import Lease
 from final.ledger.postgres.memory import Memory
@@ -50,7 +51,7 @@ class Housekeeping:
         self.was_told_to_stop = False  # by another process; any thread may set it
         self._look_back_at = 0.0
         self._count_ended_at = 0.0
-        self._ended = 0  # so far, those that are forgotten included; as counted the last time
+        self._ended = 0  # so far, those that are gone included; as counted the last time
         self._counting = self._counted_to = 0  # of a count under way
         self._prune_at_once = AT_ONCE
         self._pruned_to = 0
@@ -85,20 +86,25 @@ class Housekeeping:
                 self._memory.stops_here(seq)
 
     def _look_back(self) -> None:
-        """Begin further in front where jobs are left there.
+        """Begin at the first that waits: jobs may be left before the low mark.
 
         A transaction that is held open anywhere keeps the index entries of ended jobs, and a look
-        from the start of a lane passes over all of them: hence the low mark, and this look behind
-        it, which costs at most a twentieth of the time.
+        from the start of a lane passes over all of them: hence the mark, and this one look from the
+        start, which takes at most a twentieth of the time. (In a process without workers no other
+        one moves the mark.)
         """
         began = time.monotonic()
         if began < self._look_back_at:
             return
         try:
-            values = [low for low in self._memory.low for _ in range(2)]
-            self._memory.low = list(self._session.one(sql.FIRST, values))
+            with self._session.transaction():
+                self._session.ask(sql.TIMEOUT, (str(int(self._session.address.lease / 4 * 1000)),))
+                places = self._session.one(sql.FIRST)
+            self._memory.low = [first - window.MARGIN for first in places]
+            self._memory.first = self._memory.low.copy()
             self._memory.beyond = [0, 0, 0]
         except errors.QueryCanceled:
+            self._memory.first = self._memory.low.copy()  # or a count would not end, either
             text = "Too many ended jobs to pass over: is a transaction held open there?"
             self._memory.say(logging.WARNING, text)
         self._look_back_at = began + max(1.0, 20 * (time.monotonic() - began))
@@ -108,20 +114,20 @@ class Housekeeping:
         with self._session.transaction():
             if self._session.one(sql.PRUNER, (self._lease.table,)) != (True,):
                 return
-            (forgotten,) = self._session.one(sql.FORGOTTEN)  # by any process
+            (gone,) = self._session.one(sql.GONE)  # because of any process
             if time.monotonic() >= self._count_ended_at:
-                self._count_ended(forgotten)
-            excess = min(self._prune_at_once, self._ended - forgotten - self._history)
+                self._count_ended(gone)
+            excess = min(self._prune_at_once, self._ended - gone - self._history)
             if excess > 0:
                 self._let_go(excess)
             self._session.ask(sql.EXPIRED_KEYS, (PRUNED_AT_ONCE,))
 
-    def _count_ended(self, forgotten: int) -> None:
+    def _count_ended(self, gone: int) -> None:
         """A part at a time: of millions of rows one statement would take too long."""
         began, begins = time.monotonic(), self._counted_to == 0
         self._count_ended_at = began + 60  # should it be broken off
         if begins:
-            self._counting = forgotten
+            self._counting = gone
         values = (self._counted_to, COUNTED_AT_ONCE)
         rows, ended, self._counted_to = self._session.one(sql.COUNT_ENDED, values)
         self._counting += ended
@@ -137,7 +143,8 @@ class Housekeeping:
         """Fewer at a time where they are large: what takes too long is broken off."""
         began, at_once = time.monotonic(), self._prune_at_once
         self._prune_at_once = max(1, number // 2)  # should it be broken off
-        gone = self._session.ask(sql.PRUNE, (self._pruned_to, number)).fetchall()
+        oldest = [seq for (seq,) in self._session.ask(sql.OLDEST, (self._pruned_to, number))]
+        gone = self._session.ask(sql.PRUNE, (oldest,)).fetchall()
         if time.monotonic() - began < QUICK_SECONDS:
             self._prune_at_once = min(PRUNED_AT_ONCE, 2 * at_once)
         self._pruned_to = max((seq for (seq,) in gone), default=0)

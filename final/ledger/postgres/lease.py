@@ -29,7 +29,8 @@ KINDS = 10  # of which it says how many jobs it runs
 class Lease:
     """table: the first half of the keys of advisory locks. owner: the second, of this process.
 
-    workers: how many this process has, as the others are told.
+    workers: how many this process has, as the others are told. synchronous: whether its commits
+    wait for the disk, and for a synchronous standby; as PostgreSQL says it.
     """
 
     def __init__(
@@ -50,13 +51,15 @@ class Lease:
         self.owner = 0
         self.workers = options.workers
         # A turn that is stopped half-way holds up others: so a statement may take a quarter of a
-        # lease, and from PostgreSQL 17 on the transaction a third.
+        # lease, and the pause after it a third; from PostgreSQL 17 on the whole transaction.
         milliseconds = self._seconds * 1000
-        synchronous = "on" if options.durability == "full" else "off"
-        self._guard, self._settings = sql.GUARD, [str(int(milliseconds / 4)), synchronous]
+        third = str(int(milliseconds / 3))
+        self.synchronous = "on" if options.durability == "full" else "off"
+        self._guard = sql.GUARD
+        self._settings = [str(int(milliseconds / 4)), third, self.synchronous]
         if session.version >= 170000:
             self._guard = sql.GUARD_17
-            self._settings.append(str(int(milliseconds / 3)))
+            self._settings.append(third)
         self._witness = Witness()
         self.curious = False
         self.beat_at = 0.0
@@ -73,6 +76,15 @@ class Lease:
         self._notices.owner = self.owner
         self.renewed(curious=False)
 
+    def reconnect(self) -> None:
+        """And end the session that was lost, however young its transaction is.
+
+        The server may not know that we are gone, and keep its locks while our lease goes on.
+        """
+        self._session.reconnect()
+        self._memory.last = 0  # another server may have fewer
+        self._session.ask(sql.HOLDERS, (self.table, self.owner, 0.0))
+
     def begin(self) -> Any:
         """Ask for a transaction in which this owner cannot be taken over."""
         self._session.ask(sql.BEGIN)
@@ -84,6 +96,17 @@ class Lease:
         running = Counter(task.kind for task in self._memory.flying.values()).most_common(KINDS)
         values = (self._seconds, curious, json.dumps(dict(running)), self.owner)
         return self._session.ask(sql.BEAT, values)
+
+    def renew(self) -> None:
+        """By itself: no turn that could not be written is a reason to lose what runs here.
+
+        (Whoever has been taken over finds that out in the next one.)
+        """
+        with self._session.transaction():
+            self._session.ask(sql.WAIT_FOR_NO_DISK)
+            is_there = self.ask_to_renew(self.curious).fetchone() is not None
+        if is_there:
+            self.renewed(self.curious)
 
     def renewed(self, curious: bool) -> None:
         self.curious = curious

@@ -100,7 +100,7 @@ class PostgresLedger:
             except psycopg.Error as error:
                 raise explained(address, error) from error
             undo.pop_all()
-        self._own = OwnLookups(session)
+        self._own = OwnLookups(session, self._lease.reconnect)
         self._window = Window(session, options, policies, memory, kinds, shares, self._lease.table)
         self._room = Room(session, options, memory)
         self._doubt = Doubt(session, self._lease, memory)
@@ -127,7 +127,7 @@ class PostgresLedger:
 
     def listen(self, tell: Callable[[Told], object]) -> None:
         def hear(told: Told) -> None:
-            self._memory.more = True  # a hint, which may be set by any thread
+            self._memory.was_told = True
             self._housekeeping.was_told_to_stop |= told.stop
             tell(told)
 
@@ -156,11 +156,12 @@ class PostgresLedger:
 
     def exchange(self, offer: Offer) -> Given:
         self._memory.now, self._memory.wall = offer.now, offer.wall
+        self._memory.begin()
         try:
-            given = self._turn(self._after_large_results(offer))
+            given = self._whole_or_in_parts(self._after_large_results(offer))
             self._broken = False
         except StorageError as error:
-            self._broken = True
+            self._could_not_write()
             return self._summary(Given(error=str(error)), offer.closing)
         is_busy, goes_on, is_left = 1, 1, bool(self._memory.aside)
         with contextlib.suppress(psycopg.Error):  # it is durable; this need not be
@@ -196,8 +197,48 @@ class PostgresLedger:
             memory.now, memory.wall = offer.now + passed, offer.wall + passed
         return replace(offer, now=memory.now, wall=memory.wall, outcomes=last) if before else offer
 
-    def _turn(self, offer: Offer) -> Given:
-        """Tries until it has come about. Raises StorageError when nothing was written."""
+    def _whole_or_in_parts(self, offer: Offer) -> Given:
+        """Who wants a job that a caller's transaction has is refused, and holds up nobody else."""
+        try:
+            return self._turn(offer)
+        except StorageError as error:
+            if not isinstance(error.__cause__, errors.LockNotAvailable):
+                raise
+            held_up = error
+        given = self._turn(replace(offer, orders=(), new=()))
+        nothing = Offer(offer.now, offer.wall, curious=offer.curious)
+        until = time.monotonic() + self._address.lease / 4
+        for order in offer.orders:
+            is_time = time.monotonic() < until
+            part = replace(nothing, orders=[order])
+            given.add(self._part(part) if is_time else Given(answers=[held_up]))
+        for tasks in offer.new:  # whom this does not reach, the next exchange offers once more
+            is_time = time.monotonic() < until
+            given.add(self._part(replace(nothing, new=[tasks])) if is_time else Given(accepted=[0]))
+        return given
+
+    def _part(self, offer: Offer) -> Given:
+        """One order, or what one producer brings: if it fails, this is refused and nothing else."""
+        try:
+            return self._turn(offer, again=True)
+        except StorageError as error:
+            self._could_not_write()
+            if offer.orders:
+                return Given(answers=[error])
+            return Given(accepted=[0], refused={0: error})
+
+    def _could_not_write(self) -> None:
+        """No later turn waits until the database is back; and what runs here stays here."""
+        self._broken = True
+        with contextlib.suppress(psycopg.Error):
+            if not self._session.is_lost:
+                self._lease.renew()
+
+    def _turn(self, offer: Offer, again: bool = False) -> Given:
+        """Tries until it has come about. Raises StorageError when nothing was written.
+
+        again: it has failed before.
+        """
         process = ThisProcess(
             self._session,
             self._options,
@@ -210,7 +251,7 @@ class PostgresLedger:
             self._dependencies,
         )
         until, ran_out = time.monotonic() + PATIENCE, False
-        for attempt in itertools.count(1):
+        for attempt in itertools.count(2 if again else 1):
             try:
                 self._doubt.settle()
                 if ran_out:
@@ -230,7 +271,8 @@ class PostgresLedger:
                     raise explained(self._address, doubt.cause) from doubt
             except psycopg.Error as error:
                 is_certain = self._session.roll_back()
-                if is_certain and isinstance(error, PASSING) and attempt < 5:
+                tries = 2 if isinstance(error, errors.LockNotAvailable) else 5
+                if is_certain and isinstance(error, PASSING) and attempt < tries:
                     continue
                 if is_certain or self._broken or time.monotonic() > until:
                     raise explained(self._address, error) from error

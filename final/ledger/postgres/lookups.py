@@ -11,12 +11,12 @@ import contextlib
 import json
 import threading
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import psycopg
 
-from final.beyond.control import Pause, pause_from
+from final.beyond.control import Pause, readable
 from final.beyond.filters import Filter
 from final.beyond.periodic import Entry
 from final.job import AttemptRecord, GroupRecord, JobRecord, Priority, Status
@@ -37,11 +37,12 @@ class PostgresLookups:
 
     def __init__(self, address: Address) -> None:
         self._address = address
-        # Guards the two below. No user code runs under it; who has it may look again, in a
+        # Guards the four below. No user code runs under it; who has it may look again, in a
         # signal handler or a finalizer.
         self._mutex = threading.RLock()
         self._connection: psycopg.Connection | None = None
         self._closed = False
+        self._failed_at, self._failure = 0.0, ""  # when no connection could be had, and why
         self._asked: tuple[psycopg.Connection, float] | None = None  # and since when
 
     def counts(self) -> dict[tuple[Priority, Status], int]:
@@ -80,6 +81,13 @@ class PostgresLookups:
         ((first, last),) = self._read(sql.FIRST_AND_LAST)
         return first, last
 
+    def clock(self, wall: float) -> float:
+        ((now,),) = self._read(sql.CLOCK)
+        return float(now)
+
+    def hold_up_writing(self) -> bool:
+        return False
+
     def _how_many(self, name: str, value: str) -> int:
         ((count,),) = self._read(HOW_MANY, [name, value])
         return int(count)
@@ -99,7 +107,7 @@ class PostgresLookups:
         return {parent: None if r is None else decode(r) for parent, r in results.items()}
 
     def paused(self) -> frozenset[Pause]:
-        return frozenset(map(pause_from, self._read(sql.PAUSED)))
+        return frozenset(readable(self._read(sql.PAUSED)))
 
     def periodic(self) -> list[Entry]:
         return [entry_of(row) for row in self._read(ENTRIES)]
@@ -152,8 +160,10 @@ class PostgresLookups:
             raise explained(self._address, error) from error
 
     def _ask(self, statement: str, values: Sequence[object]) -> list[tuple[Any, ...]]:
-        query = in_schema(statement, self._address.schema)
+        query, came = in_schema(statement, self._address.schema), time.monotonic()
         with self._mutex:
+            if came < self._failed_at:  # while this one waited: nor would it be answered
+                raise psycopg.OperationalError(self._failure)
             try:
                 if self._connection is not None and not self._closed:
                     with contextlib.suppress(psycopg.OperationalError):
@@ -182,7 +192,11 @@ class PostgresLookups:
     @contextlib.contextmanager
     def _fresh(self) -> Iterator[psycopg.Connection]:
         """A new connection, which is kept for the next question."""
-        connection = connect(self._address)
+        try:
+            connection = connect(self._address)
+        except psycopg.Error as error:
+            self._failure, self._failed_at = str(error), time.monotonic()
+            raise
         if self._closed:
             with contextlib.closing(connection):
                 yield connection
@@ -196,13 +210,14 @@ class PostgresLookups:
 class OwnLookups(PostgresLookups):
     """For the dispatcher's thread, between its transactions: only what is found at once."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, reconnect: Callable[[], None]) -> None:
         super().__init__(session.address)
         self._session = session
+        self._reconnect = reconnect
 
     def _ask(self, statement: str, values: Sequence[object]) -> list[tuple[Any, ...]]:
         if not self._session.is_lost:
             with contextlib.suppress(psycopg.OperationalError):
                 return self._session.ask(statement, values).fetchall()
-        self._session.reconnect()
+        self._reconnect()
         return self._session.ask(statement, values).fetchall()

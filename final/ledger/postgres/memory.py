@@ -19,17 +19,20 @@ from final.ledger.postgres.rows import LANES
 
 
 class Memory:
-    """Used by the dispatcher's thread, except for ``more``, which any may set.
+    """Used by the dispatcher's thread, except for ``was_told``, which any may set.
 
     say: as ``Events.say``.
     now and wall: of the exchange under way, as in ``Offer``. ahead: the database's clock minus now.
+    last: the highest number of a job that is known here: a new one has a higher.
     flying: our claims, by seq. aside: jobs, by seq, that are not to run here any more.
-    more: jobs may wait. suspects: and some of them under suspicion. flows: the latest look has
-    found what others may have brought; once that has run, it looks again and is not told first.
-    low: of each lane the place before which nothing waits. beyond: and that before which nothing
-    waits but what is paused. due_at: when a job is due (monotonic).
-    tick_at: and when a periodic one. unreadable: the names of entries that make no sense here.
-    not_before: producers wait until then (monotonic), for a key; 0 if they need not.
+    more: jobs may wait. was_told: another process has said so, since the latest exchange began.
+    suspects: and some of them under suspicion. flows: the latest look has found what others may
+    have brought; once that has run, it looks again and is not told first.
+    low: of each lane the place before which nothing waits that runs here. first: nor anything else,
+    by the latest look back. beyond: nothing but what is paused. due_at: when a job is due
+    (monotonic). tick_at: and when a periodic one. unreadable: the entries that make no sense here,
+    by name, and until when that is believed.
+    not_before: producers wait until then (monotonic), for keys; 0 if none does.
     paused: what is, as the latest turn has read it. kinds: those that run here; None for all.
     closed: those that no limit lets start, as the latest look has found.
     helped: other processes run jobs, too. moves and stop: for the next ``Given``.
@@ -40,14 +43,17 @@ class Memory:
     def __init__(self, say: Callable[..., None]) -> None:
         self.say = say
         self.now = self.wall = self.ahead = 0.0
+        self.last = 0
         self.flying: dict[int, Task] = {}
         self.aside: set[int] = set()
         self.more = True
+        self.was_told = False
         self.suspects = self.flows = False
         self.low = [0, 0, 0]
+        self.first = [0, 0, 0]
         self.beyond = [0, 0, 0]
         self.due_at = self.tick_at = -math.inf
-        self.unreadable: set[str] = set()
+        self.unreadable: dict[str, float] = {}
         self.not_before = 0.0
         self.paused: frozenset[Pause] = frozenset()
         self.kinds: list[str] | None = None
@@ -57,6 +63,11 @@ class Memory:
         self.stop: list[Task] = []
         self.leases_expired = self.fenced = self.found_untold = 0
         self.untold = False
+
+    def begin(self) -> None:
+        """An exchange: what it has not seen, it hears of now."""
+        if self.was_told:
+            self.was_told, self.more = False, True
 
     def clock(self) -> float:
         """The database's, about."""
@@ -69,9 +80,10 @@ class Memory:
             self.paused, self.beyond = paused, [0, 0, 0]
 
     def may_start(self) -> dict[str, Any]:
-        """The kinds that may start here, as statements have it."""
+        """What may start here, as statements have it."""
         paused = [pause.kind for pause in self.paused if pause.kind is not None]
-        return {"kinds": self.kinds, "closed": [*self.closed, *paused]}
+        closed = [*self.closed, *paused]
+        return {"kinds": self.kinds, "closed": closed, "aside": list(self.aside)}
 
     def moved(self, rows: Iterable[tuple[Any, ...]], moves: list[Move]) -> list[Task]:
         """The jobs of a statement that returns those it has moved, with whence and where."""
@@ -98,7 +110,7 @@ class Memory:
         """It may stand before the low mark of its lane."""
         self.more, self.untold = True, False
         lane = LANES.index(task.priority)
-        for marks in (self.low, self.beyond):
+        for marks in (self.low, self.first, self.beyond):
             marks[lane] = min(marks[lane], int(task.key))
 
     def stops_here(self, seq: int) -> bool:

@@ -102,7 +102,7 @@ def parsed(payload: str, own: int) -> Told | None:
     if said in ("work", "stop"):
         return Told(stop=said == "stop")
     try:
-        rows = [json.loads(line) for line in said.splitlines()]
+        rows = [json.loads(line) for line in said.split("\n")]
         return Told([_change(*row) for row in rows])
     except (TypeError, ValueError, LookupError, RecursionError):  # another release, or anybody
         return Told()

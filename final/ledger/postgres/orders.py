@@ -50,6 +50,9 @@ class PostgresOrders:
     def ask(self, orders: Sequence[Order], busy: list[str]) -> None:
         """busy: keys whose dead letters stay what they are."""
         self._busy = busy
+        if letters := [order.job_id for order in orders if isinstance(order, Retry)]:
+            # Who has one for a moment is waited for; all in one order, or two wait for each other.
+            self._session.ask(sql.LOCK_LETTERS, (letters,))
         self._asked = [(order, self._ask(order)) for order in orders]
 
     def answers(self, moves: list[Move]) -> list[object]:
@@ -68,7 +71,8 @@ class PostgresOrders:
             case RetryAll():
                 return ask(sql.RETRY, self._starting(order))
             case Purge():
-                return ask(sql.PURGE, meant(order))
+                ask(sql.LOCK_ENDED, meant(order))
+                return ask(sql.PURGE)
             case SetFairness():
                 return ()
             case SetPaused(pause, paused):
@@ -95,7 +99,8 @@ class PostgresOrders:
                 return self._lease.workers
             case ChangePeriodic(_, entries):
                 self._memory.tick_at = -math.inf
-                self._memory.unreadable.difference_update(entry.name for entry in entries)
+                for entry in entries:
+                    self._memory.unreadable.pop(entry.name, None)
                 return all(cursor.fetchone() is not None for cursor in cursors)
             case Cancel(job_id):
                 moved, exists = cursors

@@ -59,6 +59,7 @@ class Returned:
             self._back.append((tasks, ask(sql.GIVEN_BACK, _pairs(tasks))))
         for _, task in self._unstarted:
             self._memory.comes_back(task)  # now, so that the look of this turn finds it
+        self._memory.aside.update(task.seq for _, tasks in self._offer.aside for task in tasks)
 
     def __bool__(self) -> bool:
         return bool(self._outcomes or self._unstarted)
@@ -78,7 +79,6 @@ class Returned:
             self._take_ended(outcomes, _fates(answer), moves)
         for tasks, answer in self._back:
             self._take_back(tasks, _fates(answer), moves)
-        self._memory.aside.update(task.seq for _, tasks in self._offer.aside for task in tasks)
 
     def land(self) -> None:
         """It is durable. (Another try of this turn takes the same tasks.)"""

@@ -2,7 +2,8 @@
 
 Jobs are counted inside the turn, where what was counted before is not enough to be sure.
 
-But: capacity is exact for one process; of several, each may be a turn ahead of what it counts.
+But: capacity is exact for one process; of several, each believes its latest count for a moment, and
+then brings half its share of the room at most.
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ from final.ledger.postgres import statements as sql
 from final.ledger.postgres.memory import Memory
 from final.ledger.postgres.rows import LANES
 from final.ledger.postgres.session import Session
+from final.ledger.postgres.window import MARGIN
 from final.options import Options
+
+BELIEVED_SECONDS = 0.6  # what was counted: others bring jobs, too
 
 
 class Room:
@@ -30,9 +34,12 @@ class Room:
         self._memory = memory
         self.left: dict[Priority, float] = dict.fromkeys(Priority, options.capacity)
         self._unchecked: dict[Priority, float] = dict.fromkeys(Priority, 0)
+        self._believed_until = 0.0
 
     def is_unsure(self, new: Sequence[Sequence[Task]]) -> bool:
         """Whether it takes a count to know that all of these have room."""
+        if self._memory.now > self._believed_until:
+            self._unchecked = dict.fromkeys(Priority, 0)
         return any(len(tasks) > self._unchecked[lane] for lane, tasks in _by_lane(new).items())
 
     def ask(self, new: Sequence[Sequence[Task]]) -> Any:
@@ -41,15 +48,19 @@ class Room:
             return None
         if not self.is_unsure(new) and min(self.left.values()) > 0:
             return None
-        limits = (self._capacity, self._capacity)
-        values = [value for low in self._memory.low for value in (low, *limits)]
+        # What runs elsewhere alone, the low marks have passed.
+        marks = self._memory.low if self._memory.kinds is None else self._memory.first
+        values = [value for mark in marks for value in (self._capacity, mark, self._capacity)]
         return self._session.ask(sql.FILLED, values)
 
     def count(self, answer: Any) -> None:
         if answer is None:
             return
         others = 2 if self._memory.helped else 1
-        for lane, count in zip(LANES, answer.fetchone(), strict=True):
+        self._believed_until = self._memory.now + BELIEVED_SECONDS
+        for n, (lane, (count, place)) in enumerate(zip(LANES, answer.fetchone(), strict=True)):
+            if place is not None:  # the next count need not pass over what is before it
+                self._memory.first[n] = max(self._memory.first[n], place - MARGIN)
             self.left[lane] = self._capacity - count
             # Half of it may be used up before it is counted again: others come in, too.
             self._unchecked[lane] = self.left[lane] // (2 * others)
@@ -89,7 +100,7 @@ class Room:
         return admission
 
     def take(self, lane: Priority) -> None:
-        """A new job stands in it."""
+        """One more job stands in it."""
         self.left[lane] -= 1
         self._unchecked[lane] -= 1
 

@@ -20,6 +20,7 @@ from psycopg import errors
 from psycopg.conninfo import conninfo_to_dict
 
 from final.errors import StorageError
+from final.ledger.postgres import statements as sql
 from final.ledger.postgres.address import Address
 from final.ledger.postgres.arrays import with_arrays
 from final.ledger.postgres.migrate import in_schema
@@ -109,6 +110,13 @@ class Session:
             yield
 
     @contextlib.contextmanager
+    def waiting_at_most(self, milliseconds: int) -> Iterator[None]:
+        """For each lock of the block, in a turn, and not as long as usual. 0: there is no limit."""
+        self.ask(sql.WAIT_FOR_LOCKS, (str(milliseconds),))
+        yield
+        self.ask(sql.WAIT_FOR_LOCKS, (str(sql.LOCK_MILLISECONDS),))
+
+    @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
         """For what is seldom asked, and needs its answers in between.
 
@@ -178,6 +186,8 @@ _ADVICE: dict[type[psycopg.Error], str] = {
     errors.SerializationFailure: "Roll back, and try the whole transaction again.",
     errors.InsufficientPrivilege: "Grant this user the schema, its tables and its sequences.",
     errors.ReadOnlySqlTransaction: "If it is a standby: name the primary (target_session_attrs).",
+    errors.LockNotAvailable: "A transaction that is open elsewhere has such a job, or one with the "
+    "same id: try again when it has ended.",
     errors.QueryCanceled: "It took too long: is a transaction held open, or the server overloaded?",
     errors.InvalidPassword: "Check the user and the password.",
     errors.InvalidCatalogName: "Make the database first: createdb.",

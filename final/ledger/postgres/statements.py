@@ -32,22 +32,31 @@ HOLDS = f"""CASE WHEN other.status IN ('cancelled', 'dropped') THEN false
 # ---- the beginning of a transaction
 
 BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
+# For a row or an id. Another turn has it until it has committed; a caller's transaction may last.
+LOCK_MILLISECONDS = 200
+HEARD_SECONDS = 3  # after its end everybody has heard of a job, also by a poll
 # Held until its end: who takes over this owner's jobs waits for it, or finds who holds it.
 # The plans do not depend on statistics, which may have been taken while the table was empty. Before
 # PostgreSQL 18 a sequential scan of a small table then seems so dear that it would be compiled.
-GUARD = """SELECT pg_advisory_xact_lock_shared(%s, %s),
-    set_config('statement_timeout', %s, true), set_config('synchronous_commit', %s, true),
+GUARD = f"""SELECT pg_advisory_xact_lock_shared(%s, %s),
+    set_config('statement_timeout', %s, true),
+    set_config('lock_timeout', '{LOCK_MILLISECONDS}', true),
+    set_config('idle_in_transaction_session_timeout', %s, true),
+    set_config('synchronous_commit', %s, true),
     set_config('plan_cache_mode', 'force_generic_plan', true),
     set_config('enable_seqscan', 'off', true), set_config('jit', 'off', true)"""
-# PostgreSQL 17 ends by itself what a stopped process has left open.
+# PostgreSQL 17 has a limit for the transaction as a whole.
 GUARD_17 = f"{GUARD}, set_config('transaction_timeout', %s, true)"
 # A division by zero, and with it no transaction, where the lease ran out and somebody took over.
 BEGIN_TURN = f"""SELECT nextval('jobqueue.token'), extract(epoch FROM {NOW})::float8,
-    (SELECT last_value FROM jobqueue.job_seq_seq), coalesce(bool_or(workers > 0), false),
+    (SELECT last_value - (NOT is_called)::integer FROM jobqueue.job_seq_seq),
+    coalesce(bool_or(workers > 0), false),
     coalesce(bool_or(curious), false), count(*),
     1 / (SELECT count(*) FROM jobqueue.owner WHERE id = %s),
     (SELECT json_agg(json_build_array(sort, name))::text FROM jobqueue.pause)
     FROM jobqueue.owner WHERE id <> %s AND expires_at > {NOW}"""
+# Nor for a standby: that is why a turn may have failed.
+WAIT_FOR_NO_DISK = "SELECT set_config('synchronous_commit', 'off', true)"
 BEAT = f"""UPDATE jobqueue.owner SET expires_at = {SOON}, curious = %s, running = %s
     WHERE id = %s RETURNING expires_at::text"""
 
@@ -113,9 +122,10 @@ MOVED = "job.seq, job.id, job.lane, job.kind, job.attempts, job.place, job.grp"
 # The limit stands there as a number: a parameter is taken for a tenth of all rows, and the whole
 # table is read to join those. And no index finds a time that is another one at each row.
 DUE = f"""UPDATE jobqueue.job SET status = 'queued', ready_at = job.due_at, due_at = NULL,
-        behind = job.grp IS NOT NULL, place = nextval('jobqueue.job_seq_seq')
-    FROM (SELECT seq, status FROM jobqueue.job WHERE due_at <= (SELECT {NOW}) ORDER BY due_at
-        LIMIT {AT_ONCE} FOR UPDATE SKIP LOCKED) AS due
+        behind = job.grp IS NOT NULL, place = due.number
+    FROM (SELECT seq, status, nextval('jobqueue.job_seq_seq') AS number FROM (
+        SELECT seq, status FROM jobqueue.job WHERE due_at <= (SELECT {NOW}) ORDER BY due_at
+        LIMIT {AT_ONCE} FOR UPDATE SKIP LOCKED) AS in_order) AS due
     WHERE job.seq = due.seq RETURNING {MOVED}, due.status, job.status, NULL"""
 NEXT_DUE = f"""SELECT extract(epoch FROM due_at - {NOW})::float8
     FROM jobqueue.job WHERE due_at < 'infinity' ORDER BY due_at LIMIT 1"""
@@ -174,6 +184,15 @@ _NEEDED = """EXISTS (SELECT FROM jobqueue.dependency JOIN jobqueue.job AS c
             ON c.seq = child WHERE parent = job.id AND (c.ended_at IS NULL OR c.dead))"""
 _WITHOUT_META = """no_meta AS (DELETE FROM jobqueue.meta
         WHERE seq = ANY (ARRAY(SELECT seq FROM gone)))"""
+# Of ``ended`` jobs all but those whose key another transaction is about to take. It may last, and
+# if it rolls back, only that job says that it did not hold the key any more.
+_FREE = """held AS (SELECT holder.seq FROM jobqueue.holder JOIN ended USING (seq)
+        FOR UPDATE OF holder SKIP LOCKED),
+    free AS (SELECT * FROM ended WHERE seq IN (SELECT seq FROM held)
+        OR NOT EXISTS (SELECT FROM jobqueue.holder WHERE holder.seq = ended.seq))"""
+_LET_GO = f"""let_go AS (DELETE FROM jobqueue.holder USING gone WHERE holder.seq = gone.seq
+        AND (coalesce(expires_at, '-infinity') <= {NOW}
+        OR gone.status IN ('cancelled', 'dropped')))"""
 # Of the jobs with these numbers those that are what is wanted (``filters.py``).
 _MEANT = """job.seq = ANY (%(numbers)s::bigint[])
     AND (%(statuses)s::text[] IS NULL OR status = ANY (%(statuses)s::text[]))
@@ -200,6 +219,8 @@ _LETTERS = f"""SELECT seq, unique_key FROM jobqueue.job
     WHERE dead AND (id = %(job_id)s::text OR ({_MEANT}))"""
 _OF_FREE_KEYS = "(unique_key IS NULL OR unique_key <> ALL (%(busy)s::text[]))"
 _SOME = "ORDER BY seq FOR UPDATE SKIP LOCKED"
+_WAS_CANCELLED = """EXISTS (SELECT FROM jobqueue.job AS other
+            WHERE other.seq = holder.seq AND other.status IN ('cancelled', 'dropped'))"""
 # Whose unique key another job has that is still to run, and of several with one key all but the
 # first, stay dead letters. The others have their keys again.
 RETRY = f"""WITH letters AS ({_LETTERS} AND {_OF_FREE_KEYS}
@@ -219,21 +240,30 @@ RETRY = f"""WITH letters AS ({_LETTERS} AND {_OF_FREE_KEYS}
     again AS (INSERT INTO jobqueue.holder
         SELECT unique_key, seq, id, 'ended', NULL FROM moved WHERE unique_key IS NOT NULL
         ON CONFLICT (key) DO UPDATE SET seq = excluded.seq, id = excluded.id,
-            until = coalesce(holder.until, 'ended'), expires_at = NULL
-        WHERE coalesce(holder.expires_at, '-infinity') <= {NOW})
+            expires_at = NULL,
+            until = CASE WHEN {_WAS_CANCELLED} THEN 'ended' ELSE coalesce(holder.until, 'ended') END
+        WHERE coalesce(holder.expires_at, '-infinity') <= {NOW} OR {_WAS_CANCELLED})
     SELECT seq, id, lane, kind, attempts, place, grp, 'failed', status, NULL FROM moved"""
-# One whose result children still read stays.
-PURGE = f"""WITH gone AS (DELETE FROM jobqueue.job USING (SELECT seq FROM jobqueue.job
-            WHERE {_MEANT} AND ended_at IS NOT NULL AND (dead OR NOT {_NEEDED}) {_SOME}) AS o
-        WHERE job.seq = o.seq RETURNING {MOVED}, job.status),
+LOCK_ENDED = f"""SELECT set_config('jobqueue.ended', coalesce(array_agg(seq), '{{}}')::text, true)
+    FROM (SELECT seq FROM jobqueue.job WHERE {_MEANT} AND ended_at IS NOT NULL {_SOME}) AS ended"""
+# Of those, as they are seen since they are locked: a child may have come in just before. One whose
+# result children still read stays.
+PURGE = f"""WITH ended AS (SELECT seq FROM jobqueue.job
+        WHERE seq = ANY (current_setting('jobqueue.ended')::bigint[]) AND (dead OR NOT {_NEEDED})),
+    {_FREE},
+    gone AS (DELETE FROM jobqueue.job USING free
+        WHERE job.seq = free.seq RETURNING {MOVED}, job.status),
+    counted AS (UPDATE jobqueue.purged SET count = count + few
+        FROM (SELECT count(*) AS few FROM gone WHERE status <> 'failed') AS ended WHERE few > 0),
     unsaid AS (DELETE FROM jobqueue.progress USING gone WHERE progress.seq = gone.seq),
-    let_go AS (DELETE FROM jobqueue.holder USING gone
-        WHERE holder.seq = gone.seq AND coalesce(expires_at, '-infinity') <= {NOW}),
+    {_LET_GO},
     {_WITHOUT_META}
     SELECT gone.*, NULL, NULL FROM gone"""
 PAUSE = "INSERT INTO jobqueue.pause VALUES (%s, %s) ON CONFLICT DO NOTHING"
 RESUME = "DELETE FROM jobqueue.pause WHERE sort = %s AND name = %s"
 SET_WORKERS = "UPDATE jobqueue.owner SET workers = %s WHERE id = %s"
+LOCK_LETTERS = """SELECT FROM jobqueue.job
+    WHERE dead AND id = ANY (%s::text[]) ORDER BY seq FOR UPDATE"""
 KIND_OF_LETTER = "SELECT kind, unique_key FROM jobqueue.job WHERE dead AND id = %s"
 _KEYS_OF_LETTERS = f"""SELECT DISTINCT (%(table)s::bigint << 32) | (hashtext(unique_key) & 255)
         AS number FROM ({_LETTERS}) AS letters WHERE unique_key IS NOT NULL ORDER BY number"""
@@ -249,12 +279,12 @@ TRY_KEYS_OF_LETTERS = f"""WITH buckets AS MATERIALIZED (
 # ---- who comes in
 
 TAKEN = "SELECT id FROM jobqueue.job WHERE id = ANY (%s::text[])"
-# Jobs before the low mark are not counted: they are few, and dead entries there may be many.
+# Jobs before the mark are not counted: they are few, and dead entries there may be many.
 FILLED = "SELECT " + ", ".join(
-    f"""(SELECT count(*) FROM (SELECT FROM jobqueue.job
-        WHERE lane = {n} AND {IN_LANE} AND place >= %s LIMIT %s) AS waiting)
-        + (SELECT count(*) FROM (SELECT FROM jobqueue.job WHERE lane = {n} AND {BEHIND} LIMIT %s)
-        AS behind)"""
+    f"""(SELECT ARRAY[count(*) + (SELECT count(*) FROM (SELECT FROM jobqueue.job
+            WHERE lane = {n} AND {BEHIND} LIMIT %s) AS behind), min(place)]
+        FROM (SELECT place FROM jobqueue.job WHERE lane = {n} AND {IN_LANE} AND place >= %s
+            ORDER BY place LIMIT %s) AS waiting)"""
     for n in range(LANE_COUNT)
 )
 # Those in the lane and those behind, each by its index. (One that is locked is about to leave.)
@@ -262,7 +292,7 @@ DROP_OLDEST = f"""WITH waiting AS MATERIALIZED (
         (SELECT seq, place FROM jobqueue.job WHERE lane = %(lane)s AND {IN_LANE}
             ORDER BY place LIMIT %(capacity)s::bigint + %(most)s)
         UNION ALL (SELECT seq, place FROM jobqueue.job WHERE lane = %(lane)s AND {BEHIND}
-            LIMIT %(capacity)s::bigint + %(most)s)),
+            ORDER BY place LIMIT %(capacity)s::bigint + %(most)s)),
     oldest AS (SELECT seq FROM waiting WHERE seq <> ALL (%(kept)s::bigint[])
         ORDER BY place LIMIT (SELECT greatest(0, least(
         count(*) - %(capacity)s::bigint, %(most)s) + %(coming)s) FROM waiting))
@@ -351,7 +381,7 @@ EXPIRED_KEYS = f"""DELETE FROM jobqueue.holder WHERE key = ANY (ARRAY(SELECT key
 _RUNNING = f"""(SELECT count(*) FROM jobqueue.job AS other WHERE other.grp = job.grp AND {LIVE}
         AND status = 'processing')"""
 _MAY_START = """(%(kinds)s::text[] IS NULL OR kind = ANY (%(kinds)s::text[]))
-        AND kind <> ALL (%(closed)s::text[])"""
+        AND kind <> ALL (%(closed)s::text[]) AND seq <> ALL (%(aside)s::bigint[])"""
 _SUITS = f" AND NOT suspect AND {_MAY_START}"
 _NOT_FULL = f""" AND (%(limit)s::integer IS NULL OR grp IS NULL OR {_RUNNING} < %(limit)s)
         AND (grp IS NULL OR grp <> ALL (%(groups)s::text[]))"""
@@ -387,7 +417,7 @@ LOOK_FOR_SUSPECT = f"""SELECT {_SEEN}, {_RUNNING_IF_LIMITED}
     FROM jobqueue.job WHERE {IN_LANE} AND suspect{_NOT_FULL}
         AND (%(kinds)s::text[] IS NULL OR kind = ANY (%(kinds)s::text[]))
         AND kind <> ALL (%(paused)s::text[]) AND lane <> ALL (%(lanes)s::smallint[])
-        AND pg_try_advisory_xact_lock(%(table)s, 0)
+        AND seq <> ALL (%(aside)s::bigint[]) AND pg_try_advisory_xact_lock(%(table)s, 0)
         AND NOT EXISTS (SELECT FROM jobqueue.job WHERE suspect AND ended_at IS NULL
         AND status = 'processing')
     ORDER BY place LIMIT 1 FOR UPDATE SKIP LOCKED"""
@@ -420,7 +450,7 @@ COME_FORWARD = f"""UPDATE jobqueue.job SET behind = false, place = nextval('jobq
             ORDER BY place LIMIT 1 FOR UPDATE SKIP LOCKED) AS seq
         FROM unnest(%(groups)s::text[]) AS name, generate_series(0, {LANE_COUNT - 1}) AS line
         WHERE NOT EXISTS (SELECT FROM jobqueue.job AS head WHERE head.grp = name
-            AND head.lane = line AND {IN_LANE} AND {_MAY_START})) AS next
+            AND head.lane = line AND {IN_LANE}{_SUITS})) AS next
     WHERE job.seq = next.seq"""
 # The groups that wait behind, each found by the index; and whether they do so behind nobody who may
 # start.
@@ -431,11 +461,12 @@ BEHIND_NOBODY = f"""WITH RECURSIVE line AS (
     SELECT grp, EXISTS (SELECT FROM generate_series(0, {LANE_COUNT - 1}) AS n
         WHERE (SELECT true FROM jobqueue.job WHERE grp = line.grp AND lane = n AND {BEHIND}
             AND status = 'queued' AND {_MAY_START} LIMIT 1)
-        AND (SELECT true FROM jobqueue.job WHERE grp = line.grp AND lane = n AND {IN_LANE}
-            AND {_MAY_START} LIMIT 1) IS NULL)
+        AND (SELECT true FROM jobqueue.job WHERE grp = line.grp AND lane = n
+            AND {IN_LANE}{_SUITS} LIMIT 1) IS NULL)
     FROM line WHERE grp IS NOT NULL LIMIT %(most)s"""
 METERS = """SELECT kind, first, second FROM jobqueue.meter
     WHERE kind = ANY (%s::text[]) ORDER BY kind FOR UPDATE"""
+CLOCK = f"SELECT extract(epoch FROM {NOW})::float8"
 ADD_METERS = """INSERT INTO jobqueue.meter SELECT *
         FROM unnest(%s::text[], %s::float8[], %s::float8[])
     ON CONFLICT DO NOTHING"""
@@ -461,9 +492,10 @@ FATES = """SELECT job.seq, job.token, job.status FROM jobqueue.job
     JOIN unnest(%s::bigint[], %s::bigint[]) AS o (seq, token) USING (seq, token)
     WHERE job.status <> 'processing'"""
 HAS_BEATEN = "SELECT EXISTS (SELECT FROM jobqueue.owner WHERE id = %s AND expires_at = %s)"
-# All of it: an id may have been there before, and an end may be written by another process.
+# All of it: an end may be written by another process, and an id have been there before. (That of a
+# job which another process has brought a moment ago may pass for ours.)
 IS_WRITTEN = """SELECT NOT EXISTS (SELECT FROM unnest(%s::text[]) AS new (id)
-        WHERE NOT EXISTS (SELECT FROM jobqueue.job WHERE job.id = new.id))
+        WHERE NOT EXISTS (SELECT FROM jobqueue.job WHERE job.id = new.id AND job.seq > %s))
     AND NOT EXISTS (SELECT FROM jobqueue.job
         JOIN unnest(%s::bigint[], %s::bigint[]) AS o (seq, token) USING (seq, token)
         WHERE job.status = 'processing')"""
@@ -472,14 +504,17 @@ IS_WRITTEN = """SELECT NOT EXISTS (SELECT FROM unnest(%s::text[]) AS new (id)
 
 NOTIFY = "SELECT pg_notify(%s, %s)"
 OLD_SESSION_IS_OVER = "SELECT pg_advisory_xact_lock(%s, %s)"
+# In no table: so that a commit has something to wait for.
+WRITE_SOMETHING = """SELECT set_config('synchronous_commit', %s, true),
+    pg_logical_emit_message(true, 'jobqueue', '')"""
 # Of claims whose transaction was in doubt nobody here knows: those that are not in hand.
 GIVE_BACK_CLAIMS = f"""{GIVE_BACK}
     WHERE {LIVE} AND status = 'processing' AND owner = %s AND seq <> ALL (%s::bigint[])"""
-# Where the first that waits stands, before the low mark.
+TIMEOUT = "SELECT set_config('statement_timeout', %s, true)"
+# Where the first that waits stands.
 FIRST = "SELECT " + ", ".join(
     f"""coalesce((SELECT place FROM jobqueue.job WHERE lane = {n} AND {IN_LANE}
-        AND place < %s ORDER BY place LIMIT 1), least(%s, (SELECT last_value
-        FROM jobqueue.job_seq_seq)))"""
+        ORDER BY place LIMIT 1), (SELECT last_value FROM jobqueue.job_seq_seq))"""
     for n in range(LANE_COUNT)
 )
 SUSPECTS = """SELECT EXISTS (SELECT FROM jobqueue.job
@@ -512,28 +547,33 @@ GOES_ON = f"""SELECT EXISTS (SELECT FROM jobqueue.job
 # Also those that are gone: purged, or let go of by the history.
 ENDED_OF = """SELECT id FROM unnest(%s::text[]) AS o (id) LEFT JOIN jobqueue.job USING (id)
     WHERE seq IS NULL OR ended_at IS NOT NULL"""
-PRUNE = f"""WITH oldest AS (SELECT seq, lane, status FROM jobqueue.job
-        WHERE ended_at IS NOT NULL AND NOT dead AND seq >= %s
+# (What has just ended, somebody may wait for who has not heard of it.)
+OLDEST = f"""SELECT seq FROM jobqueue.job
+        WHERE ended_at < {NOW} - interval '{HEARD_SECONDS} s' AND NOT dead AND seq >= %s
         AND NOT (has_children AND {_NEEDED})
-        ORDER BY seq LIMIT %s FOR UPDATE SKIP LOCKED),
+        ORDER BY seq LIMIT %s FOR UPDATE SKIP LOCKED"""
+# Again of those that are locked.
+PRUNE = f"""WITH ended AS (SELECT seq, lane, status FROM jobqueue.job
+        WHERE seq = ANY (%s::bigint[]) AND NOT (has_children AND {_NEEDED})),
+    {_FREE},
     counted AS (INSERT INTO jobqueue.forgotten SELECT lane, status, count(*)
-        FROM oldest GROUP BY lane, status
+        FROM free GROUP BY lane, status
         ON CONFLICT (lane, status) DO UPDATE SET count = forgotten.count + excluded.count),
-    gone AS (DELETE FROM jobqueue.job WHERE seq = ANY (ARRAY(SELECT seq FROM oldest))
+    gone AS (DELETE FROM jobqueue.job WHERE seq = ANY (ARRAY(SELECT seq FROM free))
         RETURNING seq, status),
     unsaid AS (DELETE FROM jobqueue.progress USING gone WHERE progress.seq = gone.seq),
-    let_go AS (DELETE FROM jobqueue.holder USING gone WHERE holder.seq = gone.seq
-        AND (coalesce(expires_at, '-infinity') <= {NOW}
-        OR gone.status IN ('cancelled', 'dropped'))),
+    {_LET_GO},
     {_WITHOUT_META}
     SELECT seq FROM gone"""
 PRUNER = "SELECT pg_try_advisory_xact_lock(%s, -1)"
-FORGOTTEN = "SELECT coalesce(sum(count), 0)::bigint FROM jobqueue.forgotten"
-# Among so many rows from there on.
-COUNT_ENDED = """SELECT count(*), count(*) FILTER (WHERE ended_at IS NOT NULL AND NOT dead),
-        coalesce(max(seq), 0)
-    FROM (SELECT seq, ended_at, dead FROM jobqueue.job WHERE seq > %s ORDER BY seq LIMIT %s)
-        AS rows"""
+# By the history, and by purges.
+GONE = """SELECT coalesce(sum(count), 0)::bigint
+    FROM (SELECT count FROM jobqueue.forgotten UNION ALL TABLE jobqueue.purged) AS gone"""
+# Among so many rows from there on. (Those that are needed are kept beside the history.)
+COUNT_ENDED = f"""SELECT count(*), count(*) FILTER (WHERE ended_at IS NOT NULL AND NOT dead
+            AND NOT (has_children AND {_NEEDED})), coalesce(max(seq), 0)
+    FROM (SELECT seq, id, ended_at, dead, has_children FROM jobqueue.job WHERE seq > %s
+        ORDER BY seq LIMIT %s) AS job"""
 
 # ---- look-ups
 

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import psycopg
 
-from final.beyond.control import pause_from
+from final.beyond.control import readable
 from final.beyond.meta import from_pairs
 from final.errors import StorageError
 from final.job import Status, Task
@@ -94,7 +94,7 @@ class Turn:
             self._session, self._memory, self._window, self._notices, process.lease
         )
         self._given = Given()
-        self._admission = Admission([], {}, [], {}, {})
+        self._admission = Admission([], {}, [], {}, set(), {})
         self._token = self._last = self._others = 0
         self._curious = False  # some of those others
         self._answered = False
@@ -248,11 +248,14 @@ class Turn:
         memory, moves = self._memory, self._given.moves
         begun = self._begun.fetchone()
         self._token, clock, self._last, memory.helped, self._curious, self._others, _, rows = begun
-        memory.hear(frozenset(map(pause_from, json.loads(rows or "[]"))))
+        memory.hear(frozenset(readable(json.loads(rows or "[]"))))
         memory.ahead = clock - memory.now
+        memory.last = self._last
         if self._due is not None:
             due, next_due = self._due
             came = memory.moved(due, moves)
+            for task in came:
+                self._room.take(task.priority)
             (until,) = next_due.fetchone() or (math.inf,)
             if until <= 0.0 and len(came) < AT_ONCE:  # somebody has locked what is due
                 until = LOOK_AGAIN_SECONDS
@@ -263,13 +266,17 @@ class Turn:
 
     def _trace(self, old: Sequence[Task]) -> tuple[str, Sequence[Any]] | None:
         """A transaction is written as a whole: what tells whether it was. old: jobs it claims."""
-        if old:
-            return sql.IS_CLAIMED, ([task.seq for task in old], self._token)
+        # (Of a group that was full by then none is: that tells nothing.)
+        certain = [t for t in old if self._window.group_limit is None or not t.group]
+        if certain:
+            return sql.IS_CLAIMED, ([task.seq for task in certain], self._token)
         if self._answered and self._beat is not None:
             return sql.HAS_BEATEN, (self._lease.owner, *self._beat.fetchone())
         if self._admission.coming or self._returned:
             new_ids = [task.id for task, _ in self._admission.coming]
-            return sql.IS_WRITTEN, (new_ids, *self._returned.pairs())
+            return sql.IS_WRITTEN, (new_ids, self._memory.last, *self._returned.pairs())
+        if old:  # and nothing else: where none is claimed, it may as well be done again
+            return sql.IS_CLAIMED, ([task.seq for task in old], self._token)
         return None
 
     def _admit(self, known: Iterable[str]) -> None:
@@ -321,7 +328,8 @@ class Turn:
         groups |= self._window.groups | self._holders.groups()
         named = sorted(groups - {""})
         if named:
-            self._session.ask(sql.LOCK_GROUPS, (named,))
+            with self._session.waiting_at_most(0):  # other turns wait in line for them
+                self._session.ask(sql.LOCK_GROUPS, (named,))
         return named
 
     def _let_next_come_forward(self, groups: list[str]) -> None:
@@ -351,12 +359,14 @@ class Turn:
         if self._beat is not None:
             self._lease.renewed(offer.curious)
         given.accepted, given.taken = admission.accepted, admission.taken
-        given.unknown, given.instead = admission.unknown, admission.instead
+        given.refused, given.busy = admission.refused, admission.busy
+        given.instead = admission.instead
         claimed = self._claimed()
         new = {task for task, _ in admission.coming}
         old = [task for task in claimed if task not in new]
         mine = {task for task in claimed if task in new}
         by_id = dict(self._inserted)
+        memory.last = max(memory.last, *by_id.values(), 0)
         for task in mine:
             task.seq = by_id[task.id]
         by_seq = {task.seq: task for task in old}
@@ -388,13 +398,18 @@ class Turn:
             task.status = PROCESSING
             memory.flying[task.seq] = task
         self._holders.land(given)
-        self._note(held_up)
+        # Jobs that wait and were locked, to be replaced or as parents, others have passed over.
+        hidden = bool(self._holders.replaced()) or any(t.after for ts in offer.new for t in ts)
+        memory.more |= hidden
+        self._note(held_up or hidden)
         return given
 
     def _note(self, held_up: bool) -> None:
         """Who is to hear of it? held_up: by locks, others who have looked meanwhile."""
         queued = any(move.target is QUEUED for move in self._given.moves)
-        if self._others and (queued or held_up or self._window.freed(self._offer)):
-            self._notices.work |= self._memory.more
+        freed = bool(self._window.freed(self._offer))
+        if self._others and (queued or held_up or freed):
+            # (The next of a group may be of a kind that does not run here.)
+            self._notices.work |= self._memory.more or (freed and self._window.kinds is not None)
         if self._others and self._curious:
             self._notices.happened(self._given.moves)

@@ -32,11 +32,15 @@ BEYOND_ALL = 2**63 - 1  # places
 
 
 class Answers(NamedTuple):
-    """What was asked: the state of rate limits, how many run of each kind, and who may be next."""
+    """What was asked: the state of rate limits, how many run of each kind, and who may be next.
+
+    clock: when the meters were locked.
+    """
 
     meters: Any
     slots: Any
     looks: Sequence[Any]
+    clock: Any = None
 
 
 class Seen(NamedTuple):
@@ -128,11 +132,12 @@ class Window:
         """Lock the heads of the lanes, and read what the limits have let through so far."""
         ask = self._session.ask
         caps = list(self._caps)
-        meters = None
+        meters = clock = None
         if self.limits:
-            # Or there is nothing to lock, and two processes count at the same time.
-            ask(sql.ADD_METERS, self._fresh)
-            meters = ask(sql.METERS, (self.limits,))
+            with self._session.waiting_at_most(0):  # other turns wait in line for them
+                # Or there is nothing to lock, and two processes count at the same time.
+                ask(sql.ADD_METERS, self._fresh)
+                meters, clock = ask(sql.METERS, (self.limits,)), ask(sql.CLOCK)
         slots = ask(sql.SLOTS, (caps, caps)) if caps else ()
         # Where their jobs are in the way of others.
         self._left_out = self._closed(self._memory.clock()) if self._crowded else []
@@ -143,9 +148,9 @@ class Window:
             values = heads | {"freed": freed, "lanes": paused["lanes"]}
             looks.append(ask(sql.LOOK_AT_FREED, values))
         if self._memory.suspects:
-            values = {**paused, "table": self._table, "limit": self.group_limit}
+            values = {**heads, **paused, "table": self._table}
             looks.append(ask(sql.LOOK_FOR_SUSPECT, values))
-        return Answers(meters, slots, looks)
+        return Answers(meters, slots, looks, clock)
 
     def paused(self) -> dict[str, Any]:
         """What is not looked at for that, and the kinds that are at all: as statements have it."""
@@ -172,6 +177,7 @@ class Window:
             "low2": low2,
             "kinds": self.kinds,
             "closed": [*self._left_out, *paused["paused"]],
+            "aside": list(self._memory.aside),
             "groups": paused["groups"],
             "limit": self.group_limit,
         }
@@ -198,6 +204,8 @@ class Window:
         """
         clock = self._memory.clock()
         if answers.meters is not None:
+            # What is written there others may have written while this turn waited for them.
+            (clock,) = answers.clock.fetchone()
             self._gate.load({kind: (first, second) for kind, first, second in answers.meters})
         caps = Caps(self.group_limit, self._caps)
         caps.found_kinds(dict(answers.slots))
@@ -221,16 +229,16 @@ class Window:
                 caps.found(task.group, candidate.running or 0)
                 # Of a group the one that stands in the lane is seen first, then those behind it.
                 place, task.key = None if candidate.is_behind else task.key, found
-            if task.seq not in self._memory.aside and task.seq not in passed:
+            if task.seq not in passed:
                 lanes.add(task, place)
         saw_all = found < wanted
-        if saw_all:
-            new = [task for task in admission.of(Status.QUEUED) if self._may_be_next(task)]
-            for number, task in enumerate(new, start=1):
-                task.key = last + number
-                # Else older ones of its sort were not looked at.
-                if not (task.kind in self._left_out or holds(self._looked_without, task)):
-                    lanes.add(task)
+        brought = admission.of(Status.QUEUED) if saw_all else []
+        new = [task for task in brought if self._may_be_next(task)]
+        for number, task in enumerate(new, start=1):
+            task.key = last + number
+            # Else older ones of its sort were not looked at.
+            if not (task.kind in self._left_out or holds(self._looked_without, task)):
+                lanes.add(task)
         batches = picker.batches(offer.idle, offer.cost, token, clock)
         self._seen = Seen(self._standings_after(lanes, seen, batches), places, saw_all * last)
         self._full = {kind for kind in self._caps if caps.kind_is_full(kind)}
@@ -240,6 +248,7 @@ class Window:
             not saw_all or picker.ready(clock) > 0 or has_opened or bool(self.groups and batches)
         )
         self._memory.more |= bool(self._looked_without - self._memory.paused)
+        self._memory.more |= len(new) < len(brought)
         if self.limits:
             self._crowded = not saw_all and not batches
             opens_at = min(self._gate.closed(clock).values(), default=math.inf)
@@ -271,7 +280,7 @@ class Window:
         if seen is None:
             return False
         self._standings = seen.standings
-        gone = {task.seq for task in claimed} | self._memory.aside
+        gone = {task.seq for task in claimed}
         stay = [[lane[seq] for seq in lane.keys() - gone] for lane in seen.places]
         # (Else others stand there, too.)
         if not self._left_out and self._looked_without == self._memory.paused:

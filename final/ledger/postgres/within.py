@@ -69,9 +69,11 @@ def enqueue_within(
             connection.execute("SELECT")  # the caller's transaction begins, if it has not yet
         with connection.transaction():
             known, keys = _who_is_there(connection, ask, table, tasks, wall)
-            limits = [value for _ in LANES for value in (0, options.capacity, options.capacity)]
+            limits = [value for _ in LANES for value in (options.capacity, 0, options.capacity)]
             counts = ask(sql.FILLED, limits).fetchone() or ()
-            room = {n: options.capacity - count for n, count in zip(LANES, counts, strict=True)}
+            room = {
+                n: options.capacity - count for n, (count, _) in zip(LANES, counts, strict=True)
+            }
             admission = admit([tasks], known, room, options.overflow, keys)
             if admission.taken:
                 raise DuplicateJob(admission.taken[0])
@@ -101,8 +103,9 @@ def _who_is_there(
 ) -> tuple[set[str], Keys]:
     """Of unique jobs: which of their ids are in, and who holds their keys.
 
-    The caller's transaction may last. So of the holders those stay locked that may be replaced; one
-    that runs does not, or else nobody could write its end.
+    The caller's transaction may last. So of the holders those stay locked that wait for its end: to
+    be replaced, or to start when what the caller changes can be seen. One that runs does not, or
+    else nobody could write its end.
     """
     unique = [task for task in tasks if task.unique is not None]
     if not unique:
@@ -111,17 +114,24 @@ def _who_is_there(
     ask(sql.LOCK_KEYS, (table, wanted))
     known = ask(sql.TAKEN, ([task.id for task in unique],)).fetchall()
     replaceable, kept = holders.to_replace(unique), dict[str, Holder]()
+
+    def is_to_wait(key: str, holder: Holder) -> bool:
+        return holder.waits and (key in replaceable or holder.until == "started")
+
+    to_lock = wanted
     while True:
         with connection.transaction() as savepoint:
-            found = ask(sql.KEY_HOLDERS, (replaceable, table, wanted))
+            found = ask(sql.KEY_HOLDERS, (to_lock, table, wanted))
             there = holders.holders_of(found, wall) | kept
             kept |= {
-                key: there[key] for key in replaceable if key in there and not there[key].waits
+                key: there[key]
+                for key in to_lock
+                if key in there and not is_to_wait(key, there[key])
             }
-            if kept.keys().isdisjoint(replaceable):
+            if kept.keys().isdisjoint(to_lock):
                 return {job_id for (job_id,) in known}, Keys(there, wall)
             raise psycopg.Rollback(savepoint)  # which lets go of the locks
-        replaceable = [key for key in replaceable if key not in kept]
+        to_lock = [key for key in to_lock if key not in kept]
 
 
 def put(ask: Ask, admission: Admission, keys: Keys, wall: float) -> list[str]:
@@ -137,5 +147,5 @@ def put(ask: Ask, admission: Admission, keys: Keys, wall: float) -> list[str]:
         metas.write(ask, [task for task in tasks if task.id in there])
     holders.write(ask, keys, wall, wait_behind=False)
     if groups := [holder.group for holder, _ in keys.replaced if holder.group]:
-        ask(sql.COME_FORWARD, {"groups": groups, "kinds": None, "closed": []})
+        ask(sql.COME_FORWARD, {"groups": groups, "kinds": None, "closed": [], "aside": []})
     return [task.id for task in tasks if task.id not in there]

@@ -44,8 +44,8 @@ class Witness:
 
 def is_gone(name: str) -> bool:
     """Whether the process of this witness has ended, for certain."""
-    where, _, path = name.partition(":")
-    if where != host() or not os.path.exists(path):
+    path = name.removeprefix(f"{host()}:")
+    if path == name or not os.path.exists(path):
         return False
     lock = filelock.FileLock(path, thread_local=False)
     try:

@@ -18,7 +18,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from final.beyond.control import Pause, in_order, pause_from
+from final.beyond.control import Pause, in_order, readable
 from final.beyond.filters import Filter
 from final.beyond.meta import frozen
 from final.beyond.periodic import Entry
@@ -116,7 +116,7 @@ class File:
         """A file of an older release has no such table."""
         if not self._rows("SELECT 1 FROM sqlite_schema WHERE name = 'pause'", ()):
             return frozenset()
-        return frozenset(map(pause_from, self._rows(PAUSED, ())))
+        return frozenset(readable(self._rows(PAUSED, ())))
 
     def _record(self, job_id: str) -> JobRecord:
         record = self._look_ups.get(job_id)

@@ -51,7 +51,7 @@ def answers(url: str) -> bool:
     try:
         answer = httpx.get(f"{url}/health", timeout=PATIENCE, trust_env=False, verify=False)
         return bool(answer.json()["service"] == SERVICE)
-    except (httpx.HTTPError, httpx.InvalidURL, ValueError, TypeError, KeyError, IndexError):
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError, TypeError, LookupError, RecursionError):
         return False
 
 
@@ -165,6 +165,10 @@ class Remote:
             raise Misuse(NO_ADDRESS.format(self.name)) from None
         try:
             answer = self._http.send(request)
+        except httpx.TimeoutException:
+            raise Unreachable(
+                f"What is at {self.name} has not answered for {PATIENCE:.0f} s."
+            ) from None
         except (httpx.HTTPError, UnicodeError) as error:  # that is of names like jobs..example.com
             raise Unreachable(
                 f"No service answers at {self.name} ({str(error) or type(error).__name__}): start "

@@ -40,6 +40,7 @@ export class Lanes {
     const now = Date.parse(at);
     for (const [priority, lane] of this.lanes) {
       lane.showPaused(isHeld(paused, priority));
+      lane.mayBeHeld = paused.some(({ type, group }) => (type ?? group) !== null);
       lane.show(lanes[priority], capacity, now);
     }
   }
@@ -56,6 +57,7 @@ class Lane {
   #queued = 0;
   #passedOver = 0;
   #starves = false;
+  mayBeHeld = false; // something of it, by a pause that is not for lanes
 
   constructor(priority) {
     this.priority = priority;
@@ -123,10 +125,10 @@ class Lane {
   }
 
   passOver() {
-    if (this.#queued > 0 && this.paused.hidden) this.#passedOver += 1;
+    if (this.#queued > 0 && this.paused.hidden && !this.mayBeHeld) this.#passedOver += 1;
   }
 
-  /** A lane that is paused is not passed over. */
+  /** A lane that is paused is not passed over, nor, for all that is known, one of paused types. */
   showPaused(isPaused) {
     this.paused.hidden = !isPaused;
     if (isPaused) this.#passedOver = 0;

@@ -1,0 +1,106 @@
+"""What a look finds, and what of it is known afterwards, exchange by exchange."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from final import TokenBucket
+from final.job import Outcome, Task
+from final.ledger.base import Given
+from final.ledger.postgres import statements as sql
+from final.ledger.postgres import window
+from final.ledger.postgres.ledger import PostgresLedger
+from final.ledger.postgres.window import Window
+from tests.helpers import DEADLINE
+from tests.postgres.test_returned import (  # noqa: F401  (two are fixtures)
+    claimed,
+    elsewhere,
+    exchange,
+    ledger,
+    new,
+    opened,
+)
+
+
+def ids(given: Given) -> list[str]:
+    return [task.id for batch in given.claims for task in batch]
+
+
+def test_a_turn_that_has_waited_since_it_read_the_clock_gives_no_second_burst(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = f"extract(epoch FROM {sql.NOW})"
+    with opened(address, rate_limit=TokenBucket(0.001, 2)) as limited:
+        exchange(limited, new=[new(name) for name in "abcd"])
+        assert ids(exchange(limited, idle=4)) == ["a", "b"]
+        monkeypatch.setattr(sql, "BEGIN_TURN", sql.BEGIN_TURN.replace(clock, f"{clock} - 2"))
+        limited._memory.more = True
+        assert ids(exchange(limited, idle=4)) == []
+
+
+def test_what_is_set_aside_stands_in_the_way_of_nobody(ledger: PostgresLedger) -> None:  # noqa: F811
+    ((first,),) = exchange(ledger, new=[new("first")], idle=1).claims
+    exchange(ledger, new=[new("next")])
+    assert ids(exchange(ledger, aside=[(first.token, [first])], idle=1)) == ["next"]
+
+
+def test_what_came_in_beside_a_look_and_may_not_be_next_is_looked_for(
+    ledger: PostgresLedger,  # noqa: F811
+) -> None:
+    of_a_group = new("a")
+    of_a_group[0].group = "g"
+    ledger._memory.more = True
+    assert exchange(ledger, new=[of_a_group], idle=1).ready
+    assert ids(exchange(ledger, idle=1)) == ["a"]
+
+
+def test_what_is_told_between_a_look_and_its_answer_is_not_forgotten(
+    ledger: PostgresLedger,  # noqa: F811
+    elsewhere: PostgresLedger,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    heard = threading.Event()
+    ledger.listen(lambda told: heard.set())
+    pick = Window.pick
+
+    def meanwhile(window: Window, *answers: Any) -> Sequence[Sequence[Task]]:
+        exchange(elsewhere, new=[new("a")])
+        elsewhere._notices.send_at_once()
+        assert heard.wait(DEADLINE)
+        return pick(window, *answers)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Window, "pick", meanwhile)
+        ledger._memory.more = True
+        exchange(ledger, idle=1)
+    ledger._housekeeping.poll_at = ledger._memory.now + DEADLINE
+    assert ids(exchange(ledger, idle=1)) == ["a"]
+
+
+def test_who_never_looks_does_not_pass_over_what_has_ended(
+    ledger: PostgresLedger,  # noqa: F811
+    elsewhere: PostgresLedger,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(window, "MARGIN", 0)
+    ended = [Outcome(task, 0.0) for task in claimed(ledger, 5)]
+    exchange(ledger, outcomes=[(each.task.token, [each]) for each in ended])
+    elsewhere._housekeeping._look_back_at = 0.0
+    elsewhere._housekeeping.poll()
+    assert min(elsewhere._memory.low) == 5
+
+
+def test_a_look_past_too_many_ended_jobs_ends_by_itself_and_is_told(
+    ledger: PostgresLedger,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(sql, "FIRST", "SELECT 0, 0, 0 FROM pg_sleep(60)")
+    ledger._housekeeping._look_back_at = 0.0
+    ledger._housekeeping.poll()
+    assert "is a transaction held open there?" in caplog.text
+    assert not ledger._session.is_lost
