@@ -6,12 +6,14 @@ import math
 import random
 import subprocess
 import threading
+import time
 from collections import Counter
 
 import psycopg
 import pytest
 
 from final import Job, JobQueue, Kind, LeakyBucket, Status, Unique
+from final.ledger.picking import BATCH_SECONDS
 from final.ledger.postgres import housekeeping, window
 from final.ledger.postgres.address import parse
 from final.ledger.postgres.statements import GROUPS
@@ -40,6 +42,25 @@ def test_groups_take_turns_whoever_brings_them(open_queue: OpenQueue) -> None:
     assert order[:6].count("b") == 2
     assert order[:6].count("c") == 2
     assert len(started.entries) == 26
+
+
+def test_groups_take_turns_where_a_turn_claims_several(open_queue: OpenQueue) -> None:
+    may_end, started = threading.Semaphore(0), Journal()
+
+    def handler(job: Job) -> None:
+        started.write(job.group)
+        may_end.acquire(timeout=DEADLINE)
+        time.sleep(BATCH_SECONDS)  # so that a worker gets one at a time
+
+    producer = open_queue(None, workers=0)
+    producer.enqueue_many([Job(group=group) for group in "aaaaaabbbccc"])
+    queue = open_queue(handler, workers=4)
+    started.wait_for_count(4)  # a, b, c, a
+    may_end.release(4)
+    started.wait_for_count(8)  # b, c, a, b
+    assert Counter(started.entries) == {"a": 3, "b": 3, "c": 2}
+    may_end.release(8)
+    queue.join(DEADLINE)
 
 
 def test_the_order_within_a_group_is_that_of_its_jobs(open_queue: OpenQueue) -> None:

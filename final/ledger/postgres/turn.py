@@ -321,12 +321,13 @@ class Turn:
         self._read = self._session.ask(statement + sql.READ, values)
 
     def _lock_groups(self) -> list[str]:
-        """The groups of which this turn may change who stands in a lane."""
+        """The groups of which this turn may change who stands in a lane; who was served last comes last."""
         came_or_went = (m for m in self._given.moves if QUEUED in (m.source, m.target))
         groups = {task.group for move in came_or_went for task in move.tasks}
         groups |= {task.group for task, _ in self._admission.coming}
         groups |= self._window.groups | self._holders.groups()
-        named = sorted(groups - {""})
+        turns = {task.group: number for number, task in enumerate(self._claimed())}
+        named = sorted(groups - {""}, key=lambda group: (turns.get(group, -1), group))
         if named:
             with self._session.waiting_at_most(0):  # other turns wait in line for them
                 self._session.ask(sql.LOCK_GROUPS, (named,))
