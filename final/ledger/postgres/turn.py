@@ -321,7 +321,10 @@ class Turn:
         self._read = self._session.ask(statement + sql.READ, values)
 
     def _lock_groups(self) -> list[str]:
-        """The groups of which this turn may change who stands in a lane; who was served last comes last."""
+        """The groups of which this turn may change who stands in a lane.
+
+        In the order in which their next ones come forward: who was served last comes last.
+        """
         came_or_went = (m for m in self._given.moves if QUEUED in (m.source, m.target))
         groups = {task.group for move in came_or_went for task in move.tasks}
         groups |= {task.group for task, _ in self._admission.coming}
