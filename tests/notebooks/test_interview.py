@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import logging
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -48,9 +50,12 @@ FAULTS = {
 
 
 @pytest.fixture
-def interview(monkeypatch: pytest.MonkeyPatch) -> Any:
+def interview(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.syspath_prepend(str(pairs.NOTEBOOKS))
-    return importlib.import_module("interview")
+    log = logging.getLogger("improved")  # a notebook's is quiet, that of other tests is not
+    level = log.level
+    yield importlib.import_module("interview")
+    log.setLevel(level)
 
 
 def problems(interview: Any, source: str, step: int) -> list[str]:
