@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import threading
+import time
 from typing import Any
 
 import pytest
@@ -213,6 +214,35 @@ class TestRunning:
         assert queue.cancel("x") is True
         woken.wait_for_count(2)
         assert woken.entries == [False, False]
+
+    @pytest.mark.usefixtures("batches_stay_whole")
+    def test_a_thread_of_the_job_before_sleeps_on(self, open_queue: OpenQueue) -> None:
+        """All that sleep in a batch are woken. It looks, and must not look again and again."""
+        sleeping, started, seconds = Journal(), Journal(), Journal()
+
+        def handler(job: Job) -> None:
+            me = current_job()
+
+            def sleep() -> None:
+                began = time.thread_time()
+                sleeping.write("sleeps")
+                me.sleep(1)
+                seconds.write(time.thread_time() - began)
+
+            if job.id == "x":
+                threading.Thread(target=sleep, daemon=True).start()
+                sleeping.wait_for_count(1)
+            elif job.id == "y":
+                started.write(job.id)
+                me.sleep(3_600)
+
+        queue = open_queue(handler, workers=1)
+        learn_that_jobs_are_quick(queue)
+        queue.enqueue_many([Job("x"), Job("y")])
+        started.wait_for("y")
+        assert queue.cancel("y") is True
+        seconds.wait_for_count(1)
+        assert seconds.entries[0] < 0.1, "It has looked all the time."
 
     @pytest.mark.usefixtures("batches_stay_whole")
     def test_to_cancel_another_job_of_its_batch_takes_nothing_back(

@@ -116,6 +116,19 @@ def test_a_count_of_what_waits_is_believed_for_a_moment_only(address: str) -> No
         assert here.exchange(later).accepted == [0, 0]
 
 
+def test_jobs_that_fall_due_take_room(address: str) -> None:
+    with opened(address, capacity=100) as ledger:
+        exchange(ledger, new=[new("first")])  # of what is left then, half is not counted again
+        later = [new(f"later-{n}") for n in range(60)]
+        for [task] in later:
+            task.due_at, task.by_clock = time.time(), True
+        exchange(ledger, new=later)
+        ledger._memory.due_at = -math.inf
+        exchange(ledger)
+        given = exchange(ledger, new=[new(f"job-{n}") for n in range(45)])
+        assert sum(given.accepted) == 39
+
+
 def test_what_has_just_ended_stays_for_those_who_wait_for_it(address: str) -> None:
     """They hear of it by a poll, at the latest."""
     with opened(address, history=0) as ledger:
