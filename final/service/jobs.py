@@ -1,7 +1,7 @@
 """The endpoints for jobs: create, look, retry, cancel.
 
-A call of the queue may block, so none is made on the event loop: plain functions run in a pool
-of threads, and those that may wait for room in pools of their own, one for each lane: a full lane
+A call of the queue may block, so none is made on the event loop: plain functions run in threads
+(routes.py), and those that may wait for room in pools of their own, one for each lane: a full lane
 holds up nobody who looks, and no other lane.
 
 A job is answered when it is durable. A client that is gone by then finds it by the id it gave.

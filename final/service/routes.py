@@ -3,16 +3,22 @@
 A body is taken apart off the event loop, if it is large, and one at a time: Python would let all
 of them share one processor, and the loop would have to wait for each.
 
+Each route has a few threads of its own. While the store does not answer, those who wait for it take
+none from the page's files, or from other routes.
+
 What the fields mean is in models.py.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
+import inspect
 from collections.abc import Callable, Collection, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from anyio import CapacityLimiter, to_thread
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from starlette.convertors import PathConvertor, register_url_convertor
@@ -22,6 +28,7 @@ from final.service.problems import Problem, cut, invalid
 from final.service.strict import parse
 
 REPEATABLE = {"meta"}  # parameters that may be given several times
+THREADS = 8  # of a route; the requests behind them wait for a thread
 SMALL_BODY = 8 * 1024  # bytes that are taken apart in less time than a thread takes to hear of it
 
 _parser = ThreadPoolExecutor(1, "final-parser")
@@ -50,7 +57,12 @@ class StrictRequest(Request):
 
 
 class StrictRoute(APIRoute):
-    """A route that reads its requests so."""
+    """A route that reads its requests so. A plain function runs in a thread."""
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        if not inspect.iscoroutinefunction(endpoint):
+            endpoint = _in_threads(endpoint)
+        super().__init__(path, endpoint, **options)
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
@@ -64,6 +76,16 @@ class StrictRoute(APIRoute):
             return await handle(StrictRequest(request.scope, request.receive))
 
         return strict
+
+
+def _in_threads(call: Callable[..., Any]) -> Callable[..., Coroutine[Any, Any, Any]]:
+    limiter = CapacityLimiter(THREADS)
+
+    @functools.wraps(call)
+    async def in_a_thread(**arguments: Any) -> Any:
+        return await to_thread.run_sync(functools.partial(call, **arguments), limiter=limiter)
+
+    return in_a_thread
 
 
 def _wrong_parameters(given: QueryParams, known: Collection[str]) -> list[tuple[str, str]]:

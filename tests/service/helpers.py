@@ -84,6 +84,10 @@ class Live:
         eventually(lambda: len(connections) == count, f"{count} connections")
 
     def wait_for_listeners(self, count: int) -> None:
+    def wait_for_requests(self, count: int) -> None:
+        tasks = self._server.server_state.tasks
+        eventually(lambda: len(tasks) == count, f"{count} requests")
+
         eventually(lambda: len(self.broadcast._clients) == count, f"{count} listeners")
 
     def end_events(self) -> None:

@@ -13,14 +13,14 @@ from unittest import mock
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from final import Metrics, Priority, Status, StorageError
+from final import JobRecord, Metrics, Priority, Status, StorageError
 from final.ledger.sqlite import SqliteFile
 from final.service import figures
 from tests.final import inside
 from tests.final.helpers import eventually
 from tests.helpers import DEADLINE, Background, Gate
 from tests.service.conftest import OpenService
-from tests.service.helpers import Live, client
+from tests.service.helpers import Live, client, head
 
 Sample = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -150,6 +150,25 @@ class TestALockedFile:
         with client(f"http://127.0.0.1:{locked.port}") as http:
             assert http.get("/health").status_code == 200
             assert http.get("/jobs").status_code == 200
+
+
+def test_who_waits_for_the_store_keeps_nobody_from_the_page(
+    live: Live, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More than the 40 threads that all would share (anyio), and its files need them, too."""
+
+    def hang(*_: object, **__: object) -> list[JobRecord]:
+        gate.wait()
+        return []
+
+    monkeypatch.setattr(live.queue, "jobs", hang)
+    with contextlib.ExitStack() as waiting:
+        for _ in range(60):
+            waiting.enter_context(live.raw()).sendall(head("GET", "/jobs"))
+        live.wait_for_requests(60)
+        for path in ("/health", "/ready", "/", "/static/dashboard.js", "/docs", "/paused"):
+            assert live.http.get(path, timeout=DEADLINE / 2).status_code == 200
+        gate.open()
 
 
 def is_slow(live: Live) -> bool:
