@@ -28,7 +28,7 @@ from collections.abc import Collection
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from final.service.context import Service
@@ -73,6 +73,8 @@ class Guard:
         try:
             refusal = self._refusal(scope, Headers(scope=scope))
             app = self._app if refusal is None else self._refuse(*refusal)
+            if refusal is None and scope["path"] == self._service.root_path != "":
+                app = RedirectResponse(f"{scope['path']}/", 308)  # so that the page's links lead on
             await app(scope, receive, answering.send)
         except asyncio.CancelledError:  # the service ends and cannot wait any longer
             if answering.has_begun:

@@ -18,6 +18,7 @@ import importlib
 import ipaddress
 import logging
 import os
+import re
 import signal
 import socket
 import sys
@@ -48,6 +49,7 @@ from final.service.problems import Problem
 
 FAIRNESS = 10  # to begin with; the demo may change it
 SHORTEST_TOKEN = 16
+ROOT_PATH = re.compile(r"([\w.~-]+(/[\w.~-]+)*)?", re.ASCII)
 BACKLOG = 2_048  # connections that the system keeps until they are accepted
 # New objects after which Python looks for cycles among them. By default it looks so often that
 # a large payload keeps it, and all threads with it, several times as long.
@@ -144,10 +146,11 @@ def _port() -> int:
 
 
 def _checked_path(path: str) -> str:
-    path = path.rstrip("/")
-    if path and not (path.startswith("/") and path.isascii() and path.isprintable()):
+    """As "/queue", whichever slashes it came with."""
+    path = path.strip("/")
+    if not ROOT_PATH.fullmatch(path):
         raise ServiceError(f"--root-path is a path like /queue, not {path!r}.")
-    return path
+    return f"/{path}" if path else ""
 
 
 def _check_names(names: Collection[str]) -> None:

@@ -936,7 +936,7 @@ class TestWhatIsTypedWrong:
             ["--executor", "fork"],
             ["--durability", "none"],
             ["--history", "-1"],
-            ["--root-path", "queue"],
+            ["--root-path", "a b"],
             ["--demo-seconds", "nan"],
             ["--token", "correct horse ünd"],
             ["--token", " correct horse battery"],

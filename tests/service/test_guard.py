@@ -311,6 +311,17 @@ def test_a_proxy_may_send_its_path_or_leave_it_out(
     assert live.http.get(f"/queue{left}{path}").status_code == (404 if left else 200)
 
 
+def test_the_path_of_a_proxy_without_its_last_slash_leads_to_the_page(
+    open_service: OpenService,
+) -> None:
+    """There the links of the page, which are relative, would miss the path."""
+    live = open_service(root_path="/queue")
+    answer = live.http.get("/queue")
+    assert (answer.status_code, answer.headers["location"]) == (308, "/queue/")
+    assert live.http.get("/queue", follow_redirects=True).text == live.http.get("/queue/").text
+    assert live.http.get("/queues").status_code == 404
+
+
 @pytest.mark.parametrize("path", ["/", "/static/dashboard.js", "/docs/files/swagger-ui.css"])
 @pytest.mark.parametrize("wanted", ["bytes=0-9", "bytes=99999999-", "lines=1-2", "bytes=5-1"])
 def test_a_file_comes_as_a_whole(live: Live, path: str, wanted: str) -> None:

@@ -232,6 +232,21 @@ class TestAddress:
             serve(port=0, names=["jobs.example", name])
 
     @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.0.1", "jobs.example"])
+    @pytest.mark.parametrize("path", ["/queue", "queue", "queue/", "/queue/"])
+    def test_the_path_of_a_proxy_may_come_with_any_slashes(self, tmp_path: Path, path: str) -> None:
+        with serving(tmp_path, root_path=path) as served:
+            assert served.http.get("/queue/static/dashboard.js").status_code == 200
+            assert served.http.get("/openapi.json").json()["servers"] == [{"url": "/queue"}]
+            job = served.http.post("/jobs", json={"type": "held"})
+            assert job.headers["location"].startswith("/queue/jobs/")
+
+    @pytest.mark.parametrize(
+        "path", ["http://jobs.example/queue", "/a b", "/a?b", "/a//b", "/ä", "/a#b", "/%20"]
+    )
+    def test_what_is_no_path(self, path: str) -> None:
+        with pytest.raises(ServiceError, match="--root-path is a path like /queue"):
+            serve(port=0, root_path=path)
+
     def test_other_machines_need_a_token(self, host: str) -> None:
         with pytest.raises(ServiceError, match="give a token"):
             serve(host=host, port=0)
