@@ -13,6 +13,7 @@ class Service:
     """A queue, and what it was opened with.
 
     demo: whether the dashboard may flood it and change its fairness.
+    limited: whether jobs may wait for a limit of their type or group while others start.
     root_path: under which a proxy offers the service, as "/queue"; empty where there is none.
     stopping: from the signal to stop until the end of the process.
     refused: how many requests were answered with a problem, by the name of that.
@@ -22,6 +23,7 @@ class Service:
     capacity: int
     fairness: int | None
     demo: bool = False
+    limited: bool = False
     root_path: str = ""
     stopping: bool = False
     refused: Counter[str] = field(default_factory=Counter)

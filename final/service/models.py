@@ -558,7 +558,10 @@ class Paused(BaseModel):
 
 
 class Stats(BaseModel):
-    """Of one instant. Times without a date are seconds; rates are over the last ten."""
+    """Of one instant. Times without a date are seconds; rates are over the last ten.
+
+    ``limited``: jobs may wait for a limit of their type or group while others start.
+    """
 
     at: datetime
     uptime: float
@@ -567,6 +570,7 @@ class Stats(BaseModel):
     storage_error: str | None
     capacity: int
     fairness: int | None
+    limited: bool = False
     throughput: float
     utilisation: float
     totals: LaneStats

@@ -102,7 +102,8 @@ def serve(
         except RuntimeError as error:  # no more threads
             raise ServiceError(str(error)) from error
         demo = handlers is None
-        service = Service(queue, capacity, options["fairness"], demo, root_path)
+        limited = is_limited(chosen, options)
+        service = Service(queue, capacity, options["fairness"], demo, limited, root_path)
         door = Door(limit, service.refused)
         try:
             asyncio.run(_run(service, door, listener, token, names))
@@ -128,6 +129,14 @@ def load_handlers(name: str) -> Handler | Mapping[str, Handler | Kind]:
     except (Exception, SystemExit) as error:  # code of others, which may raise anything
         raise ServiceError(_cannot_import(name, error)) from error
     return found  # type: ignore[no-any-return]
+
+
+def is_limited(handlers: object, options: Mapping[str, Any]) -> bool:
+    """Whether a job may have to wait for others of its type or group, and not of its lane."""
+    kinds = handlers.values() if isinstance(handlers, Mapping) else ()
+    own = any(isinstance(kind, Kind) and (kind.rate_limit or kind.workers) for kind in kinds)
+    by_type = isinstance(options.get("rate_limit"), Mapping)
+    return own or by_type or options.get("group_limit") is not None
 
 
 def _cannot_import(name: str, error: BaseException) -> str:

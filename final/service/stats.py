@@ -32,6 +32,7 @@ def stats_routes(
             storage_error=metrics.storage_error,
             capacity=service.capacity,
             fairness=service.fairness,
+            limited=service.limited,
             throughput=metrics.throughput,
             utilisation=metrics.utilisation,
             totals=LaneStats.model_validate(metrics),

@@ -20,7 +20,7 @@ from final.service.app import create_app
 from final.service.connections import CONNECTIONS, BoundedProtocol, Door
 from final.service.context import Service
 from final.service.events import Broadcast
-from final.service.server import HttpServer, listen
+from final.service.server import HttpServer, is_limited, listen
 from tests.final.helpers import eventually
 from tests.helpers import DEADLINE
 
@@ -50,6 +50,7 @@ class Live:
         self.queue = JobQueue(handlers, workers=workers, capacity=capacity, **options)
         self.service = Service(self.queue, capacity, fairness=10, demo=demo)
         self.service.root_path = root_path
+        self.service.limited = is_limited(handlers, options)
         self.broadcast = Broadcast(self.queue)
         self.guard = app = create_app(self.service, self.broadcast, token=token, names=names)
         self._listener = listen("127.0.0.1", 0)
@@ -83,11 +84,11 @@ class Live:
         connections = self._server.server_state.connections
         eventually(lambda: len(connections) == count, f"{count} connections")
 
-    def wait_for_listeners(self, count: int) -> None:
     def wait_for_requests(self, count: int) -> None:
         tasks = self._server.server_state.tasks
         eventually(lambda: len(tasks) == count, f"{count} requests")
 
+    def wait_for_listeners(self, count: int) -> None:
         eventually(lambda: len(self.broadcast._clients) == count, f"{count} listeners")
 
     def end_events(self) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from final import Backoff, Job, Metrics, Pause, Priority, Status, current_job
+from final import Backoff, Job, Kind, LeakyBucket, Metrics, Pause, Priority, Status, current_job
 from final.service import app
 from final.service.demo import demo_handlers
 from tests.final.helpers import AT_ONCE, eventually, reaches
@@ -656,6 +656,22 @@ def test_a_paused_lane_does_not_starve(
     for _ in range(30):
         live.create(priority="high")
     expect(figure(page, "high", "completed")).to_have_text("30")
+    expect(figure(page, "low", "passed")).to_have_text("0")
+    expect(page.locator("[data-lane=low] .starving")).to_be_hidden()
+
+
+def test_a_lane_that_waits_for_a_limit_does_not_starve(
+    open_service: OpenService, open_page: OpenPage
+) -> None:
+    slow = Kind(lambda job: None, rate_limit=LeakyBucket(0.001))
+    live = open_service({"slow": slow, "work": lambda job: None})
+    for _ in range(2):  # the first starts at once
+        live.create(type="slow", priority="low")
+    page = open_page(live)
+    for _ in range(30):
+        live.create(priority="high")
+    expect(figure(page, "high", "completed")).to_have_text("30")
+    expect(figure(page, "low", "queued")).to_have_text("1")
     expect(figure(page, "low", "passed")).to_have_text("0")
     expect(page.locator("[data-lane=low] .starving")).to_be_hidden()
 

@@ -16,11 +16,12 @@ from typing import Any
 import httpx
 import pytest
 
-from final import StorageError
+from final import Kind, StorageError, TokenBucket
 from final.service.server import ServiceError, load_handlers, serve
-from tests.final.helpers import eventually, in_file
+from tests.final.helpers import eventually, in_file, nothing
 from tests.helpers import Background
 from tests.processes import ROOT, Program, needs_signals
+from tests.service.conftest import OpenService
 from tests.service.helpers import client, head, status_of
 
 TOKEN = "correct-horse-battery"
@@ -231,7 +232,6 @@ class TestAddress:
         with pytest.raises(ServiceError, match="--allow-host is a name like"):
             serve(port=0, names=["jobs.example", name])
 
-    @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.0.1", "jobs.example"])
     @pytest.mark.parametrize("path", ["/queue", "queue", "queue/", "/queue/"])
     def test_the_path_of_a_proxy_may_come_with_any_slashes(self, tmp_path: Path, path: str) -> None:
         with serving(tmp_path, root_path=path) as served:
@@ -247,6 +247,7 @@ class TestAddress:
         with pytest.raises(ServiceError, match="--root-path is a path like /queue"):
             serve(port=0, root_path=path)
 
+    @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.0.1", "jobs.example"])
     def test_other_machines_need_a_token(self, host: str) -> None:
         with pytest.raises(ServiceError, match="give a token"):
             serve(host=host, port=0)
@@ -307,6 +308,25 @@ class TestHandlers:
     def test_a_name_that_is_not_there(self) -> None:
         with pytest.raises(ServiceError, match=r"tests\.service\.child has no nothing"):
             load_handlers("tests.service.child:nothing")
+
+
+@pytest.mark.parametrize(
+    ("handlers", "options", "limited"),
+    [
+        (nothing, {}, False),
+        ({"a": nothing, "b": Kind(nothing, max_retries=1)}, {"rate_limit": TokenBucket(1)}, False),
+        ({"a": nothing}, {"rate_limit": {"a": TokenBucket(1)}}, True),
+        ({"a": Kind(nothing, rate_limit=TokenBucket(1))}, {}, True),
+        ({"a": Kind(nothing, workers=1)}, {}, True),
+        (nothing, {"group_limit": 1}, True),
+    ],
+)
+def test_whether_jobs_may_wait_for_a_limit(
+    open_service: OpenService, handlers: Any, options: dict[str, Any], limited: bool
+) -> None:
+    """Of the whole queue it is none: there the lanes take turns."""
+    live = open_service(handlers, **options)
+    assert live.http.get("/stats").json()["limited"] is limited
 
 
 def test_a_file_belongs_to_one_process(tmp_path: Path) -> None:

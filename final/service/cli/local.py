@@ -423,7 +423,7 @@ def lane_stats(lanes: dict[str, dict[str, int]]) -> Document:
     return {
         "at": moment(time.time()).isoformat().replace("+00:00", "Z"),
         **dict.fromkeys(("uptime", "demo", "stopping", "storage_error", "capacity")),
-        **dict.fromkeys(("fairness", "throughput", "utilisation", "workers")),
+        **dict.fromkeys(("fairness", "limited", "throughput", "utilisation", "workers")),
         "totals": _lane_stats(totals),
         "lanes": {priority: _lane_stats(lane) for priority, lane in lanes.items()},
         "paused": [],

@@ -36,11 +36,11 @@ export class Lanes {
     for (const passed of lessUrgent) this.lanes.get(passed).passOver();
   }
 
-  show({ lanes, capacity, at, paused }) {
+  show({ lanes, capacity, at, paused, limited }) {
     const now = Date.parse(at);
     for (const [priority, lane] of this.lanes) {
       lane.showPaused(isHeld(paused, priority));
-      lane.mayBeHeld = paused.some(({ type, group }) => (type ?? group) !== null);
+      lane.mayBeHeld = limited || paused.some(({ type, group }) => (type ?? group) !== null);
       lane.show(lanes[priority], capacity, now);
     }
   }
@@ -57,7 +57,7 @@ class Lane {
   #queued = 0;
   #passedOver = 0;
   #starves = false;
-  mayBeHeld = false; // something of it, by a pause that is not for lanes
+  mayBeHeld = false; // something of it, by a pause or a limit that is not for lanes
 
   constructor(priority) {
     this.priority = priority;
@@ -128,7 +128,7 @@ class Lane {
     if (this.#queued > 0 && this.paused.hidden && !this.mayBeHeld) this.#passedOver += 1;
   }
 
-  /** A lane that is paused is not passed over, nor, for all that is known, one of paused types. */
+  /** A lane that is paused is not passed over, nor, for all that is known, one of held types. */
   showPaused(isPaused) {
     this.paused.hidden = !isPaused;
     if (isPaused) this.#passedOver = 0;
