@@ -677,7 +677,7 @@ class TestForPeople:
             assert _url(live) in shown
             assert job_id in shown or command == ["stats"]
 
-    @pytest.mark.parametrize("width", [60, 80])
+    @pytest.mark.parametrize("width", [1, 20, 60, 80])
     def test_where_it_is_narrow_no_column_is_lost(
         self, width: int, run: Run, monkeypatch: pytest.MonkeyPatch
     ) -> None:

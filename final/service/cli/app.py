@@ -14,6 +14,7 @@ import contextlib
 import io
 import math
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from datetime import datetime
@@ -45,6 +46,8 @@ HELP = "\n\n".join(
         "on stderr.",
     ]
 )
+
+NARROWEST = 50  # columns; a terminal that has fewer breaks the lines, and nothing is cut off
 
 app = typer.Typer(help=HELP, pretty_exceptions_enable=False)
 
@@ -90,6 +93,8 @@ def main(arguments: list[str] | None = None) -> None:
     _reopen_what_is_closed()
     if os.environ.get("COLUMNS") == "0":  # so says a terminal that does not know
         del os.environ["COLUMNS"]
+    if shutil.get_terminal_size().columns < NARROWEST:
+        os.environ["COLUMNS"] = str(NARROWEST)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # it may not know every character of a job
     try:
