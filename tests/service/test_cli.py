@@ -564,6 +564,20 @@ class TestWhichPlace:
             assert "there is no jobs.db in this folder" in ended.error
         assert list(tmp_path.iterdir()) == []
 
+    @pytest.mark.parametrize("port", ["abc", "", "-1", "70000", "٣"])
+    def test_a_port_that_is_none(
+        self, run: Run, live: Live, monkeypatch: pytest.MonkeyPatch, port: str
+    ) -> None:
+        run("enqueue", "work", "--db", "jobs.db")
+        monkeypatch.setenv("PORT", port)
+        ended = run("stats")
+        assert (ended.code, ended.error) == (
+            2,
+            f"PORT is {port!r}: give a number from 0 to 65535, or name the place with --url or "
+            "--db.\n",
+        )
+        assert run("stats", "--url", _url(live)).code == run("stats", "--db", "jobs.db").code == 0
+
     def test_both_are_one_too_many(self, run: Run) -> None:
         assert run("jobs", "--url", "http://127.0.0.1", "--db", "jobs.db").code == 2
 

@@ -32,7 +32,13 @@ def find(url: str | None, db: str | None, token: str | None, create: bool = Fals
     url = url or os.environ.get("JOBQUEUE_URL") or None
     if url is not None:
         return Remote(url, token)
-    here = f"http://127.0.0.1:{os.environ.get('PORT', '8080')}"
+    port = os.environ.get("PORT", "8080")
+    if not (port.isascii() and port.isdigit() and int(port) <= 65_535):
+        raise Misuse(
+            f"PORT is {port!r}: give a number from 0 to 65535, or name the place with --url or "
+            "--db."
+        )
+    here = f"http://127.0.0.1:{port}"
     if answers(here):
         return Remote(here, None, withheld=token is not None)
     if not Path(DB).exists():
