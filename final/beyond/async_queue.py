@@ -39,7 +39,8 @@ Answer = TypeVar("Answer")
 class AsyncJobQueue:
     """A queue for programs on asyncio: ``async with AsyncJobQueue(handlers, path=...) as queue``.
 
-    handler and options: those of ``JobQueue``, which is opened when the ``async with`` begins. Each
+    handler and options: those of ``JobQueue``, which is opened when the ``async with`` begins. (Of
+    tasks that begin it at a time one opens it, for them all; the first to leave closes it.) Each
     method does what that of the same name does there, and raises the same. It may be called in any
     event loop, also by a coroutine handler.
 
@@ -53,6 +54,7 @@ class AsyncJobQueue:
     ) -> None:
         self._open_queue = functools.partial(JobQueue, handler, **options)
         self._queue: JobQueue | None = None
+        self._opening = asyncio.Lock()
 
     @classmethod
     def of(cls, queue: JobQueue) -> AsyncJobQueue:
@@ -69,16 +71,17 @@ class AsyncJobQueue:
         return self._queue
 
     async def __aenter__(self) -> AsyncJobQueue:
-        if self._queue is None:
-            opening = asyncio.get_running_loop().run_in_executor(None, self._open_queue)
-            try:
-                self._queue = await asyncio.shield(opening)
-            except asyncio.CancelledError:  # it opens all the same, and nobody would close it
-                while not opening.done():
-                    with contextlib.suppress(asyncio.CancelledError):  # a second time
-                        await asyncio.wait([opening])
-                await asyncio.to_thread(opening.result().close, False, 0)
-                raise
+        async with self._opening:
+            if self._queue is None:
+                opening = asyncio.get_running_loop().run_in_executor(None, self._open_queue)
+                try:
+                    self._queue = await asyncio.shield(opening)
+                except asyncio.CancelledError:  # it opens all the same, and nobody would close it
+                    while not opening.done():
+                        with contextlib.suppress(asyncio.CancelledError):  # a second time
+                            await asyncio.wait([opening])
+                    await asyncio.to_thread(opening.result().close, False, 0)
+                    raise
         return self
 
     async def __aexit__(

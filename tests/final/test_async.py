@@ -221,6 +221,21 @@ class TestOpeningAndClosing:
         monkeypatch.undo()
         JobQueue(nothing, path=path).close()  # nobody has the file
 
+    def test_tasks_that_enter_at_once_share_one_queue(self, path: str) -> None:
+        async def main() -> None:
+            queue = AsyncJobQueue(nothing, path=path)
+            entering = [asyncio.create_task(queue.__aenter__()) for _ in range(3)]
+            await asyncio.sleep(0)  # all have begun
+            entering[0].cancel()  # which opens it; the next one does then
+            ended = await asyncio.gather(*entering, return_exceptions=True)
+            assert isinstance(ended[0], asyncio.CancelledError)
+            assert ended[1:] == [queue, queue]
+            await queue.enqueue(Job())
+            await queue.close()
+
+        Background(asyncio.run, main()).result()
+        JobQueue(nothing, path=path).close()  # nobody has the file
+
     def test_a_queue_that_is_open_has_a_face(self, open_queue: OpenQueue) -> None:
         queue = open_queue(echo)
 
