@@ -182,7 +182,7 @@ class Flight:
             task, started, attempt = batch.running, batch.started, batch.attempt
             if task is not None and batch.worker is not None:
                 seconds = max(0.0, now - started)
-                name, said = batch.worker.name, batch.said
+                name, said = batch.name, batch.said
                 progress = said[1] if said is not None and said[0] is task else None
                 yield Running(name, task.id, task.kind, task.priority, attempt, seconds, progress)
 

@@ -32,7 +32,7 @@ class Batch:
     sleepers: what wakes the threads of handlers that are in ``CurrentJob.sleep``.
     withdraw: takes the running job back where its coroutine has not begun; None: it has.
     awaited: what that is, where no thread waits for it; then the batch comes back to its pool.
-    pool, worker: whose it is, and the thread that had it last.
+    pool, worker, name: whose it is, the thread that had it last, and what that was called then.
     said: the job of it that has said last how far it is, and what.
     """
 
@@ -43,6 +43,7 @@ class Batch:
         "check_at",
         "claimed",
         "late",
+        "name",
         "on_loop",
         "outcomes",
         "overdue_at",
@@ -78,6 +79,7 @@ class Batch:
         self.awaited: object = None
         self.pool: Pool | None = None
         self.worker: threading.Thread | None = None
+        self.name = ""
         self.said: tuple[Task, Progress] | None = None
         self._seized = threading.Lock()
 

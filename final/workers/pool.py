@@ -92,7 +92,7 @@ class WorkerPool:
     def _hire(self) -> None:
         """Start another thread; raises RuntimeError if there is none."""
         name = f"final-worker-{next(self._numbers)}"
-        thread = threading.Thread(target=self._work, name=name, daemon=True)
+        thread = threading.Thread(target=self._work, args=(name,), name=name, daemon=True)
         thread.start()
         self._threads.append(thread)
         self._is_short = False
@@ -160,8 +160,9 @@ class WorkerPool:
             return batch.running is not None
         return self._handlers.is_current_thread()
 
-    def _work(self) -> None:
+    def _work(self, name: str) -> None:
         while (batch := self._batches.get()) is not None:
+            threading.current_thread().name = name  # a handler may have given it another one
             if not self._work_off(batch):
                 break  # given up, and replaced
         self._handlers.leave()
@@ -169,6 +170,7 @@ class WorkerPool:
     def _work_off(self, batch: Batch) -> bool:
         """Run its jobs and report; False where somebody else has ended it meanwhile."""
         batch.pool, batch.worker = self, threading.current_thread()
+        batch.name = batch.worker.name
         if batch.awaited is not None and not self._go_on(batch):
             return True
         batch.running = None

@@ -13,11 +13,11 @@ from unittest import mock
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from final import JobRecord, Metrics, Priority, Status, StorageError
+from final import Job, JobRecord, Metrics, Priority, Status, StorageError
 from final.ledger.sqlite import SqliteFile
 from final.service import figures
 from tests.final import inside
-from tests.final.helpers import eventually
+from tests.final.helpers import eventually, reaches
 from tests.helpers import DEADLINE, Background, Gate
 from tests.service.conftest import OpenService
 from tests.service.helpers import Live, client, head
@@ -224,6 +224,19 @@ def test_stats(held: Live, gate: Gate) -> None:
     stats = held.http.get("/stats").json()
     assert stats["running"] == []
     assert stats["totals"]["wait"]["p50"] <= stats["totals"]["wait"]["p99"]
+
+
+def test_a_handler_may_call_its_thread_what_it_likes(open_service: OpenService, gate: Gate) -> None:
+    def named(job: Job) -> None:
+        threading.current_thread().name = "mine"
+        if job.payload == "waits":
+            gate.wait()
+
+    live = open_service({"work": named}, workers=1)
+    live.queue.wait(live.create()["id"], DEADLINE)
+    reaches(live.queue, live.create(payload="waits")["id"], Status.PROCESSING)
+    eventually(lambda: len(live.queue.metrics().running) == 1, "the handler's start")
+    assert [job["worker"] for job in live.http.get("/stats").json()["running"]] == [0]
 
 
 class TestMetrics:
