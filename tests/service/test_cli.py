@@ -505,12 +505,24 @@ class TestService:
         assert "has not answered" in ended.error
 
     @pytest.mark.parametrize(
-        "url", ["localhost:8080", "http://", "http://x:y", "http://x:99999", "http://[", "ftp://x"]
+        "url",
+        [
+            *("localhost:8080", "http://", "http://x:y", "http://x:99999", "http://[", "ftp://x"),
+            *("http://127.0.0.1/?queue=x", "http://127.0.0.1/#jobs", "", " "),
+        ],
     )
     def test_what_is_no_address(self, run: Run, url: str) -> None:
         ended = run("jobs", "--url", url)
         assert ended.code == 2
-        assert "is no address: write it as http://127.0.0.1:8080." in ended.error
+        assert re.match(r"\S+ is no address: write it as http://127.0.0.1:8080.$", ended.error)
+
+    @pytest.mark.parametrize("slashes", ["", "/", "//"])
+    def test_a_path_may_end_with_slashes(
+        self, run: Run, open_service: OpenService, slashes: str
+    ) -> None:
+        live = open_service(root_path="/queue")
+        for path in ("", "/queue"):
+            assert run("jobs", "--url", f"{_url(live)}{path}{slashes}").code == 0
 
     @pytest.mark.parametrize("path", ["/nosuch", "/static"])
     def test_a_wrong_path_is_no_missing_job(self, run: Run, live: Live, path: str) -> None:

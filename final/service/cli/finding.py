@@ -29,7 +29,8 @@ def find(url: str | None, db: str | None, token: str | None, create: bool = Fals
         raise Misuse("A database in memory ends with its process: give --db a file.")
     if db is not None:
         return File(db, create)
-    url = url or os.environ.get("JOBQUEUE_URL") or None
+    if url is None:
+        url = os.environ.get("JOBQUEUE_URL") or None
     if url is not None:
         return Remote(url, token)
     port = os.environ.get("PORT", "8080")

@@ -62,7 +62,7 @@ class Remote:
     """
 
     def __init__(self, url: str, token: str | None, withheld: bool = False) -> None:
-        url = url.strip()  # a line of a file of settings may end with more than it shows
+        url = url.strip().rstrip("/")  # a line of settings may end with more than it shows
         self.name = _checked(url)
         self._withheld = withheld
         if token is not None and not (token.isascii() and token.isprintable()):
@@ -205,13 +205,14 @@ def _path(job_id: str, place: str = "jobs") -> str:
 
 def _checked(url: str) -> str:
     """How it is called: without a password. Raises Misuse if it is no address of a service."""
-    name = "That"
+    name = ""
     with suppress(ValueError):  # no port, or brackets around what is no address
         parts = urlsplit(url)
         name = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])).rstrip("/")
-        if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
+        leads_on = not (parts.query or parts.fragment)
+        if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and leads_on:
             return name
-    raise Misuse(NO_ADDRESS.format(name))
+    raise Misuse(NO_ADDRESS.format(name or "That"))
 
 
 def _trouble(status: int, problem: Document, place: str, withheld: bool) -> Trouble:
