@@ -53,8 +53,8 @@ class Figures(Generic[T]):
         except TimeoutError:
             raise Problem(
                 "slow",
-                f"The queue has not answered for {PATIENCE:.0f} s. Does another program lock its "
-                "file? It goes on by itself.",
+                f"The queue has not answered for {PATIENCE:.0f} s. Is its file locked, or its "
+                "database away? It goes on by itself.",
             ) from None
 
     async def lately(self) -> T:

@@ -136,6 +136,7 @@ class TestALockedFile:
             answer = http.get(path_)
         assert answer.status_code == 503
         assert answer.json()["type"] == "/problems#slow"
+        assert "Is its file locked, or its database away?" in answer.json()["detail"]
         assert answer.elapsed.total_seconds() < 4
 
     def test_it_takes_one_thread_however_many_ask(self, locked: Live) -> None:
