@@ -24,7 +24,7 @@ import typer.main
 
 from final import Job, JobQueue, Pause, Snooze, Status, current_job
 from final.beyond.filters import Filter
-from final.service.cli import remote
+from final.service.cli import remote, showing
 from final.service.cli.app import main
 from tests.final.helpers import eventually, nothing, reaches
 from tests.helpers import DEADLINE, Background, Gate
@@ -717,6 +717,14 @@ class TestForPeople:
         assert "Z\n" in run("periodic", "list", *db).out
         words = run("stats", *db).out.split()
         assert {"queued", "processing", "completed", "failed", "high", "all"} <= set(words)
+
+    def test_what_draws_over_itself_fits(self, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(showing, "watch", lambda look, *rest: showing.stats(look(), *rest[:2]))
+        run("enqueue", "work", "--db", "a.db")
+        for command, widest in ((["stats", "--watch"], 40), (["stats"], 50)):
+            monkeypatch.setenv("COLUMNS", "40")
+            shown = run(*command, "--db", "a.db").out
+            assert 35 < max(map(len, shown.splitlines())) <= widest
 
     @pytest.mark.parametrize("command", [["stats", "--db", "a.db"], ["jobs", "--help"]])
     def test_no_columns_at_all_are_not_known(

@@ -47,7 +47,9 @@ HELP = "\n\n".join(
     ]
 )
 
-NARROWEST = 50  # columns; a terminal that has fewer breaks the lines, and nothing is cut off
+# Columns. A terminal that has fewer breaks the lines, and nothing is cut off; but what draws over
+# itself (--watch) has to fit.
+NARROWEST = 50
 
 app = typer.Typer(help=HELP, pretty_exceptions_enable=False)
 
@@ -93,7 +95,7 @@ def main(arguments: list[str] | None = None) -> None:
     _reopen_what_is_closed()
     if os.environ.get("COLUMNS") == "0":  # so says a terminal that does not know
         del os.environ["COLUMNS"]
-    if shutil.get_terminal_size().columns < NARROWEST:
+    if shutil.get_terminal_size().columns < NARROWEST and "--watch" not in arguments:
         os.environ["COLUMNS"] = str(NARROWEST)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # it may not know every character of a job
