@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import socket
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from tests.helpers import DEADLINE
 from tests.host import Host
 from tests.postgres.conftest import OpenQueue
 from tests.postgres.test_processes import becomes
-from tests.processes import Program
+from tests.processes import Program, needs_signals
 
 
 def test_what_one_accepts_another_shows_and_finishes(address: str, tmp_path: Path) -> None:
@@ -40,6 +41,18 @@ def test_what_one_accepts_another_shows_and_finishes(address: str, tmp_path: Pat
             )
         )
         becomes(lambda: client.get(f"{there}/stats").json()["totals"]["completed"] == 20)
+
+
+@needs_signals
+def test_what_is_refused_does_not_fill_the_log(address: str, tmp_path: Path) -> None:
+    with Program(tmp_path, "final", "serve", "--db", address, "--port", "0") as program:
+        here = url_of(program)
+        for status in (201, 409, 409):
+            answer = httpx.post(f"{here}/jobs", json={"type": "email", "id": "x"}, timeout=DEADLINE)
+            assert answer.status_code == status
+        program.signal(signal.SIGINT)
+        assert program.read_to_the_end() == 0
+        assert "pipeline" not in program.output
 
 
 def test_each_process_has_a_row_until_it_is_gone(address: str, tmp_path: Path) -> None:

@@ -46,6 +46,8 @@ def keep_log() -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(Plain("%(levelname)s: %(message)s"))
     logging.basicConfig(handlers=[handler])
+    # It warns of each statement that is refused, as of a known id: clients must not fill our log.
+    logging.getLogger("psycopg").setLevel(logging.ERROR)
 
 
 class Plain(logging.Formatter):
