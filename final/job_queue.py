@@ -385,7 +385,9 @@ class JobQueue:
 
         They are watched from the start, so that no history, however short, forgets a result.
         """
-        window = min(16 * max(1, self._workers), self._ledger.capacity)
+        window = 16 * max(1, self._workers)
+        if self._options.overflow != "block":  # what finds no room is refused, or dropped
+            window = min(window, self._ledger.capacity)
         if len(under_way) > window // 2:
             return [], None, []
         chunk = itertools.islice(payloads, window - len(under_way))

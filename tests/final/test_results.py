@@ -151,6 +151,11 @@ class TestWindow:
         queue.map(endless)
         assert taken == []
 
+    def test_a_small_lane_keeps_no_worker_from_taking_part(self, open_queue: OpenQueue) -> None:
+        together = threading.Barrier(4)
+        queue = open_queue(lambda job: together.wait(DEADLINE) >= 0, workers=4, capacity=1)
+        assert Background(lambda: list(queue.map(range(8)))).result() == [True] * 8
+
     def test_it_never_runs_far_ahead(
         self, open_queue: OpenQueue, endless: Iterator[int], taken: list[int]
     ) -> None:
