@@ -40,7 +40,9 @@ class Process:
     """
 
     def __init__(self, max_result: int) -> None:
-        self._lock = threading.Lock()  # the dispatcher may wait for it: held for an instant
+        # The dispatcher may wait for it: held for an instant. Reentrant for a signal handler, which
+        # may close the queue in the middle of a close.
+        self._lock = threading.RLock()
         self._attempt: object | None = None  # the one under way
         self._killed = False
         self._pipe, theirs = SPAWN.Pipe()

@@ -90,8 +90,9 @@ class EventLoops:
     """
 
     def __init__(self) -> None:
-        # Guards _closed, _watched with `told` of each, and changes of _loops.
-        self._mutex = threading.Lock()
+        # Guards _closed, _watched with `told` of each, and changes of _loops. Reentrant, since a
+        # signal handler may close the queue in the middle of a close.
+        self._mutex = threading.RLock()
         self._closed = False
         self._loops: list[EventLoop] = []  # the last one is where coroutines begin
         self._watched: dict[_Run, float] = {}  # until when (monotonic); the first is due first

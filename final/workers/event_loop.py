@@ -96,10 +96,8 @@ class EventLoop:
         self.call(self._start_ending)
 
     def leave(self) -> None:
-        """Cancel what still runs, and end. Not for two threads at a time."""
-        if not self._leaving:
-            self._leaving = True
-            self.call(self._loop.stop)
+        """Cancel what still runs, and end. Asked again, it does nothing more."""
+        self.call(self._stop)
 
     def join(self) -> None:
         """Wait until it has ended, but not for a coroutine that blocks it: this is a daemon."""
@@ -121,8 +119,13 @@ class EventLoop:
     async def _end_when_idle(self) -> None:
         while others := asyncio.all_tasks() - {asyncio.current_task()}:
             await asyncio.wait(others)
-        self._leaving = True
-        self._loop.stop()
+        self._stop()
+
+    def _stop(self) -> None:
+        """On the loop, so whoever is interrupted in asking for it may ask again."""
+        if not self._leaving:  # else it cancels already, and must not stop in that
+            self._leaving = True
+            self._loop.stop()
 
 
 async def _cancel_all() -> None:

@@ -187,7 +187,7 @@ class Processes:
         """Kill all processes that are left, busy ones and those that start. May be called again."""
         with self._changed:
             self._closed = True
-            for process in self._all:
+            for process in self._all.copy():
                 process.kill()
             self._changed.wait_for(lambda: not self._all, GRACE_SECONDS)
 

@@ -17,8 +17,10 @@ from typing import Any
 import psutil
 import pytest
 
-from final import Job, JobQueue, JobRecord, Priority, QueueClosed, QueueFull, Status
-from tests.final import inside
+from final import Job, JobQueue, JobRecord, Kind, Priority, QueueClosed, QueueFull, Status
+from final.workers.child_process import Process
+from final.workers.event_loop import EventLoop
+from tests.final import inside, process_handlers
 from tests.final.helpers import (
     AT_ONCE,
     NOT_TODAY,
@@ -676,6 +678,31 @@ class TestAgainAndTogether:
         assert Background(queue.close).result() is True
         assert Background(queue.close, False, 0).result() is True
 
+    @pytest.mark.parametrize(
+        "where", [(EventLoop, "leave"), (Process, "_kill")], ids=["loop", "process"]
+    )
+    def test_a_signal_handler_may_close_in_the_middle_of_a_close(
+        self, open_queue: OpenQueue, monkeypatch: pytest.MonkeyPatch, where: tuple[type, str]
+    ) -> None:
+        async def coroutine(job: Job) -> None: ...
+
+        in_process = Kind(process_handlers.hang_for_ever, executor="process")
+        queue = open_queue({"coroutine": coroutine, "process": in_process})
+        queue.enqueue(Job("x", kind="process"))
+        reaches(queue, "x", Status.PROCESSING)
+        eventually(lambda: bool(inside.processes(queue)), "the process to be there")
+        closed: list[bool] = []
+        as_ever: Callable[[object], None] = getattr(*where)
+
+        def interrupted(one: object) -> None:
+            monkeypatch.setattr(*where, as_ever)
+            closed.append(queue.close(False, 0))
+            as_ever(one)
+
+        monkeypatch.setattr(*where, interrupted)
+        assert Background(queue.close, False, 0).result() is False
+        assert closed == [False]
+
     @both_places
     def test_many_threads_may_close_at_once(self, open_queue: OpenQueue, place: str) -> None:
         queue = open_queue(nothing, path=place)
@@ -889,6 +916,25 @@ class TestAfterwards:
         assert all(thread.daemon for thread in ours)  # a program may end without close
         queue.enqueue_many([Job() for _ in range(20)])
         queue.close()
+        assert set(threading.enumerate()) <= before
+
+    def test_no_thread_is_left_by_a_close_that_ctrl_c_has_broken_off(
+        self, open_queue: OpenQueue, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def coroutine(job: Job) -> None: ...
+
+        before = set(threading.enumerate())
+        queue = open_queue(coroutine)
+        as_ever = EventLoop.call
+
+        def interrupted(loop: EventLoop, callback: Callable[..., object], *_: object) -> None:
+            monkeypatch.setattr(EventLoop, "call", as_ever)
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(EventLoop, "call", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            queue.close()
+        assert queue.close() is True
         assert set(threading.enumerate()) <= before
 
     def test_no_file_is_left_open(self, open_queue: OpenQueue, path: str) -> None:
