@@ -34,6 +34,7 @@ from final.engine.flight import Flight
 from final.engine.messages import Close, GiveOrder, Message, Request, Wait, Withdraw
 from final.engine.metrics import Recorder
 from final.engine.sayings import Sayings
+from final.engine.uninterrupted import uninterrupted
 from final.errors import PermanentFailure, QueueClosed
 from final.job import Job, JobRecord, Task
 from final.job_queue import LARGEST_LIMIT, Answer, JobQueue
@@ -183,7 +184,7 @@ class InlineQueue(JobQueue):
     def _turn(self, claims: bool = False) -> None:
         """Take the turns that there are to take; ``claims``: a job may be given to ``_here``."""
         dispatcher = self._turns
-        with self._mutex:
+        with uninterrupted(), self._mutex:  # or it would be left half done
             self._in_turn = threading.get_ident()
             try:
                 dispatcher.claims = claims

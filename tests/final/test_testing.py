@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from textwrap import dedent
@@ -31,6 +32,8 @@ from final import (
     Unique,
     current_job,
 )
+from final.ledger.base import Move
+from final.ledger.sqlite import SqliteFile
 from final.testing import InlineQueue, assert_enqueued, enqueued
 from tests.final import inside
 from tests.final.helpers import AT_ONCE, ROOT, eventually, nothing
@@ -628,6 +631,22 @@ def test_what_ctrl_c_has_broken_off_does_not_come_in_later() -> None:
         queue.enqueue_many([Job("b"), Job("c")])
     queue.drain()
     assert "c" not in {record.id for record in queue.jobs()}
+
+
+def test_ctrl_c_leaves_no_turn_half_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    queue = InlineQueue(nothing)
+    as_ever = SqliteFile.write
+
+    def interrupted(file: SqliteFile, moves: Sequence[Move], wall: float) -> None:
+        monkeypatch.setattr(SqliteFile, "write", as_ever)
+        signal.raise_signal(signal.SIGINT)
+        as_ever(file, moves, wall)
+
+    monkeypatch.setattr(SqliteFile, "write", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        queue.enqueue(Job("x"))
+    assert [record.id for record in queue.drain()] == ["x"]
+    assert queue.close() is True
 
 
 def test_a_wait_ends_though_the_job_is_put_off_for_no_time() -> None:
