@@ -368,7 +368,7 @@ class JobQueue:
                 self._enqueue(*self._more_of(remaining, under_way, kind, priority))
                 if not under_way:
                     return
-                record = self._await(under_way[0], timeout)
+                record = self._await(self._first_of(under_way), timeout)
                 under_way.popleft()
                 yield _result(record)
         finally:
@@ -394,9 +394,19 @@ class JobQueue:
         jobs = [Job(payload=p, kind=kind, priority=priority) for p in chunk]
         tasks = [self._task(job) for job in jobs]
         waits = [Wait(task.id, current_batch(), task.kind) for task in tasks]
+        for wait in waits:
+            wait.awaited = False  # not yet: its handler may be busy with other results
         self._dispatcher.unanswered.update(waits)
         under_way.extend(waits)
         return tasks, None, waits
+
+    def _first_of(self, under_way: deque[Wait]) -> Wait:
+        """What ``map`` waits for next."""
+        wait = under_way[0]
+        wait.awaited = True
+        if wait.sender is not None:
+            self._wake()  # a handler that waits now may be the last one that did not
+        return wait
 
     def cancel(self, job_id: str) -> bool:
         """Keep a job from running, or tell its handler to stop (``current_job().cancelled``).

@@ -126,7 +126,7 @@ class AsyncJobQueue:
                 await self._enqueue(*self.sync._more_of(remaining, under_way, kind, priority))
                 if not under_way:
                     return
-                record = await self._answer(under_way[0], timeout)
+                record = await self._answer(self.sync._first_of(under_way), timeout)
                 under_way.popleft()
                 yield _result(record)
         finally:

@@ -159,6 +159,7 @@ class Wait(Request[JobRecord]):
 
     sender: the batch of the handler that waits; None from outside. kind and group: of that job.
     shared: it holds the key of the one that was sent, so it is not the sender's to call off.
+    awaited: whether the sender waits for it by now; a ``map`` does so for one after the other.
     """
 
     def __init__(
@@ -170,6 +171,7 @@ class Wait(Request[JobRecord]):
         self.kind = kind
         self.group = group
         self.shared = False
+        self.awaited = True
 
     def asker(self) -> str | None:
         """The job whose handler waits; None from outside."""

@@ -123,7 +123,7 @@ class Waits:
         """Those of handlers that hold a worker."""
         still = [w for w in self._inside if not w.answered and w.sender in self._batches]
         self._inside = dict.fromkeys(still)
-        return still
+        return [w for w in still if w.awaited]
 
     def refuse_hopeless(self, caps: Mapping[str, int], group_limit: int | None) -> None:
         """Turn away a handler that waits for a job of a full kind or group, of which none will end.

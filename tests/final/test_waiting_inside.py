@@ -114,6 +114,38 @@ def test_a_map_that_is_refused_on_the_loop_has_enqueued_nothing(open_queue: Open
     assert parents.queue.metrics().accepted == 1
 
 
+def test_a_map_that_is_not_asked_for_more_waits_for_nothing(
+    open_queue: OpenQueue, gate: Gate
+) -> None:
+    """Its handler goes on, and its worker will be free: another one may wait for that."""
+    mapped = Journal()
+
+    def maps(job: Job) -> object:
+        results = queue.map(["first", "second"])
+        first = next(results)
+        mapped.write(first)
+        gate.wait()
+        return first
+
+    def waits(job: Job) -> object:
+        mapped.wait_for("first")
+        return wait_for_a_child(queue, job)
+
+    def child(job: Job) -> object:
+        if job.payload == "first":
+            queue.enqueue(Job("waits", kind="waits", priority="high"))
+        return job.payload
+
+    handlers = {"maps": maps, "waits": waits, "default": child}
+    queue = open_queue(handlers, workers=2, max_retries=0)
+    queue.enqueue(Job("maps", kind="maps"))
+    mapped.wait_for("first")
+    eventually(lambda: len(inside.watched(queue)) == 2, "the other handler to wait")
+    gate.open()
+    assert queue.wait("maps", DEADLINE).result == "first"
+    assert queue.wait("waits", DEADLINE).result == "child"
+
+
 def test_a_map_that_is_refused_later_takes_its_jobs_back(open_queue: OpenQueue) -> None:
     parents = Parents(open_queue, map_children, "thread", workers=1)
     parents.end_of("x")
