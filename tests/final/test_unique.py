@@ -398,6 +398,15 @@ class TestFullLanes:
         assert queue.status("dropped") is Status.DROPPED
         assert queue.enqueue(Job("again", unique=Unique("page"))) == "again"
 
+    @pytest.mark.parametrize("then", ["skip", "replace"])
+    def test_nor_if_both_come_in_one_call(self, held_up: HeldUp, then: Any) -> None:
+        queue, _ = held_up(capacity=1, overflow="drop-oldest")
+        unique = Unique("page", until="ended", then=then)
+        queue.enqueue(Job("there", unique=unique))
+        jobs = [Job("a"), Job("b", unique=unique), Job("c"), Job("once more", unique=unique)]
+        assert queue.enqueue_many(jobs) == [job.id for job in jobs]
+        assert [record.id for record in queue.jobs(Status.QUEUED)] == ["once more"]
+
     def test_a_blocked_producer_learns_when_there_is_room(self, held_up: HeldUp, gate: Any) -> None:
         queue, _ = held_up(capacity=1)
         queue.enqueue(Job("waits"))
