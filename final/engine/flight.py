@@ -143,9 +143,6 @@ class Flight:
         """
         count = 0
         for batch in self.batches:
-            if (task := batch.withdraw()) is not None:
-                batch.late = task
-                count += self._give_back(batch, [task])
             count += self._take_unstarted(batch)
             if running:
                 self._collect(batch)
@@ -254,11 +251,17 @@ class Flight:
     # ---- taking back -----------------------------------------------------------------------
 
     def _take_unstarted(self, batch: Batch) -> int:
-        """The worker may take the leftmost at the same moment; each job is popped once."""
+        """The worker may take the leftmost at the same moment; each job is popped once.
+
+        A coroutine that waits for its loop has not started either.
+        """
         taken: list[Task] = []
         with contextlib.suppress(IndexError):
             while True:
                 taken.append(batch.tasks.pop())
+        if (task := batch.withdraw()) is not None:
+            batch.late = task
+            taken.append(task)
         return self._give_back(batch, taken[::-1])
 
     def _give_back(self, batch: Batch, tasks: list[Task]) -> int:

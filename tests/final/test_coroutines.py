@@ -802,6 +802,18 @@ class TestBlockingTheLoop:
         record = blocked.wait("mail", DEADLINE)
         assert (record.result, record.attempts) == ("ran", 1)
 
+    def test_one_that_is_cancelled_before_it_has_begun_is_not_charged(
+        self, blocked: JobQueue, gate: Gate, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("final.workers.coroutines.GRACE_SECONDS", DEADLINE)
+        blocked.enqueue(Job("mail"))
+        eventually(lambda: inside.is_on_loop(blocked, "mail"), "it is handed to the loop")
+        assert blocked.cancel("mail") is True
+        record = blocked.wait("mail", DEADLINE)
+        assert (record.status, record.attempts) == (Status.CANCELLED, 0)
+        gate.open()
+        assert completes(blocked)
+
     def test_the_blocker_is_left_behind_when_it_is_cancelled(self, blocked: JobQueue) -> None:
         assert blocked.cancel("blocker")
         assert blocked.wait("blocker", DEADLINE).status is Status.CANCELLED
