@@ -393,7 +393,7 @@ class JobQueue:
         chunk = itertools.islice(payloads, window - len(under_way))
         jobs = [Job(payload=p, kind=kind, priority=priority) for p in chunk]
         tasks = [self._task(job) for job in jobs]
-        waits = [Wait(task.id, current_batch(), task.kind) for task in tasks]
+        waits = [Wait(task.id, current_batch(), task.kind, task.group) for task in tasks]
         for wait in waits:
             wait.awaited = False  # not yet: its handler may be busy with other results
         self._dispatcher.unanswered.update(waits)

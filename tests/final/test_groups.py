@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections import Counter
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from final import GroupRecord, Job, JobQueue, Priority, Status
+from final import CallNext, GroupRecord, Job, JobQueue, Priority, Status
 from final.job import Task
 from final.ledger.caps import Caps
 from final.ledger.groups import GroupLanes
@@ -411,6 +412,16 @@ class TestLooking:
             queue.groups(limit)
 
 
+class OfOneTenant:
+    """As middleware: the jobs that come in are all of one group."""
+
+    def __call__(self, job: Job, call_next: CallNext) -> object:
+        return call_next(job)
+
+    def before_enqueue(self, job: Job) -> Job:
+        return dataclasses.replace(job, group="tenant")
+
+
 class TestWaitingForAFullGroup:
     """Inside a handler of it: that would never end, though workers are idle."""
 
@@ -423,6 +434,19 @@ class TestWaitingForAFullGroup:
         assert record.status is Status.FAILED
         assert "the jobs that run of group 'a' wait, too" in str(record.error)
         assert "(group_limit=1)" in str(record.error)
+
+    def test_for_the_jobs_of_a_map_that_middleware_puts_into_it(
+        self, open_queue: OpenQueue
+    ) -> None:
+        def parent(job: Job) -> object:
+            return job.payload or list(queue.map([1]))
+
+        queue = open_queue(
+            parent, workers=4, group_limit=1, max_retries=0, middleware=[OfOneTenant()]
+        )
+        record = queue.wait(queue.enqueue(Job()), DEADLINE)
+        assert record.status is Status.FAILED
+        assert "the jobs that run of group 'tenant' wait, too" in str(record.error)
 
     def test_for_one_of_another_group_it_may_wait(self, open_queue: OpenQueue) -> None:
         def parent(job: Job) -> object:
