@@ -18,6 +18,7 @@ from typing import NamedTuple
 from final.engine.courier import Courier
 from final.job import Priority, Status, Task
 from final.ledger.base import Change, Move
+from final.workers import forks
 
 log = logging.getLogger("final")
 
@@ -126,7 +127,8 @@ class Events:
             subscribers = list(self._subscribers.values())
         for subscriber in subscribers:
             try:
-                subscriber(transition)
+                with forks.ended():
+                    subscriber(transition)
             except BaseException as error:
                 text = "A subscriber raised on %s; the others go on."
                 about = {"job_id": transition.job_id, "kind": transition.kind}
@@ -144,7 +146,8 @@ class LogLine(NamedTuple):
 
 
 def _write(line: LogLine) -> None:
-    log.log(line.level, line.text, *line.args, exc_info=line.error, extra=line.about)
+    with forks.ended():  # its handlers are code of others
+        log.log(line.level, line.text, *line.args, exc_info=line.error, extra=line.about)
 
 
 def is_enabled_for(level: int) -> bool:

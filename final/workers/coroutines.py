@@ -98,6 +98,7 @@ class EventLoops:
         self._watched: dict[_Run, float] = {}  # until when (monotonic); the first is due first
         self._watcher: threading.Thread | None = None
         self._over = threading.Event()
+        self._depth = forks.depth  # in a fork there are none of these threads
 
     def start(self) -> None:
         """Start the loop where coroutines begin, if this is the first of them."""
@@ -118,6 +119,11 @@ class EventLoops:
 
     def wait_for(self, awaitable: object) -> object:
         """Wait for its end, and return or raise what it does. For a worker, inside an attempt."""
+        if forks.depth != self._depth:
+            discard(awaitable)
+            raise RuntimeError(
+                "A fork that comes back from a handler has no event loop to await on."
+            )
         ended: queue.SimpleQueue[_Run] = queue.SimpleQueue()
         self.begin(awaitable, ended.put)
         return ended.get().result()

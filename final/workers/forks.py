@@ -1,4 +1,4 @@
-"""A fork that comes back from a handler is ended, as Python ends a program.
+"""A fork that comes back from a handler is ended, as Python ends a program; or from a subscriber.
 
 It has this one thread, and nothing else of the queue: it would wait for its next job for ever, and
 the handler that waits for it, too. (One that ends itself, or becomes another program, as those of
@@ -11,6 +11,7 @@ import contextlib
 import os
 import sys
 import traceback
+from collections.abc import Iterator
 from typing import NoReturn
 
 # How many forks lead to this process: one more in a fork than in what it is one of. Whoever calls a
@@ -18,8 +19,22 @@ from typing import NoReturn
 depth = 0
 
 
+@contextlib.contextmanager
+def ended() -> Iterator[None]:
+    """Whoever comes back from this block as a fork is ended. It takes a microsecond."""
+    before = depth
+    try:
+        yield
+    except BaseException as error:
+        if depth != before:
+            end(error)
+        raise
+    if depth != before:
+        end()
+
+
 def end(error: BaseException | None = None) -> NoReturn:
-    """This is a fork, and comes back from a handler. error: what that has raised."""
+    """This is a fork, and comes back from code of others. error: what that has raised."""
     with contextlib.suppress(BaseException):  # whatever it raises when it is looked at
         code = _tell(error)
         for stream in (sys.stdout, sys.stderr):

@@ -20,12 +20,23 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from queue import SimpleQueue
 from typing import Any
 
 import psutil
 
 import final.engine.dispatcher
-from final import Every, Job, JobQueue, Kind, Snooze, Status, StorageError, current_job
+from final import (
+    Every,
+    Job,
+    JobQueue,
+    Kind,
+    Snooze,
+    Status,
+    StorageError,
+    Transition,
+    current_job,
+)
 from final.ledger.base import Move
 from final.ledger.sqlite import SqliteFile
 from tests.final import inside
@@ -460,10 +471,37 @@ def fork_in_a_handler(path: str, kind: str, how: str) -> None:
     async def forks_as_a_coroutine(job: Job) -> int:
         return forks(job)
 
-    handlers = {"thread": forks, "coroutine": forks_as_a_coroutine}
+    def forks_before_a_coroutine(job: Job) -> Any:
+        if pid := os.fork():
+            return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        return forks_as_a_coroutine(job)
+
+    handlers = {
+        "thread": forks,
+        "coroutine": forks_as_a_coroutine,
+        "before a coroutine": forks_before_a_coroutine,
+    }
     with JobQueue(handlers, path=path, max_retries=0) as queue:
         record = queue.wait(queue.enqueue(Job(kind=kind)), DEADLINE)
         say(f"the fork ended with {record.result}")
+
+
+def fork_in_a_subscriber(path: str, how: str) -> None:
+    """What a fork does that comes back from it; says with what it has ended."""
+    ended: SimpleQueue[int] = SimpleQueue()
+
+    def forks(transition: Transition) -> None:
+        if transition.status is not Status.COMPLETED:
+            return
+        if pid := os.fork():
+            ended.put(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+        elif how == "raise":
+            raise ValueError("in the fork")
+
+    with JobQueue(nothing, path=path) as queue:
+        queue.subscribe(forks)
+        queue.enqueue(Job())
+        say(f"the fork ended with {ended.get(timeout=DEADLINE)}")
 
 
 def fork_beside_processes(path: str) -> None:

@@ -53,6 +53,20 @@ class TestFork:
         assert ("ValueError: in the fork" in errors) == (how == "raise")
         assert in_file(path, "status, attempts") == [("completed", 1)]
 
+    def test_one_that_would_be_awaited_ends(self, path: str) -> None:
+        """The event loop is not there."""
+        code, lines, errors = run_child("fork_in_a_handler", path, "before a coroutine", "return")
+        assert (code, lines) == (0, ["the fork ended with 1"])
+        assert "RuntimeError: A fork that comes back from a handler has no event loop" in errors
+
+    @pytest.mark.parametrize(("how", "ended"), [("return", 0), ("raise", 1)])
+    def test_one_that_comes_back_from_a_subscriber_ends(
+        self, path: str, how: str, ended: int
+    ) -> None:
+        code, lines, errors = run_child("fork_in_a_subscriber", path, how)
+        assert (code, lines) == (0, [f"the fork ended with {ended}"])
+        assert ("ValueError: in the fork" in errors) == (how == "raise")
+
     def test_nor_do_the_processes_of_its_workers(self, path: str) -> None:
         code, lines, errors = run_child("fork_beside_processes", path)
         assert lines == ["the fork ended with 0", "the process is the same: True"]
