@@ -8,6 +8,7 @@ import subprocess
 import threading
 import time
 from collections import Counter
+from typing import Any
 
 import psycopg
 import pytest
@@ -345,6 +346,30 @@ class TestOneThatMayNotStart:
         assert {bringer.status(mail) for mail in mails} == {Status.QUEUED}
         assert open_queue({"mail": nothing}).close()
         assert {bringer.status(mail) for mail in mails} == {Status.COMPLETED}
+
+
+class TestNoneThatMayStart:
+    """Then the next of the group stands in the lane all the same, and nobody waits for a poll."""
+
+    @pytest.fixture(autouse=True)
+    def _no_polls(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(housekeeping, "POLL_SECONDS", 3600)
+
+    @pytest.mark.parametrize("policy", [{"rate_limit": LeakyBucket(200)}, {"workers": 1}])
+    def test_a_limit_is_used_up(
+        self, open_queue: OpenQueue, address: str, policy: dict[str, Any]
+    ) -> None:
+        path = address.replace("lease=1", "lease=600")
+        queue = open_queue({"mail": Kind(nothing, **policy)}, path=path, workers=2)
+        queue.enqueue_many([Job(kind="mail", group="g") for _ in range(20)])
+        queue.join(DEADLINE)
+
+    def test_it_is_paused(self, open_queue: OpenQueue, address: str) -> None:
+        queue = open_queue({"mail": nothing}, path=address.replace("lease=1", "lease=600"))
+        queue.pause(kind="mail")
+        queue.enqueue_many([Job(kind="mail", group="g") for _ in range(3)])
+        queue.resume(kind="mail")
+        queue.join(DEADLINE)
 
 
 def test_who_runs_the_next_of_a_full_group_is_told(

@@ -443,27 +443,30 @@ LOCK_GROUPS = """SELECT pg_advisory_xact_lock(
     FROM (SELECT DISTINCT hashtext(name) & 255 AS number FROM unnest(%s::text[]) AS name
         ORDER BY number) AS numbers"""
 # Where none of a group stands in a lane that may start here, the next one that may goes to the end
-# of it. (It may be the last one: the lane's capacity bounds how many are passed over.)
+# of it. (It may be the last one: the lane's capacity bounds how many are passed over.) Where none
+# may, and none stands there at all, the next one of any: it is seen once its kind may start again,
+# and by those who run that.
+_NEXT = f"""(SELECT seq FROM jobqueue.job WHERE grp = name AND lane = line AND {BEHIND}
+            AND status = 'queued' AND {{}} ORDER BY place LIMIT 1 FOR UPDATE SKIP LOCKED)"""
+_NONE_STANDS = f"""(SELECT true FROM jobqueue.job WHERE grp = name AND lane = line
+            AND {IN_LANE}{{}} LIMIT 1) IS NULL"""
 COME_FORWARD = f"""UPDATE jobqueue.job SET behind = false, place = nextval('jobqueue.job_seq_seq')
-    FROM (SELECT (SELECT seq FROM jobqueue.job WHERE grp = name AND lane = line AND {BEHIND}
-            AND status = 'queued' AND {_MAY_START}
-            ORDER BY place LIMIT 1 FOR UPDATE SKIP LOCKED) AS seq
+    FROM (SELECT coalesce({_NEXT.format(_MAY_START)},
+            CASE WHEN {_NONE_STANDS.format("")} THEN {_NEXT.format("true")} END) AS seq
         FROM unnest(%(groups)s::text[]) AS name, generate_series(0, {LANE_COUNT - 1}) AS line
-        WHERE NOT EXISTS (SELECT FROM jobqueue.job AS head WHERE head.grp = name
-            AND head.lane = line AND {IN_LANE}{_SUITS})) AS next
+        WHERE {_NONE_STANDS.format(_SUITS)}) AS next
     WHERE job.seq = next.seq"""
-# The groups that wait behind, each found by the index; and whether they do so behind nobody who may
-# start.
-BEHIND_NOBODY = f"""WITH RECURSIVE line AS (
+# The groups that wait behind, each found by the index; and whether one of each is to come forward.
+_ANY_BEHIND = f"""(SELECT true FROM jobqueue.job WHERE grp = name AND lane = line AND {BEHIND}
+            AND status = 'queued' AND {{}} LIMIT 1)"""
+BEHIND_NOBODY = f"""WITH RECURSIVE waits AS (
         (SELECT grp FROM jobqueue.job WHERE {BEHIND} AND grp > %(after)s ORDER BY grp LIMIT 1)
-        UNION ALL SELECT (SELECT grp FROM jobqueue.job WHERE {BEHIND} AND grp > line.grp
-            ORDER BY grp LIMIT 1) FROM line WHERE line.grp IS NOT NULL)
-    SELECT grp, EXISTS (SELECT FROM generate_series(0, {LANE_COUNT - 1}) AS n
-        WHERE (SELECT true FROM jobqueue.job WHERE grp = line.grp AND lane = n AND {BEHIND}
-            AND status = 'queued' AND {_MAY_START} LIMIT 1)
-        AND (SELECT true FROM jobqueue.job WHERE grp = line.grp AND lane = n
-            AND {IN_LANE}{_SUITS} LIMIT 1) IS NULL)
-    FROM line WHERE grp IS NOT NULL LIMIT %(most)s"""
+        UNION ALL SELECT (SELECT grp FROM jobqueue.job WHERE {BEHIND} AND grp > waits.grp
+            ORDER BY grp LIMIT 1) FROM waits WHERE waits.grp IS NOT NULL)
+    SELECT name, EXISTS (SELECT FROM generate_series(0, {LANE_COUNT - 1}) AS line
+        WHERE {_NONE_STANDS.format(_SUITS)} AND coalesce({_ANY_BEHIND.format(_MAY_START)},
+            CASE WHEN {_NONE_STANDS.format("")} THEN {_ANY_BEHIND.format("true")} END))
+    FROM waits AS found (name) WHERE name IS NOT NULL LIMIT %(most)s"""
 METERS = """SELECT kind, first, second FROM jobqueue.meter
     WHERE kind = ANY (%s::text[]) ORDER BY kind FOR UPDATE"""
 CLOCK = f"SELECT extract(epoch FROM {NOW})::float8"
