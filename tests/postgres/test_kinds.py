@@ -15,7 +15,8 @@ from tests.final.helpers import nothing
 from tests.helpers import DEADLINE, Gate, Journal
 from tests.host import Host
 from tests.postgres.conftest import OpenQueue
-from tests.postgres.test_processes import becomes, poll_again
+from tests.postgres.test_groups import tokens
+from tests.postgres.test_processes import becomes, poll_again, sql
 
 LONG = 3 * DEADLINE
 
@@ -64,6 +65,30 @@ def test_others_pass_however_many_of_a_full_kind_wait_before_them(
     gate.open()
     started.wait_for_count(20)
     assert started.entries[:20] == ids[:20], "They have kept their places."
+
+
+def test_a_suspect_of_a_full_kind_waits_and_nobody_asks_for_it_all_the_time(
+    open_queue: OpenQueue, address: str
+) -> None:
+    gate, started = Gate(), Journal()
+
+    def hold(job: Job) -> None:
+        started.write(job.id)
+        gate.wait()
+
+    queue = open_queue({"mine": Kind(hold, workers=1)}, workers=2)
+    queue.enqueue(Job("first", kind="mine"))
+    started.wait_for("first")
+    queue.enqueue(Job("suspect", kind="mine"))
+    # As after two crashes while it was alone.
+    sql(address, "UPDATE jobqueue.job SET suspect = true, interrupted = 2 WHERE id = 'suspect'")
+    poll_again([queue])  # that finds it
+    before = tokens(address)
+    for _ in range(3):
+        poll_again([queue])
+    assert tokens(address) - before < 50, "a turn takes a token"
+    gate.open()
+    started.wait_for("suspect")
 
 
 def test_a_killed_process_holds_no_place(open_queue: OpenQueue, address: str) -> None:

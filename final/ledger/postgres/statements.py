@@ -415,9 +415,8 @@ LOOK = (
 # One that is likely the cause of a crash, if none runs or is being claimed anywhere.
 LOOK_FOR_SUSPECT = f"""SELECT {_SEEN}, {_RUNNING_IF_LIMITED}
     FROM jobqueue.job WHERE {IN_LANE} AND suspect{_NOT_FULL}
-        AND (%(kinds)s::text[] IS NULL OR kind = ANY (%(kinds)s::text[]))
-        AND kind <> ALL (%(paused)s::text[]) AND lane <> ALL (%(lanes)s::smallint[])
-        AND seq <> ALL (%(aside)s::bigint[]) AND pg_try_advisory_xact_lock(%(table)s, 0)
+        AND {_MAY_START} AND lane <> ALL (%(lanes)s::smallint[])
+        AND pg_try_advisory_xact_lock(%(table)s, 0)
         AND NOT EXISTS (SELECT FROM jobqueue.job WHERE suspect AND ended_at IS NULL
         AND status = 'processing')
     ORDER BY place LIMIT 1 FOR UPDATE SKIP LOCKED"""
