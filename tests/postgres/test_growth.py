@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from final import Job
+from final.ledger.picking import BATCH_SECONDS
 from final.ledger.postgres import housekeeping
 from tests.helpers import DEADLINE
 from tests.postgres.conftest import OpenQueue
 from tests.postgres.test_processes import becomes, sql
 
-ENDED, AHEAD, TURNS = 50_000, 20_000, 10
+ENDED, AHEAD, WAITING, TURNS = 50_000, 20_000, 150_000, 10
 # A row is read by an index, or with the whole table.
 READ = """SELECT seq_tup_read + idx_tup_fetch, n_tup_ins FROM pg_stat_user_tables
     WHERE relid = 'jobqueue.job'::regclass"""
@@ -45,3 +48,33 @@ def test_a_turn_reads_no_more_than_it_needs(
     becomes(lambda: sql(address, READ)[0][1] == ENDED + AHEAD + 2 * TURNS)
     # All are counted when it opens, and looked through for retries when it closes.
     assert sql(address, READ)[0][0] - before < 3 * (ENDED + AHEAD)
+
+
+def test_nor_does_it_grow_with_what_waits(
+    open_queue: OpenQueue, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the statistics say by then."""
+    monkeypatch.setattr(housekeeping, "COUNTED_AT_ONCE", 100)
+    open_queue(None, workers=0).close()  # makes the tables
+    sql(
+        address,
+        """INSERT INTO jobqueue.job
+            (place, id, kind, lane, size, attempts, payload, status, grp, behind)
+        SELECT number, number, 'default', 1, 4, 0, 'null', 'queued',
+            CASE WHEN number > %s THEN 'g' END, number > %s
+        FROM generate_series(1, %s) AS number""",
+        WAITING,
+        WAITING,
+        2 * WAITING,
+    )
+    sql(address, "SELECT setval('jobqueue.job_seq_seq', %s)", 2 * WAITING)
+    sql(address, "ANALYZE jobqueue.job")
+    becomes(lambda: sql(address, READ)[0][1] == 2 * WAITING)
+    ((before, _),) = sql(address, READ)
+    queue = open_queue(lambda job: time.sleep(BATCH_SECONDS), workers=1, capacity=50)
+    for _ in range(TURNS):
+        queue.wait(queue.enqueue(Job(priority="high", group="g")), DEADLINE)
+    queue.close(drain=False)
+    becomes(lambda: sql(address, READ)[0][1] == 2 * WAITING + TURNS)
+    # All are looked through a few times when it opens and closes.
+    assert sql(address, READ)[0][0] - before < 8 * WAITING

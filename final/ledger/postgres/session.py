@@ -27,7 +27,6 @@ from final.ledger.postgres.migrate import in_schema
 
 T = TypeVar("T")
 CONNECT_SECONDS = 5
-END_IF_IDLE = "SELECT set_config('idle_in_transaction_session_timeout', %s, true)"
 # Unless the address says otherwise. Kept alive by the kernel; libpq gives up what is not answered
 # for as long.
 _USUAL: dict[str, Any] = {
@@ -123,7 +122,7 @@ class Session:
         The server ends that of a process that is stopped half-way: others wait for its locks.
         """
         with self._watched(), self._connection.transaction():
-            self.ask(END_IF_IDLE, (str(int(self.address.lease / 3 * 1000)),))
+            self.ask(sql.END_IF_IDLE, (str(int(self.address.lease / 3 * 1000)),))
             yield
 
     @contextlib.contextmanager

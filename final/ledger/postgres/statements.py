@@ -35,16 +35,19 @@ BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
 # For a row or an id. Another turn has it until it has committed; a caller's transaction may last.
 LOCK_MILLISECONDS = 200
 HEARD_SECONDS = 3  # after its end everybody has heard of a job, also by a poll
-# Held until its end: who takes over this owner's jobs waits for it, or finds who holds it.
 # The plans do not depend on statistics, which may have been taken while the table was empty. Before
-# PostgreSQL 18 a sequential scan of a small table then seems so dear that it would be compiled.
+# PostgreSQL 18 a sequential scan of a small table then seems so dear that it would be compiled. And
+# to sort all that waits never takes less than to read the first of it by an index.
+PLANS = """set_config('plan_cache_mode', 'force_generic_plan', true),
+    set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true),
+    set_config('jit', 'off', true)"""
+END_IF_IDLE = f"SELECT set_config('idle_in_transaction_session_timeout', %s, true), {PLANS}"
+# Held until its end: who takes over this owner's jobs waits for it, or finds who holds it.
 GUARD = f"""SELECT pg_advisory_xact_lock_shared(%s, %s),
     set_config('statement_timeout', %s, true),
     set_config('lock_timeout', '{LOCK_MILLISECONDS}', true),
     set_config('idle_in_transaction_session_timeout', %s, true),
-    set_config('synchronous_commit', %s, true),
-    set_config('plan_cache_mode', 'force_generic_plan', true),
-    set_config('enable_seqscan', 'off', true), set_config('jit', 'off', true)"""
+    set_config('synchronous_commit', %s, true), {PLANS}"""
 # PostgreSQL 17 has a limit for the transaction as a whole.
 GUARD_17 = f"{GUARD}, set_config('transaction_timeout', %s, true)"
 # A division by zero, and with it no transaction, where the lease ran out and somebody took over.
@@ -449,12 +452,12 @@ _NEXT = f"""(SELECT seq FROM jobqueue.job WHERE grp = name AND lane = line AND {
             AND status = 'queued' AND {{}} ORDER BY place LIMIT 1 FOR UPDATE SKIP LOCKED)"""
 _NONE_STANDS = f"""(SELECT true FROM jobqueue.job WHERE grp = name AND lane = line
             AND {IN_LANE}{{}} LIMIT 1) IS NULL"""
-COME_FORWARD = f"""UPDATE jobqueue.job SET behind = false, place = nextval('jobqueue.job_seq_seq')
-    FROM (SELECT coalesce({_NEXT.format(_MAY_START)},
+COME_FORWARD = f"""WITH next AS MATERIALIZED (SELECT coalesce({_NEXT.format(_MAY_START)},
             CASE WHEN {_NONE_STANDS.format("")} THEN {_NEXT.format("true")} END) AS seq
         FROM unnest(%(groups)s::text[]) AS name, generate_series(0, {LANE_COUNT - 1}) AS line
-        WHERE {_NONE_STANDS.format(_SUITS)}) AS next
-    WHERE job.seq = next.seq"""
+        WHERE {_NONE_STANDS.format(_SUITS)})
+    UPDATE jobqueue.job SET behind = false, place = nextval('jobqueue.job_seq_seq')
+    FROM next WHERE job.seq = next.seq"""
 # The groups that wait behind, each found by the index; and whether one of each is to come forward.
 _ANY_BEHIND = f"""(SELECT true FROM jobqueue.job WHERE grp = name AND lane = line AND {BEHIND}
             AND status = 'queued' AND {{}} LIMIT 1)"""
