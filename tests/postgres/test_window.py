@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from final import TokenBucket
+from final import LeakyBucket, TokenBucket
 from final.job import Outcome, Task
 from final.ledger.base import Given
 from final.ledger.postgres import statements as sql
@@ -104,3 +104,37 @@ def test_a_look_past_too_many_ended_jobs_ends_by_itself_and_is_told(
     ledger._housekeeping.poll()
     assert "is a transaction held open there?" in caplog.text
     assert not ledger._session.is_lost
+
+
+def of_two_kinds(ledger: PostgresLedger) -> None:  # noqa: F811
+    """Five of a kind with a limit, and one of another behind them."""
+    tasks = [new(name)[0] for name in ("l1", "l2", "l3", "l4", "l5", "other")]
+    for task in tasks[:-1]:
+        task.kind = "limited"
+    exchange(ledger, new=[tasks])
+
+
+def test_a_limit_that_opens_between_looks_does_not_hide_those_behind(address: str) -> None:
+    """As where a turn takes longer than it takes a limit to let the next one start."""
+    with opened(address, rate_limit={"limited": LeakyBucket(10**6)}) as limited:
+        of_two_kinds(limited)
+        first = ids(exchange(limited, idle=2))
+        assert first == ["l1"], "one at a time"
+        assert "other" in first + ids(exchange(limited, idle=2))
+        assert limited._memory.more, "the limit is open, and more wait"
+        assert ids(exchange(limited, idle=2)) == ["l2"]
+
+
+def test_a_look_past_those_of_a_full_kind_begins_where_the_one_before_came_to(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(window, "MARGIN", 0)
+    with opened(address, rate_limit={"limited": LeakyBucket(0.001)}) as limited:
+        of_two_kinds(limited)
+        assert ids(exchange(limited, idle=2)) == ["l1"]
+        assert ids(exchange(limited, idle=2)) == ["other"]
+        assert limited._memory.beyond[frozenset({"limited"})][1] == 6
+        assert limited._memory.low[1] == 2, "a look that leaves out nothing begins at the first"
+        exchange(limited, new=[new("later")])
+        exchange(limited, idle=2)  # finds those of the full kind
+        assert ids(exchange(limited, idle=2)) == ["later"]

@@ -102,7 +102,7 @@ class Housekeeping:
                 places = self._session.one(sql.FIRST)
             self._memory.low = [first - window.MARGIN for first in places]
             self._memory.first = self._memory.low.copy()
-            self._memory.beyond = [0, 0, 0]
+            self._memory.beyond = {}
         except errors.QueryCanceled:
             self._memory.first = self._memory.low.copy()  # or a count would not end, either
             text = "Too many ended jobs to pass over: is a transaction held open there?"

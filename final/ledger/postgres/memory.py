@@ -29,7 +29,8 @@ class Memory:
     suspects: and some of them under suspicion. flows: the latest look has found what others may
     have brought; once that has run, it looks again and is not told first.
     low: of each lane the place before which nothing waits that runs here. first: nor anything else,
-    by the latest look back. beyond: nothing but what is paused. due_at: when a job is due
+    by the latest look back. beyond: by the kinds that a look leaves out, nothing but these and what
+    is paused. due_at: when a job is due
     (monotonic). tick_at: and when a periodic one. unreadable: the entries that make no sense here,
     by name, and until when that is believed.
     not_before: producers wait until then (monotonic), for keys; 0 if none does.
@@ -51,7 +52,7 @@ class Memory:
         self.suspects = self.flows = False
         self.low = [0, 0, 0]
         self.first = [0, 0, 0]
-        self.beyond = [0, 0, 0]
+        self.beyond: dict[frozenset[str], list[int]] = {}
         self.due_at = self.tick_at = -math.inf
         self.unreadable: dict[str, float] = {}
         self.not_before = 0.0
@@ -77,7 +78,7 @@ class Memory:
         """So much is paused now. What is not any more is looked for."""
         if paused != self.paused:
             self.more |= bool(self.paused - paused)
-            self.paused, self.beyond = paused, [0, 0, 0]
+            self.paused, self.beyond = paused, {}
 
     def may_start(self) -> dict[str, Any]:
         """What may start here, as statements have it."""
@@ -110,7 +111,7 @@ class Memory:
         """It may stand before the low mark of its lane."""
         self.more, self.untold = True, False
         lane = LANES.index(task.priority)
-        for marks in (self.low, self.first, self.beyond):
+        for marks in (self.low, self.first, *self.beyond.values()):
             marks[lane] = min(marks[lane], int(task.key))
 
     def stops_here(self, seq: int) -> bool:

@@ -140,7 +140,7 @@ class Window:
                 meters, clock = ask(sql.METERS, (self.limits,)), ask(sql.CLOCK)
         slots = ask(sql.SLOTS, (caps, caps)) if caps else ()
         # Where their jobs are in the way of others.
-        self._left_out = self._closed(self._memory.clock()) if self._crowded else []
+        self._left_out = self._memory.closed if self._crowded else []
         self._looked_without, paused = self._memory.paused, self.paused()
         heads = self._heads(wanted, paused)
         looks = [ask(sql.LOOK, heads)]
@@ -165,9 +165,13 @@ class Window:
 
     def _heads(self, wanted: int, paused: Mapping[str, Any]) -> dict[str, object]:
         share = wanted if self.fairness is None else wanted // (self.fairness + 1) + 2
+        # Those of a look that has left out no more than this one does.
+        beyond = (
+            marks for kinds, marks in self._memory.beyond.items() if kinds.issubset(self._left_out)
+        )
         low0, low1, low2 = (
-            BEYOND_ALL if n in paused["lanes"] else max(self._memory.low[n], self._memory.beyond[n])
-            for n in range(len(LANES))
+            BEYOND_ALL if n in paused["lanes"] else max(places)
+            for n, places in enumerate(zip(self._memory.low, *beyond, strict=True))
         )
         return {
             "n": wanted,
@@ -243,14 +247,14 @@ class Window:
         self._seen = Seen(self._standings_after(lanes, seen, batches), places, saw_all * last)
         self._full = {kind for kind in self._caps if caps.kind_is_full(kind)}
         self._memory.closed = self._closed(clock)
-        has_opened = any(kind in self._caps and kind not in self._full for kind in self._left_out)
+        has_opened = any(kind not in self._memory.closed for kind in self._left_out)
         self._memory.more = (
             not saw_all or picker.ready(clock) > 0 or has_opened or bool(self.groups and batches)
         )
         self._memory.more |= bool(self._looked_without - self._memory.paused)
         self._memory.more |= len(new) < len(brought)
         if self.limits:
-            self._crowded = not saw_all and not batches
+            self._crowded = not saw_all and len(batches) < offer.idle
             opens_at = min(self._gate.closed(clock).values(), default=math.inf)
             self.start_at = opens_at - self._memory.ahead
         return batches
@@ -282,9 +286,10 @@ class Window:
         self._standings = seen.standings
         gone = {task.seq for task in claimed}
         stay = [[lane[seq] for seq in lane.keys() - gone] for lane in seen.places]
-        # (Else others stand there, too.)
-        if not self._left_out and self._looked_without == self._memory.paused:
-            marks = self._memory.beyond if self._looked_without else self._memory.low
+        if self._looked_without == self._memory.paused:  # else others stand there, too
+            without, marks = frozenset(self._left_out), self._memory.low
+            if without or self._looked_without:
+                marks = self._memory.beyond.setdefault(without, [0, 0, 0])
             for lane, places in enumerate(seen.places):
                 end = max(marks[lane] + MARGIN, seen.last, *places.values())
                 marks[lane] = min(stay[lane], default=end) - MARGIN
