@@ -138,3 +138,21 @@ def test_a_look_past_those_of_a_full_kind_begins_where_the_one_before_came_to(
         exchange(limited, new=[new("later")])
         exchange(limited, idle=2)  # finds those of the full kind
         assert ids(exchange(limited, idle=2)) == ["later"]
+
+
+def test_the_next_of_a_group_moves_no_mark_past_those_before_it(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was looked for by itself: between it and the heads of the lane nobody was seen."""
+    monkeypatch.setattr(window, "MARGIN", 0)
+    a1, a2, *others = [new(name)[0] for name in ("a1", "a2", "b", "c", "d")]
+    a1.group = a2.group = "a"
+    with opened(address, group_limit=1) as limited:
+        exchange(limited, new=[[a1, a2]])
+        exchange(limited, new=[others])
+        ((first,),) = exchange(limited, idle=1).claims
+        assert first.id == "a1", "then a2 goes to the end of the lane"
+        ended = [(first.token, [Outcome(first, 0.0)])]
+        assert ids(exchange(limited, outcomes=ended, idle=1)) == ["b"]
+        assert [*ids(exchange(limited, idle=1)), *ids(exchange(limited, idle=1))] == ["c", "d"]
+        assert ids(exchange(limited, idle=1)) == ["a2"]

@@ -220,13 +220,16 @@ class Window:
         places: list[dict[int, int]] = [{} for _ in LANES]  # by seq, of who stands in line
         seen = [False, False, False]
         found = 0
-        rows = {row[0]: row for look in answers.looks for row in look}  # by seq: some are in two
+        look, *beside = answers.looks
+        rows = {row[0]: row for row in look}  # by seq: some are in two
+        in_line = frozenset(rows)
+        rows |= {row[0]: row for look in beside for row in look}
         for candidate in map(candidate_of, rows.values()):
             found += 1
             task, place = candidate.task, None
             lane = LANES.index(task.priority)
             seen[lane] = True
-            if not (candidate.is_suspect or candidate.is_behind):  # those stand anywhere
+            if task.seq in in_line and not candidate.is_behind:  # the others stand anywhere
                 places[lane][task.seq] = int(task.key)
             if task.group:
                 self.groups.add(task.group)
