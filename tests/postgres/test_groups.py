@@ -296,6 +296,30 @@ def test_the_next_of_a_group_that_was_full_is_found_however_many_have_passed_it(
     assert queue.wait(last, DEADLINE).status is Status.COMPLETED
 
 
+def test_thousands_of_a_full_group_that_stand_in_the_lane_hold_up_nobody(
+    open_queue: OpenQueue, address: str, gate: Gate
+) -> None:
+    def handler(job: Job) -> None:
+        if job.group:
+            gate.wait()
+
+    bringer = open_queue(None, workers=0, capacity=10_000)
+    with psycopg.connect(postgres_server.dsn()) as connection:
+        bringer.enqueue(Job(group="full"), connection=connection)
+    # As from as many transactions.
+    sql(
+        address,
+        """INSERT INTO jobqueue.job (place, id, kind, lane, size, attempts, payload, status, grp)
+        SELECT number, number, 'default', 1, 4, 0, 'null', 'queued', 'full'
+        FROM generate_series(2, 5000) AS number""",
+    )
+    sql(address, "SELECT setval('jobqueue.job_seq_seq', 5000)")
+    queue = open_queue(handler, workers=2, group_limit=1, capacity=10_000)
+    becomes(lambda: queue.jobs(Status.PROCESSING))
+    for _ in range(3):
+        assert queue.wait(queue.enqueue(Job()), DEADLINE).status is Status.COMPLETED
+
+
 def one_of_a_group_each(queue: JobQueue) -> list[str]:
     """The first is the head, of a kind that shall not start, and many like it are behind."""
     return queue.enqueue_many([Job(kind="mail", group="g") for _ in range(150)]) + (

@@ -381,8 +381,10 @@ EXPIRED_KEYS = f"""DELETE FROM jobqueue.holder WHERE key = ANY (ARRAY(SELECT key
 # Of each lane its head, as long as it may be needed: a lane that others stand in front of can give
 # a share of the picks at most, plus what those lack. Then, if those are not enough, what waits
 # behind those of groups.
-_RUNNING = f"""(SELECT count(*) FROM jobqueue.job AS other WHERE other.grp = job.grp AND {LIVE}
-        AND status = 'processing')"""
+# (Up to the limit: those that run are the oldest of a group, and are found first, however many
+# stand there.)
+_RUNNING = f"""(SELECT count(*) FROM (SELECT FROM jobqueue.job AS other WHERE other.grp = job.grp
+            AND {LIVE} AND status = 'processing' LIMIT %(limit)s::integer) AS running)"""
 _MAY_START = """(%(kinds)s::text[] IS NULL OR kind = ANY (%(kinds)s::text[]))
         AND kind <> ALL (%(closed)s::text[]) AND seq <> ALL (%(aside)s::bigint[])"""
 _SUITS = f" AND NOT suspect AND {_MAY_START}"
