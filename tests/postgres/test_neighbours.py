@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import time
@@ -12,7 +13,7 @@ from typing import Any, NoReturn
 import psycopg
 import pytest
 
-from final import Unique
+from final import LeakyBucket, Unique
 from final.errors import StorageError
 from final.job import Outcome, Status, Task
 from final.ledger.base import Cancel, Given, Offer
@@ -65,6 +66,18 @@ def test_orders_for_jobs_that_a_callers_transaction_has_take_a_bounded_time(
     assert len(answers) == 50
     assert all(isinstance(answer, StorageError) for answer in answers)
     assert asked.count(BEGIN) < 10
+
+
+def test_one_that_is_stopped_half_way_makes_no_turn_of_others_fail(address: str) -> None:
+    """The server takes its locks after a third of a lease: a statement waits for a quarter."""
+    path = address.replace("lease=1", "lease=3")
+    with opened(path, rate_limit=LeakyBucket(10**6)) as limited:
+        exchange(limited, new=[new("first")], idle=1)
+        with contextlib.closing(psycopg.connect(parse(path).dsn, autocommit=True)) as stopped:
+            stopped.execute("SET idle_in_transaction_session_timeout = 1000")
+            stopped.execute("BEGIN")
+            stopped.execute(f"SELECT FROM {parse(path).schema}.meter FOR UPDATE".encode())
+            assert exchange(limited, new=[new("next")], idle=1).accepted == [1]
 
 
 def test_who_is_replaced_where_it_stands_is_seen_by_others(

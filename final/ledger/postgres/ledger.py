@@ -58,7 +58,9 @@ PASSING = (
     errors.DeadlockDetected,
     errors.SerializationFailure,
     errors.LockNotAvailable,
+    errors.QueryCanceled,  # as by a process that is stopped half-way: it has its locks for longer
 )
+TRIED_TWICE = (errors.LockNotAvailable, errors.QueryCanceled)  # both have waited
 
 
 class PostgresLedger:
@@ -271,7 +273,7 @@ class PostgresLedger:
                     raise explained(self._address, doubt.cause) from doubt
             except psycopg.Error as error:
                 is_certain = self._session.roll_back()
-                tries = 2 if isinstance(error, errors.LockNotAvailable) else 5
+                tries = 2 if isinstance(error, TRIED_TWICE) else 5
                 if is_certain and isinstance(error, PASSING) and attempt < tries:
                     continue
                 if is_certain or self._broken or time.monotonic() > until:
