@@ -30,9 +30,8 @@ class Memory:
     have brought; once that has run, it looks again and is not told first.
     low: of each lane the place before which nothing waits that runs here. first: nor anything else,
     by the latest look back. beyond: by the kinds that a look leaves out, nothing but these and what
-    is paused. due_at: when a job is due
-    (monotonic). tick_at: and when a periodic one. unreadable: the entries that make no sense here,
-    by name, and until when that is believed.
+    is paused. due_at: when a job is due (monotonic). tick_at: and when a periodic one. unreadable:
+    the entries that make no sense here, by name, and until when that is believed.
     not_before: producers wait until then (monotonic), for keys; 0 if none does.
     paused: what is, as the latest turn has read it. kinds: those that run here; None for all.
     closed: those that no limit lets start, as the latest look has found.
