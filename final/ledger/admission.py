@@ -35,18 +35,15 @@ def admit(
     room: dict[Priority, int],
     overflow: str,
     keys: Keys,
-    drops_at_once: bool = False,
 ) -> Admission:
     """Which of these jobs come in, and as what; nothing is moved yet.
 
     known: ids that are in, of these jobs and of their parents.
     room: how many jobs each lane has room for; it is used up. Where the oldest are dropped, all
         come in, and it says below 0 how many are too many.
-    drops_at_once: the oldest go in this exchange. Whose key one has that may be among these comes
-        in no sooner than in the next one: if it went, it holds nothing.
     """
     taken = set(known)
-    dropping: set[Priority] = set()  # in these lanes
+    drops = False  # whether one that is in may have to go
     admission = Admission([], {}, [], {}, set(), {})
     for index, tasks in enumerate(new):
         accepted = 0
@@ -63,9 +60,8 @@ def admit(
                     admission.busy.add(index)
                     break
                 if (holder := keys.holder(task)) is not None:
-                    may_go = holder.status is QUEUED and task.priority in dropping
-                    if may_go and _target(task) is QUEUED:
-                        break
+                    if drops and holder.status is QUEUED:
+                        break  # if that one goes, it holds nothing: the next exchange knows
                     if task.unique.then == "replace" and holder.waits:
                         _replace(holder, task, admission.coming, room, keys)
                     admission.instead.setdefault(index, {})[accepted] = holder.id
@@ -75,8 +71,7 @@ def admit(
             if target is QUEUED:
                 if room[task.priority] > 0 or overflow == "drop-oldest":
                     room[task.priority] -= 1
-                    if drops_at_once and room[task.priority] < 0:
-                        dropping.add(task.priority)
+                    drops |= room[task.priority] < 0
                 elif overflow == "drop-newest":
                     target = DROPPED
                 else:

@@ -358,14 +358,13 @@ class LocalLedger:
             known |= self._file.taken(parents)
         room = {priority: self._lanes.room(priority) for priority in PRIORITIES}
         keys = self._keys.of(new, self._given.moves)
-        drops = self._options.overflow == "drop-oldest"
-        admission = admit(new, known, room, self._options.overflow, keys, drops_at_once=drops)
+        admission = admit(new, known, room, self._options.overflow, keys)
         self._given.accepted, self._given.taken = admission.accepted, admission.taken
         self._given.refused, self._given.instead = admission.refused, admission.instead
         for holder, task in keys.replaced:
             self._keys.replace_waiting(holder, task, index)
         self._let_in(admission)
-        if drops:
+        if self._options.overflow == "drop-oldest":
             self._drop_oldest(admission.of(QUEUED), room)
 
     def _let_in(self, admission: Admission) -> None:

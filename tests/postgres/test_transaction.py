@@ -80,6 +80,18 @@ def test_the_oldest_make_room(address: str, open_queue: OpenQueue) -> None:
     queue.close(drain=False)
 
 
+def test_a_key_whose_job_makes_room_is_held_until_the_commit(
+    address: str, open_queue: OpenQueue
+) -> None:
+    queue = open_queue(None, workers=0, capacity=1, overflow="drop-oldest")
+    queue.enqueue(Job("there", unique=Unique("k")))
+    with psycopg.connect(parse(address).dsn) as connection:
+        jobs = [Job("a"), Job("b", unique=Unique("k"))]
+        assert queue.enqueue_many(jobs, connection=connection) == ["a", "there"]
+    assert queue.enqueue(Job("c", unique=Unique("k"))) == "c"
+    queue.close(drain=False)
+
+
 def test_a_job_that_runs_can_end_while_another_one_wants_its_place(
     address: str, open_queue: OpenQueue, gate: Gate
 ) -> None:

@@ -45,8 +45,11 @@ class Room:
     def ask(self, new: Sequence[Sequence[Task]]) -> Any:
         """How full the lanes are, where that matters; an answer for ``count``."""
         if self._overflow == "drop-oldest":
-            return None
-        if not self.is_unsure(new) and min(self.left.values()) > 0:
+            # All come in; and those whose keys others have, by who of these may go.
+            matters = any(task.unique for tasks in new for task in tasks)
+        else:
+            matters = self.is_unsure(new) or min(self.left.values()) <= 0
+        if not matters:
             return None
         # What runs elsewhere alone, the low marks have passed.
         marks = self._memory.low if self._memory.kinds is None else self._memory.first
@@ -79,14 +82,13 @@ class Room:
         keys: Keys,
         now: float,
     ) -> Admission:
-        room = {lane: int(self.left[lane]) for lane in LANES}
-        if self._overflow == "drop-oldest":
-            room = dict.fromkeys(LANES, self._capacity)
+        before = {lane: int(self.left[lane]) for lane in LANES}
+        room = before.copy()
         admission = admit(new, known, room, self._overflow, keys)
         if self._overflow == "drop-oldest":
             # Those that are there make room afterwards; of the new ones, the first go.
-            for lane, left in room.items():
-                over = max(0, -left)
+            for lane in LANES:
+                over = before[lane] - room[lane] - self._capacity
                 coming = []
                 for task, target in admission.coming:
                     drops = over > 0 and target is Status.QUEUED and task.priority is lane

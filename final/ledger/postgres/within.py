@@ -69,11 +69,13 @@ def enqueue_within(
             connection.execute("SELECT")  # the caller's transaction begins, if it has not yet
         with connection.transaction():
             known, keys = _who_is_there(connection, ask, table, tasks, wall)
-            limits = [value for _ in LANES for value in (options.capacity, 0, options.capacity)]
-            counts = ask(sql.FILLED, limits).fetchone() or ()
-            room = {
-                n: options.capacity - count for n, (count, _) in zip(LANES, counts, strict=True)
-            }
+            room = dict.fromkeys(LANES, len(tasks))  # all come in where the oldest are dropped
+            if options.overflow != "drop-oldest":
+                limits = [value for _ in LANES for value in (options.capacity, 0, options.capacity)]
+                counts = ask(sql.FILLED, limits).fetchone() or ()
+                room = {
+                    n: options.capacity - count for n, (count, _) in zip(LANES, counts, strict=True)
+                }
             admission = admit([tasks], known, room, options.overflow, keys)
             if admission.taken:
                 raise DuplicateJob(admission.taken[0])
