@@ -142,8 +142,10 @@ class Window:
         # Where their jobs are in the way of others.
         self._left_out = self._memory.closed if self._crowded else []
         self._looked_without, paused = self._memory.paused, self.paused()
-        heads = self._heads(wanted, paused)
+        heads = self._heads(wanted, paused, self._left_out)
         looks = [ask(sql.LOOK, heads)]
+        if opened := self._may_have_opened(offer):
+            looks.append(ask(sql.LOOK, self._heads(wanted, paused, ()) | {"kinds": opened}))
         if freed := self.freed(offer):
             values = heads | {"freed": freed, "lanes": paused["lanes"]}
             looks.append(ask(sql.LOOK_AT_FREED, values))
@@ -163,12 +165,19 @@ class Window:
             "groups": [pause.group for pause in paused if pause.group is not None],
         }
 
-    def _heads(self, wanted: int, paused: Mapping[str, Any]) -> dict[str, object]:
+    def _may_have_opened(self, offer: Offer) -> list[str]:
+        """Of the kinds that are left out, those of which the next one may start by now."""
+        closed = self._gate.closed(self._memory.clock()).keys()
+        if not self.may_open(offer):
+            closed |= self._full
+        return [kind for kind in self._left_out if kind not in closed and self.runs(kind)]
+
+    def _heads(
+        self, wanted: int, paused: Mapping[str, Any], left_out: Collection[str]
+    ) -> dict[str, object]:
         share = wanted if self.fairness is None else wanted // (self.fairness + 1) + 2
         # Those of a look that has left out no more than this one does.
-        beyond = (
-            marks for kinds, marks in self._memory.beyond.items() if kinds.issubset(self._left_out)
-        )
+        beyond = (marks for kinds, marks in self._memory.beyond.items() if kinds.issubset(left_out))
         low0, low1, low2 = (
             BEYOND_ALL if n in paused["lanes"] else max(places)
             for n, places in enumerate(zip(self._memory.low, *beyond, strict=True))
@@ -180,7 +189,7 @@ class Window:
             "low1": low1,
             "low2": low2,
             "kinds": self.kinds,
-            "closed": [*self._left_out, *paused["paused"]],
+            "closed": [*left_out, *paused["paused"]],
             "aside": list(self._memory.aside),
             "groups": paused["groups"],
             "limit": self.group_limit,
@@ -219,13 +228,11 @@ class Window:
         lanes.restore(self._standings)
         places: list[dict[int, int]] = [{} for _ in LANES]  # by seq, of who stands in line
         seen = [False, False, False]
-        found = 0
         look, *beside = answers.looks
         rows = {row[0]: row for row in look}  # by seq: some are in two
         in_line = frozenset(rows)
         rows |= {row[0]: row for look in beside for row in look}
-        for candidate in map(candidate_of, rows.values()):
-            found += 1
+        for found, candidate in enumerate(map(candidate_of, rows.values())):
             task, place = candidate.task, None
             lane = LANES.index(task.priority)
             seen[lane] = True
@@ -238,7 +245,7 @@ class Window:
                 place, task.key = None if candidate.is_behind else task.key, found
             if task.seq not in passed:
                 lanes.add(task, place)
-        saw_all = found < wanted
+        saw_all = len(in_line) < wanted
         brought = admission.of(Status.QUEUED) if saw_all else []
         new = [task for task in brought if self._may_be_next(task)]
         for number, task in enumerate(new, start=1):
