@@ -167,7 +167,7 @@ class Window:
 
     def _may_have_opened(self, offer: Offer) -> list[str]:
         """Of the kinds that are left out, those of which the next one may start by now."""
-        closed = self._gate.closed(self._memory.clock()).keys()
+        closed = {*self._gate.closed(self._memory.clock())}
         if not self.may_open(offer):
             closed |= self._full
         return [kind for kind in self._left_out if kind not in closed and self.runs(kind)]
