@@ -167,9 +167,8 @@ class Window:
 
     def _may_have_opened(self, offer: Offer) -> list[str]:
         """Of the kinds that are left out, those of which the next one may start by now."""
-        closed = {*self._gate.closed(self._memory.clock())}
-        if not self.may_open(offer):
-            closed |= self._full
+        clock = self._memory.clock()
+        closed = self._gate.closed(clock) if self.may_open(offer) else self._closed(clock)
         return [kind for kind in self._left_out if kind not in closed and self.runs(kind)]
 
     def _heads(
