@@ -43,10 +43,10 @@ def admit(
         come in, and it says below 0 how many are too many.
     """
     taken = set(known)
-    drops = False  # whether one that is in may have to go
     admission = Admission([], {}, [], {}, set(), {})
     for index, tasks in enumerate(new):
         accepted = 0
+        drops = False  # whether one that is in may have to go for these
         for task in tasks:
             if task.id in taken:
                 later = [t.id for t in tasks[accepted + 1 :] if t.id in known]

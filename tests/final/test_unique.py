@@ -407,6 +407,18 @@ class TestFullLanes:
         assert queue.enqueue_many(jobs) == [job.id for job in jobs]
         assert [record.id for record in queue.jobs(Status.QUEUED)] == ["once more"]
 
+    def test_no_producer_waits_for_the_end_of_what_others_drop(self) -> None:
+        engine = Engine(capacity=1, overflow="drop-oldest")
+        engine.turn(jobs("runs"))
+        low, again = jobs("low", priority=Priority.LOW), jobs("again", priority=Priority.LOW)
+        low.tasks[0].unique = again.tasks[0].unique = Unique("page")
+        engine.turn(low)
+        flood = jobs(*(f"high-{n}" for n in range(2_000)), priority=Priority.HIGH)
+        engine.turn(flood, again)
+        assert not flood.answered
+        assert again.answered
+        assert again.result() == ["low"]
+
     def test_a_blocked_producer_learns_when_there_is_room(self, held_up: HeldUp, gate: Any) -> None:
         queue, _ = held_up(capacity=1)
         queue.enqueue(Job("waits"))
