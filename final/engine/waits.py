@@ -102,11 +102,12 @@ class Waits:
     def _is_for_itself(self, wait: Wait) -> bool:
         """Whether its job is the one that asks, or waits for that, if by way of others.
 
-        A job waits for those that its handler waits for, and for those that it comes after.
+        A job waits for those that its handler waits for, or will by its ``map``, and for those that
+        it comes after.
         """
         if wait.sender not in self._batches:  # from outside, or of another queue with such ids
             return False
-        reached, inside = {wait.job_id}, self._from_handlers()
+        reached, inside = {wait.job_id}, self._of_handlers()
         more = reached
         while more and len(reached) < MOST:
             waited_for = {w.job_id for w in inside if w.asker() in more}
@@ -119,11 +120,15 @@ class Waits:
         records = [self._ledger.get(job_id) for job_id in job_ids]
         return {p for r in records if r and r.status is Status.WAITING for p in r.after}
 
-    def _from_handlers(self) -> list[Wait]:
+    def _of_handlers(self) -> list[Wait]:
         """Those of handlers that hold a worker."""
         still = [w for w in self._inside if not w.answered and w.sender in self._batches]
         self._inside = dict.fromkeys(still)
-        return [w for w in still if w.awaited]
+        return still
+
+    def _awaited(self) -> list[Wait]:
+        """Those of handlers that hold a worker, and can do nothing else meanwhile."""
+        return [wait for wait in self._of_handlers() if wait.awaited]
 
     def refuse_hopeless(self, caps: Mapping[str, int], group_limit: int | None) -> None:
         """Turn away a handler that waits for a job of a full kind or group, of which none will end.
@@ -131,7 +136,7 @@ class Waits:
         All that run of it wait, too: for such jobs, or for others that wait so. Of several handlers
         the one that came last is turned away. caps and group_limit: see ``Ledger``.
         """
-        inside = self._from_handlers()
+        inside = self._awaited()
         if not inside:
             return
         running = [(batch, task) for batch in self._batches if (task := batch.running) is not None]
@@ -161,11 +166,11 @@ class Waits:
 
     def senders(self) -> set[Batch | None]:
         """The batches of handlers that wait for a job."""
-        return {wait.sender for wait in self._from_handlers()}
+        return {wait.sender for wait in self._awaited()}
 
     def refuse_last(self, error: Exception) -> bool:
         """Turn away the handler that came last, whatever it waits for; False if none waits."""
-        inside = self._from_handlers()
+        inside = self._awaited()
         for wait in inside:
             if wait.sender is inside[-1].sender:
                 self.remove(wait)

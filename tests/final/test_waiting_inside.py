@@ -146,6 +146,27 @@ def test_a_map_that_is_not_asked_for_more_waits_for_nothing(
     assert queue.wait("waits", DEADLINE).result == "child"
 
 
+def test_a_job_of_a_map_that_waits_for_its_handler_is_refused(open_queue: OpenQueue) -> None:
+    """Whenever it does: ``map`` comes to it later, and then both would wait for ever."""
+    refused = Journal()
+
+    def child(job: Job) -> object:
+        if job.payload == "first":
+            refused.wait_for("second")
+            return None
+        try:
+            return queue.wait("maps").result
+        finally:
+            refused.write(job.payload)
+
+    def maps(job: Job) -> object:
+        return list(queue.map(["first", "second"]))
+
+    queue = open_queue({"maps": maps, "default": child}, workers=4, max_retries=0)
+    record = queue.wait(queue.enqueue(Job("maps", kind="maps")), DEADLINE)
+    assert "RuntimeError: wait('maps') in the handler of job" in (record.error or "")
+
+
 def test_a_map_that_is_refused_later_takes_its_jobs_back(open_queue: OpenQueue) -> None:
     parents = Parents(open_queue, map_children, "thread", workers=1)
     parents.end_of("x")
