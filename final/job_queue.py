@@ -385,9 +385,11 @@ class JobQueue:
 
         They are watched from the start, so that no history, however short, forgets a result.
         """
-        window = 16 * max(1, self._workers)
-        if self._options.overflow != "block":  # what finds no room is refused, or dropped
-            window = min(window, self._ledger.capacity)
+        # So many find room, whatever has started; who may wait for room gives each worker a job.
+        fit = self._ledger.capacity
+        if self._options.overflow == "block":
+            fit = max(fit, self._workers)
+        window = min(16 * max(1, self._workers), fit)
         if len(under_way) > window // 2:
             return [], None, []
         chunk = itertools.islice(payloads, window - len(under_way))

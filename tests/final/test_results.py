@@ -156,6 +156,18 @@ class TestWindow:
         queue = open_queue(lambda job: together.wait(DEADLINE) >= 0, workers=4, capacity=1)
         assert Background(lambda: list(queue.map(range(8)))).result() == [True] * 8
 
+    def test_in_a_small_lane_no_result_is_waited_for_longer(
+        self, open_queue: OpenQueue, gate: Gate
+    ) -> None:
+        queue = open_queue(lambda job: gate.wait(), workers=1, capacity=4)
+
+        def first_result() -> None:
+            with pytest.raises(TimeoutError):
+                next(iter(queue.map(range(16), timeout=0)))
+
+        Background(first_result).result()
+        gate.open()
+
     def test_it_never_runs_far_ahead(
         self, open_queue: OpenQueue, endless: Iterator[int], taken: list[int]
     ) -> None:
