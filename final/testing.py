@@ -209,14 +209,14 @@ class InlineQueue(JobQueue):
 
     def _await(self, request: Request[Answer], timeout: float | None) -> Answer:
         """Instead of waiting, run jobs until the answer is there, or none is due."""
-        self._turn()
         until = math.inf if timeout is None else time.monotonic() + timeout
         try:
+            self._turn()
             while not request.answered and time.monotonic() < until:
                 ended = self._here.ended
                 if not self._run_next() and not self._here.wait_for_another(ended, until):
                     break
-        except BaseException:  # Ctrl-C in a handler
+        except BaseException:  # Ctrl-C
             if not isinstance(request, Close):  # a shutdown goes on; ask again to wait for it
                 self._dispatcher.inbox.put(Withdraw(request, gone=True))
             self._dispatcher.unanswered.discard(request)

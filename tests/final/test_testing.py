@@ -649,6 +649,25 @@ def test_ctrl_c_leaves_no_turn_half_done(monkeypatch: pytest.MonkeyPatch) -> Non
     assert queue.close() is True
 
 
+def test_ctrl_c_in_the_first_turn_breaks_it_off_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    queue = InlineQueue(nothing, capacity=1)
+    queue.enqueue(Job("a"))
+    queue.pause()
+    as_ever = queue._turns.turn
+
+    def interrupted(*arguments: Any) -> None:
+        monkeypatch.undo()
+        as_ever(*arguments)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(queue._turns, "turn", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        queue.enqueue(Job("b"))
+    queue.resume()
+    assert [record.id for record in queue.drain()] == ["a"]
+    assert inside.nobody_waits(queue)
+
+
 def test_a_wait_ends_though_the_job_is_put_off_for_no_time() -> None:
     def handler(job: Job) -> None:
         raise Snooze(0)
