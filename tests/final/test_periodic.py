@@ -303,6 +303,28 @@ class TestTicks:
         engine.settle()
         assert made(engine)[-1] == f"m@{iso(began + 7 * HOUR)}"
 
+    @pytest.mark.parametrize(
+        "statement",
+        [
+            "DELETE FROM periodic WHERE name = 'm'",
+            "UPDATE periodic SET next_tick = NULL WHERE name = 'm'",
+            "UPDATE periodic SET schedule = 'at times' WHERE name = 'm'",
+        ],
+    )
+    def test_a_row_that_another_program_changes_ends_nothing(
+        self, tmp_path: Any, statement: str
+    ) -> None:
+        path = str(tmp_path / "jobs.db")
+        engine = Engine(path)
+        began = engine.wall
+        change(engine, "add", Every(MINUTE, Job(), name="m"), Every(MINUTE, Job(), name="other"))
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute(statement)
+            connection.commit()
+        minute_passes(engine)
+        assert made(engine) == [f"other@{iso(began + MINUTE)}"]
+        assert engine.sleeps() != 0
+
     def test_of_very_many_an_exchange_makes_only_some(self) -> None:
         engine = Engine()
         began = engine.wall

@@ -116,6 +116,10 @@ class Periodic(Feature):
         for name in sorted(self._next, key=self._next.__getitem__):
             if len(tasks) == AT_ONCE or self._next[name] > wall:
                 break
+            del self._next[name]
+            self._next |= self._ticks(ENTRY, name)  # another program may have changed its row
+            if self._next.get(name, math.inf) > wall:
+                continue
             entry = Entry(*self._file.execute(ENTRY, (name,)).fetchone())
             ticks, following = entry.due(wall, AT_ONCE - len(tasks))
             last = ticks[-1] if ticks else entry.last
