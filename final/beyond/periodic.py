@@ -193,7 +193,9 @@ class Interval(NamedTuple):
 
     def latest(self, first: float, now: float) -> float:
         """The last tick up to ``now``, of those from ``first`` on, which has come."""
-        return round(first + (now - first) // self.seconds * self.seconds, 6)
+        latest = round(first + (now - first) // self.seconds * self.seconds, 6)
+        following = self.after(latest)  # where numbers are rounded, that may have come, too
+        return following if following <= now else latest
 
 
 class Cron(NamedTuple):

@@ -227,6 +227,15 @@ class TestIntervals:
         steps = (latest - first) / seconds
         assert steps == pytest.approx(round(steps), abs=0.01)
 
+    @given(seconds=st.sampled_from([0.01, 0.1, 0.3, 1.1]), count=st.integers(0, 1000))
+    def test_on_a_tick_that_is_the_latest(self, seconds: float, count: int) -> None:
+        """Or the next turn would make another job of it, where missed="once" means one."""
+        interval, first = Interval(seconds), 1_790_000_000.123456
+        now = first
+        for _ in range(count):
+            now = interval.after(now)
+        assert interval.latest(first, now) == now
+
 
 # ---- in an engine without threads, and with clocks of its own ----------------------------------
 
