@@ -516,13 +516,13 @@ class TestService:
         assert ended.code == 2
         assert re.match(r"\S+ is no address: write it as http://127.0.0.1:8080.$", ended.error)
 
-    @pytest.mark.parametrize("slashes", ["", "/", "//"])
-    def test_a_path_may_end_with_slashes(
-        self, run: Run, open_service: OpenService, slashes: str
+    @pytest.mark.parametrize("end", ["", "/", "//", "?", "/#"])
+    def test_a_path_may_end_with_what_says_nothing(
+        self, run: Run, open_service: OpenService, end: str
     ) -> None:
         live = open_service(root_path="/queue")
         for path in ("", "/queue"):
-            assert run("jobs", "--url", f"{_url(live)}{path}{slashes}").code == 0
+            assert run("jobs", "--url", f"{_url(live)}{path}{end}").code == 0
 
     @pytest.mark.parametrize("path", ["/nosuch", "/static"])
     def test_a_wrong_path_is_no_missing_job(self, run: Run, live: Live, path: str) -> None:

@@ -62,7 +62,7 @@ class Remote:
     """
 
     def __init__(self, url: str, token: str | None, withheld: bool = False) -> None:
-        url = url.strip().rstrip("/")  # a line of settings may end with more than it shows
+        url = url.strip().rstrip("/?#")  # a line of settings may end with more than it shows
         self.name = _checked(url)
         self._withheld = withheld
         if token is not None and not (token.isascii() and token.isprintable()):
