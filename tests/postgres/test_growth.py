@@ -78,3 +78,27 @@ def test_nor_does_it_grow_with_what_waits(
     becomes(lambda: sql(address, READ)[0][1] == 2 * WAITING + TURNS)
     # All are looked through a few times when it opens and closes.
     assert sql(address, READ)[0][0] - before < 8 * WAITING
+
+
+def test_a_retry_reads_no_other_dead_letter(open_queue: OpenQueue, address: str) -> None:
+    open_queue(None, workers=0).close()  # makes the tables
+    sql(
+        address,
+        """INSERT INTO jobqueue.job
+            (place, id, kind, lane, size, attempts, payload, status, dead, ended_at)
+        SELECT number, number, 'default', 1, 4, 1, 'null', 'failed', true, now()
+        FROM generate_series(1, %s) AS number""",
+        AHEAD,
+    )
+    sql(address, "SELECT setval('jobqueue.job_seq_seq', %s)", AHEAD)
+    becomes(lambda: sql(address, READ)[0][1] == AHEAD)
+    ((before, _),) = sql(address, READ)
+    queue = open_queue(None, workers=0)
+    for number in range(TURNS):
+        queue.retry(str(number + 1))
+    queue.close(drain=False)
+    retried = """SELECT n_tup_upd FROM pg_stat_user_tables
+        WHERE relid = 'jobqueue.job'::regclass"""
+    becomes(lambda: sql(address, retried) == [(TURNS,)])
+    # All are counted when it opens.
+    assert sql(address, READ)[0][0] - before < TURNS * AHEAD

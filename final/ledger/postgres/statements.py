@@ -196,9 +196,8 @@ _FREE = """held AS (SELECT holder.seq FROM jobqueue.holder JOIN ended USING (seq
 _LET_GO = f"""let_go AS (DELETE FROM jobqueue.holder USING gone WHERE holder.seq = gone.seq
         AND (coalesce(expires_at, '-infinity') <= {NOW}
         OR gone.status IN ('cancelled', 'dropped')))"""
-# Of the jobs with these numbers those that are what is wanted (``filters.py``).
-_MEANT = """job.seq = ANY (%(numbers)s::bigint[])
-    AND (%(statuses)s::text[] IS NULL OR status = ANY (%(statuses)s::text[]))
+# Of some jobs those that are what is wanted (``filters.py``).
+_WANTED = """(%(statuses)s::text[] IS NULL OR status = ANY (%(statuses)s::text[]))
     AND (%(kind)s::text IS NULL OR kind = %(kind)s::text)
     AND (%(lane)s::integer IS NULL OR lane = %(lane)s::integer)
     AND (%(group)s::text IS NULL OR grp = %(group)s::text)
@@ -207,6 +206,7 @@ _MEANT = """job.seq = ANY (%(numbers)s::bigint[])
     AND (%(enqueued_before)s::float8 IS NULL OR enqueued_at < to_timestamp(%(enqueued_before)s))
     AND (%(ended_after)s::float8 IS NULL OR ended_at >= to_timestamp(%(ended_after)s))
     AND (%(ended_before)s::float8 IS NULL OR ended_at < to_timestamp(%(ended_before)s))"""
+_MEANT = f"job.seq = ANY (%(numbers)s::bigint[]) AND {_WANTED}"
 _CANCEL = f"""UPDATE jobqueue.job SET cancelled = o.status = 'processing', due_at = NULL,
         status = CASE WHEN o.status = 'processing' THEN o.status ELSE 'cancelled' END,
         ended_at = CASE WHEN o.status <> 'processing' THEN {NOW} END
@@ -218,8 +218,10 @@ CANCEL_ALL = _CANCEL.format(_MEANT)
 EXISTS = "SELECT FROM jobqueue.job WHERE id = %s"
 STOP = """SELECT seq FROM jobqueue.job WHERE seq = ANY (%s::bigint[]) AND cancelled
         AND status = 'processing'"""
+# (Found by their numbers, the one with an id, too: with OR all dead letters would be read.)
 _LETTERS = f"""SELECT seq, unique_key FROM jobqueue.job
-    WHERE dead AND (id = %(job_id)s::text OR ({_MEANT}))"""
+    WHERE dead AND {_WANTED} AND seq = ANY (%(numbers)s::bigint[]
+        || ARRAY(SELECT seq FROM jobqueue.job WHERE id = %(job_id)s::text))"""
 _OF_FREE_KEYS = "(unique_key IS NULL OR unique_key <> ALL (%(busy)s::text[]))"
 _SOME = "ORDER BY seq FOR UPDATE SKIP LOCKED"
 _WAS_CANCELLED = """EXISTS (SELECT FROM jobqueue.job AS other
