@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 
 from final import LeakyBucket, TokenBucket
-from final.job import Outcome, Task
+from final.job import Outcome, Priority, Task
 from final.ledger.base import Given
 from final.ledger.postgres import statements as sql
 from final.ledger.postgres import window
 from final.ledger.postgres.ledger import PostgresLedger
 from final.ledger.postgres.window import Window
 from tests.helpers import DEADLINE
+from tests.postgres.test_processes import sql as ask_server
 from tests.postgres.test_returned import (  # noqa: F401  (two are fixtures)
     claimed,
     elsewhere,
@@ -154,4 +155,44 @@ def test_the_next_of_a_group_moves_no_mark_past_those_before_it(
         ended = [(first.token, [Outcome(first, 0.0)])]
         assert ids(exchange(limited, outcomes=ended, idle=1)) == ["b"]
         assert [*ids(exchange(limited, idle=1)), *ids(exchange(limited, idle=1))] == ["c", "d"]
+        assert ids(exchange(limited, idle=1)) == ["a2"]
+
+
+def test_one_of_a_freed_group_that_does_not_start_yet_keeps_its_place(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While its group was full, the mark has passed it."""
+    monkeypatch.setattr(window, "MARGIN", 0)
+    a1, a2, *others = [new(name)[0] for name in ("a1", "a2", "b", "c", "d", "e")]
+    a1.group = a2.group = "a"
+    with opened(address, group_limit=1) as limited:
+        exchange(limited, new=[[a1, a2]])
+        ((first,),) = exchange(limited, idle=1).claims
+        exchange(limited, new=[others])
+        assert [*ids(exchange(limited, idle=1)), *ids(exchange(limited, idle=1))] == ["b", "c"]
+        [urgent] = new("urgent")
+        urgent.priority = Priority.HIGH
+        exchange(limited, new=[[urgent]])
+        ended = [(first.token, [Outcome(first, 0.0)])]
+        assert ids(exchange(limited, outcomes=ended, idle=1)) == ["urgent"]
+        assert ids(exchange(limited, idle=1)) == ["a2"], "it has waited for longer than the others"
+        assert ids(exchange(limited, idle=1)) == ["d"]
+
+
+def test_nor_does_one_of_a_kind_that_is_left_out_lose_it(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(window, "MARGIN", 0)
+    a1, a2, *others = [new(name)[0] for name in ("a1", "a2", "l1", "l2", "b", "c")]
+    a1.group = a2.group = "a"
+    for task in (a1, a2, *others[:2]):
+        task.kind = "limited"
+    with opened(address, group_limit=1, rate_limit={"limited": LeakyBucket(0.001)}) as limited:
+        exchange(limited, new=[[a1, a2]])
+        ((first,),) = exchange(limited, idle=1).claims
+        exchange(limited, new=[others])
+        assert ids(exchange(limited, idle=2)) == []
+        ended = [(first.token, [Outcome(first, 0.0)])]
+        assert ids(exchange(limited, outcomes=ended, idle=2)) == ["b", "c"]
+        ask_server(address, "UPDATE jobqueue.meter SET first = 0")  # as after some time
         assert ids(exchange(limited, idle=1)) == ["a2"]

@@ -109,9 +109,14 @@ class Memory:
     def comes_back(self, task: Task) -> None:
         """It may stand before the low mark of its lane."""
         self.more, self.untold = True, False
+        self.stands(task, int(task.key))
+
+    def stands(self, task: Task, place: int) -> None:
+        """It waits there: no mark lies behind it."""
         lane = LANES.index(task.priority)
-        for marks in (self.low, self.first, *self.beyond.values()):
-            marks[lane] = min(marks[lane], int(task.key))
+        beyond = [marks for kinds, marks in self.beyond.items() if task.kind not in kinds]
+        for marks in (self.low, self.first, *beyond):
+            marks[lane] = min(marks[lane], place)
 
     def stops_here(self, seq: int) -> bool:
         """A job that runs is cancelled; whether it runs here."""

@@ -45,11 +45,13 @@ class Answers(NamedTuple):
 
 class Seen(NamedTuple):
     """What a look has found. standings: of the lanes, after what it has picked. places: of each
-    lane, by seq, of those who stand in line. last: the highest place there is, if these are all.
+    lane, by seq, of those who stand in line. beside: who was looked for by itself, and where it
+    stands. last: the highest place there is, if those in line are all.
     """
 
     standings: list[Standing]
     places: Sequence[Mapping[int, int]]
+    beside: Sequence[tuple[Task, int]]
     last: int
 
 
@@ -147,8 +149,8 @@ class Window:
         if opened := self._may_have_opened(offer):
             looks.append(ask(sql.LOOK, self._heads(wanted, paused, ()) | {"kinds": opened}))
         if freed := self.freed(offer):
-            values = heads | {"freed": freed, "lanes": paused["lanes"]}
-            looks.append(ask(sql.LOOK_AT_FREED, values))
+            values = {"freed": freed, "lanes": paused["lanes"]}
+            looks.append(ask(sql.LOOK_AT_FREED, self._heads(wanted, paused, ()) | values))
         if self._memory.suspects:
             values = {**heads, **paused, "table": self._table}
             looks.append(ask(sql.LOOK_FOR_SUSPECT, values))
@@ -226,6 +228,7 @@ class Window:
         picker.pause(self._memory.paused, clock)
         lanes.restore(self._standings)
         places: list[dict[int, int]] = [{} for _ in LANES]  # by seq, of who stands in line
+        apart: list[tuple[Task, int]] = []
         seen = [False, False, False]
         look, *beside = answers.looks
         rows = {row[0]: row for row in look}  # by seq: some are in two
@@ -235,8 +238,11 @@ class Window:
             task, place = candidate.task, None
             lane = LANES.index(task.priority)
             seen[lane] = True
-            if task.seq in in_line and not candidate.is_behind:  # the others stand anywhere
+            is_anywhere = candidate.is_suspect or candidate.is_behind
+            if task.seq in in_line and not is_anywhere:
                 places[lane][task.seq] = int(task.key)
+            elif not is_anywhere:
+                apart.append((task, int(task.key)))
             if task.group:
                 self.groups.add(task.group)
                 caps.found(task.group, candidate.running or 0)
@@ -253,7 +259,9 @@ class Window:
             if not (task.kind in self._left_out or holds(self._looked_without, task)):
                 lanes.add(task)
         batches = picker.batches(offer.idle, offer.cost, token, clock)
-        self._seen = Seen(self._standings_after(lanes, seen, batches), places, saw_all * last)
+        self._seen = Seen(
+            self._standings_after(lanes, seen, batches), places, apart, saw_all * last
+        )
         self._full = {kind for kind in self._caps if caps.kind_is_full(kind)}
         self._memory.closed = self._closed(clock)
         has_opened = any(kind not in self._memory.closed for kind in self._left_out)
@@ -302,6 +310,9 @@ class Window:
             for lane, places in enumerate(seen.places):
                 end = max(marks[lane] + MARGIN, seen.last, *places.values())
                 marks[lane] = min(stay[lane], default=end) - MARGIN
+        for task, place in seen.beside:
+            if task.seq not in gone:  # nor was it in line: a mark may have passed it
+                self._memory.stands(task, place)
         return any(stay)
 
     def pick_new(self, offer: Offer, admission: Admission) -> list[list[Task]]:
