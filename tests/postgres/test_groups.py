@@ -320,6 +320,28 @@ def test_thousands_of_a_full_group_that_stand_in_the_lane_hold_up_nobody(
         assert queue.wait(queue.enqueue(Job()), DEADLINE).status is Status.COMPLETED
 
 
+def test_nor_do_they_hold_up_each_other(open_queue: OpenQueue, address: str) -> None:
+    """The first ends, and it is the turn of the next."""
+    started = Journal()
+
+    def handler(job: Job) -> None:
+        started.write(job.id)
+        time.sleep(BATCH_SECONDS)
+
+    path = address.replace("lease=1", "lease=3")
+    open_queue(None, path=path, workers=0).close()  # makes the tables
+    sql(
+        address,
+        """INSERT INTO jobqueue.job (place, id, kind, lane, size, attempts, payload, status, grp)
+        SELECT number, number, 'default', 1, 4, 0, 'null', 'queued', 'full'
+        FROM generate_series(1, 5000) AS number""",
+    )
+    sql(address, "SELECT setval('jobqueue.job_seq_seq', 5000)")
+    open_queue(handler, path=path, workers=1, group_limit=1, capacity=10_000)
+    started.wait_for_count(20)
+    assert started.entries[:20] == [str(number) for number in range(1, 21)]
+
+
 def one_of_a_group_each(queue: JobQueue) -> list[str]:
     """The first is the head, of a kind that shall not start, and many like it are behind."""
     return queue.enqueue_many([Job(kind="mail", group="g") for _ in range(150)]) + (

@@ -196,3 +196,20 @@ def test_nor_does_one_of_a_kind_that_is_left_out_lose_it(
         assert ids(exchange(limited, outcomes=ended, idle=2)) == ["b", "c"]
         ask_server(address, "UPDATE jobqueue.meter SET first = 0")  # as after some time
         assert ids(exchange(limited, idle=1)) == ["a2"]
+
+
+def test_of_a_group_of_which_several_stand_the_oldest_is_next(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where callers' transactions have brought them. The mark has passed some of them."""
+    monkeypatch.setattr(window, "MARGIN", 0)
+    tasks = [new(name)[0] for name in ("a1", "a2", "a3", "a4")]
+    for task in tasks:
+        task.group = "a"
+    with opened(address, group_limit=1) as limited:
+        exchange(limited, new=[tasks])
+        ask_server(address, "UPDATE jobqueue.job SET behind = false, place = seq")
+        ((first,),) = exchange(limited, idle=1).claims
+        limited._memory.low[1] = 3
+        ended = [(first.token, [Outcome(first, 0.0)])]
+        assert ids(exchange(limited, outcomes=ended, idle=1)) == ["a2"]

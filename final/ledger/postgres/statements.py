@@ -427,11 +427,15 @@ LOOK_FOR_SUSPECT = f"""SELECT {_SEEN}, {_RUNNING_IF_LIMITED}
         AND NOT EXISTS (SELECT FROM jobqueue.job WHERE suspect AND ended_at IS NULL
         AND status = 'processing')
     ORDER BY place LIMIT 1 FOR UPDATE SKIP LOCKED"""
-# Who stands in line of groups that were full: the low mark of the lane may have passed them by.
-LOOK_AT_FREED = f"""SELECT {_SEEN}, {_RUNNING_IF_LIMITED}
-    FROM jobqueue.job WHERE {IN_LANE} AND grp = ANY (%(freed)s::text[]){_SUITS}{_NOT_FULL}
-        AND lane <> ALL (%(lanes)s::smallint[])
-    ORDER BY place LIMIT %(n)s FOR UPDATE SKIP LOCKED"""
+# Who stands in line of groups that were full: the low mark of the lane may have passed them by. How
+# many run is counted once for each group: thousands of one may stand there.
+LOOK_AT_FREED = f"""SELECT {_SEEN}, running FROM unnest(%(freed)s::text[]) AS freed (name),
+    LATERAL (SELECT count(*) AS running FROM (SELECT FROM jobqueue.job WHERE grp = name AND {LIVE}
+        AND status = 'processing' LIMIT %(limit)s::integer) AS those) AS counted,
+    LATERAL (SELECT {_SEEN} FROM jobqueue.job WHERE grp = name AND {IN_LANE}{_SUITS}
+        AND grp <> ALL (%(groups)s::text[]) AND lane <> ALL (%(lanes)s::smallint[])
+        ORDER BY place LIMIT %(n)s FOR UPDATE SKIP LOCKED) AS next
+    WHERE running < %(limit)s ORDER BY place LIMIT %(n)s"""
 CLAIM = f"""UPDATE jobqueue.job SET status = 'processing', owner = %(owner)s, token = {TOKEN},
         attempts = attempts + 1, started_at = {NOW}, alone = job.seq = ANY (%(alone)s::bigint[]),
         behind = false
