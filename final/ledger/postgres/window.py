@@ -22,18 +22,13 @@ from final.ledger.limits import Gate
 from final.ledger.picking import BATCH_JOBS, BATCH_SECONDS, Picker
 from final.ledger.postgres import statements as sql
 from final.ledger.postgres.memory import Memory
-from final.ledger.postgres.rows import LANES, Candidate, candidate_of, columns
+from final.ledger.postgres.rows import LANES, candidate_of, columns
 from final.ledger.postgres.session import Session
 from final.options import Options
 
 # The order of commits is not the order of places: a look begins so far before the last job seen.
 MARGIN = 2_000
 BEYOND_ALL = 2**63 - 1  # places
-
-
-def _place_in_group(candidate: Candidate) -> tuple[bool, float]:
-    """Those of a group that stand in the lane come first, then those behind."""
-    return candidate.is_behind, candidate.task.key
 
 
 class Answers(NamedTuple):
@@ -239,7 +234,10 @@ class Window:
         rows = {row[0]: row for row in look}  # by seq: some are in two
         in_line = frozenset(rows)
         rows |= {row[0]: row for look in beside for row in look}
-        candidates = sorted(map(candidate_of, rows.values()), key=_place_in_group)
+        # Of a group those that stand in the lane come first, then those behind them.
+        candidates = sorted(
+            map(candidate_of, rows.values()), key=lambda one: (one.is_behind, one.task.key)
+        )
         for found, candidate in enumerate(candidates):
             task, place = candidate.task, None
             lane = LANES.index(task.priority)
