@@ -369,16 +369,12 @@ class _Run:
 
     async def _to_its_end(self) -> None:
         # Whatever it raises ends here. Of SystemExit and KeyboardInterrupt the loop would end.
-        depth = forks.depth
         try:
-            self._value = await awaited(self._awaitable)
+            with forks.ended():
+                self._value = await awaited(self._awaitable)
         except BaseException as error:
-            if forks.depth != depth:
-                forks.end(error)
             self.end(error)
         else:
-            if forks.depth != depth:
-                forks.end()
             self.end(None)
 
 

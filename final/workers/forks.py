@@ -1,4 +1,4 @@
-"""A fork that comes back from a handler is ended, as Python ends a program; or from a subscriber.
+"""A fork that comes back from a handler or a subscriber is ended, as Python ends a program.
 
 It has this one thread, and nothing else of the queue: it would wait for its next job for ever, and
 the handler that waits for it, too. (One that ends itself, or becomes another program, as those of
@@ -14,8 +14,8 @@ import traceback
 from collections.abc import Iterator
 from typing import NoReturn
 
-# How many forks lead to this process: one more in a fork than in what it is one of. Whoever calls a
-# handler looks before and after that; it is no function, since quick jobs would pay for it.
+# How many forks lead to this process: one more in a fork than in what it is one of. It is no
+# function, and ``attempt`` looks at it without ``ended``, since quick jobs would pay for those.
 depth = 0
 
 

@@ -45,7 +45,7 @@ class Room:
     def ask(self, new: Sequence[Sequence[Task]]) -> Any:
         """How full the lanes are, where that matters; an answer for ``count``."""
         if self._overflow == "drop-oldest":
-            # All come in; and those whose keys others have, by who of these may go.
+            # All come in; but is a unique job to wait, as who has its key may have to go?
             matters = any(task.unique for tasks in new for task in tasks)
         else:
             matters = self.is_unsure(new) or min(self.left.values()) <= 0
