@@ -7,6 +7,8 @@ fails with a sentence that says for what.
 from __future__ import annotations
 
 import os
+import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -126,6 +128,24 @@ def eventually(condition: Callable[[], bool], what: str) -> None:
         assert time.monotonic() < deadline, f"Waited {DEADLINE:.0f} s for {what}."
         time.sleep(pause)
         pause = min(2 * pause, 0.05)
+
+
+def interrupt_once(number: int, condition: Callable[[], bool]) -> Background:
+    """Press Ctrl-C when ``condition`` holds and the main thread waits: a signal that a thread sends
+    to itself, or just before the wait begins, does not wake it."""
+    main = threading.main_thread()
+    assert main is threading.current_thread()
+    assert main.ident is not None
+    ident = main.ident
+
+    def waits() -> bool:  # in one of threading or of final: each is called so
+        return sys._current_frames()[ident].f_code.co_name == "wait"
+
+    def press() -> None:
+        eventually(lambda: condition() and waits(), "the main thread to wait")
+        signal.pthread_kill(ident, number)
+
+    return Background(press)
 
 
 def rounds(stage: Stage, queue: StageQueue, journal: Journal, count: int) -> None:

@@ -4,32 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
-from collections.abc import Callable
 
 import pytest
 
 from final import Job, UnknownJob
 from tests.final import inside
 from tests.final.helpers import OpenQueue, completes, eventually, is_closing
-from tests.helpers import DEADLINE, Background, Gate
+from tests.helpers import DEADLINE, Gate, interrupt_once
 
 # On Windows a thread that waits for a lock hears of Ctrl-C only afterwards.
 pytestmark = pytest.mark.parametrize("signal_number", [signal.SIGINT] if os.name == "posix" else [])
-
-
-def interrupt_once(number: int, condition: Callable[[], bool]) -> Background:
-    """Press Ctrl-C as soon as the main thread waits, which ``condition`` tells."""
-    main = threading.main_thread()
-    assert main is threading.current_thread()
-    assert main.ident is not None
-    ident = main.ident
-
-    def press() -> None:
-        eventually(condition, "the main thread to wait")
-        signal.pthread_kill(ident, number)
-
-    return Background(press)
 
 
 def test_a_wait_is_forgotten(open_queue: OpenQueue, gate: Gate, signal_number: int) -> None:
