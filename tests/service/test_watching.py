@@ -197,6 +197,17 @@ def test_ready_asks_the_queue_twice_a_second_at_most(
     assert len(asked) == 4
 
 
+def test_from_the_signal_on_no_job_is_taken(live: Live) -> None:
+    """The queue may still be open then."""
+    live.service.stopping = True
+    for path, body in (("/jobs", {"type": "work"}), ("/jobs/batch", {"jobs": [{"type": "work"}]})):
+        answer = live.post(path, body)
+        assert answer.status_code == 503
+        assert answer.json()["type"] == "/problems#stopping"
+        assert answer.json()["accepted"] == []
+    assert live.queue.jobs() == []
+
+
 def test_after_the_queue_is_closed_no_job_is_taken(live: Live) -> None:
     live.create(id="before")
     live.queue.close()
