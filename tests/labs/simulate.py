@@ -30,7 +30,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Generator, Iterator
 
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress
 from rich.table import Table
 from rich.traceback import Traceback
 
@@ -388,9 +388,13 @@ def run_many(seeds: range, console: Console) -> int:
     began = time.perf_counter()
     pieces = [seeds[at : at + AT_A_TIME] for at in range(0, len(seeds), AT_A_TIME)]
     try:
-        with contextlib.closing(_outcomes(pieces)) as outcomes:  # or the rest would still be lived
-            bar = track(outcomes, "simulating", len(pieces), console=console, transient=True)
-            for lives, broken in bar:
+        with (
+            contextlib.closing(_outcomes(pieces)) as outcomes,  # or the rest would still be lived
+            Progress(console=console, transient=True) as bar,
+        ):
+            task = bar.add_task("simulating", total=len(pieces))
+            for lives, broken in outcomes:
+                bar.advance(task)
                 tally += lives
                 if broken is not None:
                     replay(broken, console)
