@@ -144,7 +144,7 @@ def live_many(count: int) -> None:
 
 def test_every_life_keeps_the_contract() -> None:
     with quiet():
-        live_many(int(os.environ.get("SEEDS", "8")))
+        live_many(int(os.environ.get("SEEDS", "4")))
 
 
 def locks_no_meters(patch: pytest.MonkeyPatch) -> None:

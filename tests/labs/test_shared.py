@@ -123,7 +123,7 @@ def draw_sort(chance: random.Random, uses: Collection[str], world: World) -> Sor
 
 def test_every_life_keeps_the_contract() -> None:
     with quiet():
-        live_many(int(os.environ.get("SEEDS", "8")))
+        live_many(int(os.environ.get("SEEDS", "4")))
 
 
 @pytest.mark.parametrize("moment", CUTS)

@@ -1,4 +1,4 @@
-"""The simulation: 200 lives in CI, the same in memory and on a disk, and what it must catch."""
+"""The simulation: 100 lives in CI, the same in memory and on a disk, and what it must catch."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ from tests.labs.simulate import Life
 
 @pytest.mark.timeout(0 if "SEEDS" in os.environ else 60)
 def test_every_life_keeps_the_contract() -> None:
-    live(int(os.environ.get("SEEDS", "200")))
+    live(int(os.environ.get("SEEDS", "100")))
 
 
 def live(seeds: int) -> None:

@@ -1,6 +1,6 @@
 """Whatever a file does, the verdict comes within its limits, and in words.
 
-``LADDER=full`` (``make ladder``) tries more of it than ``make test``.
+``LADDER=full`` (``make ladder``) tries more of it than ``make test-slow``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from tests.ladder.grading import MEGABYTE, Candidate, Limits, climb, grade
 from tests.ladder.steps import SOLUTIONS, STEPS
 from tests.processes import Program, needs_signals
 
-pytestmark = pytest.mark.timeout(120)  # the machine may be busy with other things
+# The machine may be busy with other things.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
 FULL = os.environ.get("LADDER") == "full"
 NAIVE = (SOLUTIONS / "step01_naive.py").read_text(encoding="utf-8")

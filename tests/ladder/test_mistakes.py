@@ -3,8 +3,8 @@
 Each is a worked solution with a mistake in it, or a file that is built on queue.Queue, and falls in
 the row that sees it.
 
-But: ``make test`` plants those alone whose sentence is made here; the others fall in the suite, and
-``LADDER=full`` plants them all.
+But: ``make test-slow`` plants those alone whose sentence is made here; the others fall in the
+suite, and ``LADDER=full`` plants them all.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ import pytest
 from tests.ladder.grading import Candidate, Limits, grade
 from tests.ladder.steps import STEPS
 
-pytestmark = pytest.mark.timeout(120)  # the machine may be busy with other things
+# The machine may be busy with other things.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
 FULL = os.environ.get("LADDER") == "full"
 TIGHT = Limits(deadline=1.5)
