@@ -22,7 +22,7 @@ Evidence = Callable[[str], None]
 
 # Seconds. Far beyond what anything takes on a busy machine: reaching it is a failure. Shorter where
 # failures are what is to be seen, as on the ladder.
-DEADLINE = float(os.environ.get("SUITE_DEADLINE", "10"))
+DEADLINE = float(os.environ.get("SUITE_DEADLINE", "15"))
 
 # The line that a journal holds for every thread that an exception ended.
 WORKER_DIED = "a worker died"

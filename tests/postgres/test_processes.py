@@ -499,12 +499,12 @@ def test_the_history_is_bounded_and_counts_stay(open_queue: OpenQueue) -> None:
 
 
 def ended_before(address: str, number: int) -> None:
-    """So many jobs, by somebody else."""
+    """So many jobs, by somebody else, and so long ago that all processes have heard of it."""
     sql(
         address,
         """INSERT INTO jobqueue.job
             (place, id, kind, lane, size, status, attempts, payload, ended_at)
-        SELECT number, number, 'default', 1, 4, 'completed', 1, 'null', clock_timestamp()
+        SELECT number, number, 'default', 1, 4, 'completed', 1, 'null', now() - interval '1 minute'
         FROM generate_series(1, %s) AS number""",
         number,
     )

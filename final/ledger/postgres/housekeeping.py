@@ -145,8 +145,8 @@ class Housekeeping:
         self._prune_at_once = max(1, number // 2)  # should it be broken off
         oldest = [seq for (seq,) in self._session.ask(sql.OLDEST, (self._pruned_to, number))]
         gone = self._session.ask(sql.PRUNE, (oldest,)).fetchall()
-        if time.monotonic() - began < QUICK_SECONDS:
-            self._prune_at_once = min(PRUNED_AT_ONCE, 2 * at_once)
+        is_quick = time.monotonic() - began < QUICK_SECONDS
+        self._prune_at_once = min(PRUNED_AT_ONCE, 2 * at_once) if is_quick else number
         self._pruned_to = max((seq for (seq,) in gone), default=0)
 
     def _let_come_forward(self) -> None:
