@@ -23,10 +23,13 @@ EVENT = re.compile(r"^ +\d+\.\d\d s  (\w+) +(\w+-\d+) +(high|medium|low) +([\w-]
 
 
 class Demo(Program):
-    """``python -m STAGE`` in the folder ``place``."""
+    """``python -m STAGE`` in the folder ``place``.
 
-    def __init__(self, stage: str, place: Path) -> None:
-        super().__init__(place, stage)
+    seconds: how long a job takes; who would do something meanwhile may be late on a busy machine.
+    """
+
+    def __init__(self, stage: str, place: Path, seconds: float = 0.4) -> None:
+        super().__init__(place, stage, JOB_SECONDS=str(seconds))
 
     def finish(self) -> str:
         """All the output; the demo must end by itself, with exit code 0."""
@@ -145,7 +148,7 @@ def started(name: str, place: Path, seconds: str) -> subprocess.Popen[str]:
 def test_a_signal_ends_improved_and_final_in_order(
     name: str, moment: str, number: int, tmp_path: Path
 ) -> None:
-    with Demo(name, tmp_path) as demo:
+    with Demo(name, tmp_path, seconds=1) as demo:
         demo.read_until(moment)
         demo.signal(number)
         output = demo.finish()
@@ -165,7 +168,7 @@ def test_a_signal_ends_improved_and_final_in_order(
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("name", ["improved", "final"])
 def test_a_second_signal_ends_it_at_once(name: str, number: int, tmp_path: Path) -> None:
-    with Demo(name, tmp_path) as demo:
+    with Demo(name, tmp_path, seconds=10) as demo:
         demo.read_until("processing")
         demo.signal(number)
         demo.read_until("finishing")
@@ -176,7 +179,7 @@ def test_a_second_signal_ends_it_at_once(name: str, number: int, tmp_path: Path)
 
 @needs_signals
 def test_a_signal_ends_naive_and_the_lost_jobs_are_counted(tmp_path: Path) -> None:
-    with Demo("naive", tmp_path) as demo:
+    with Demo("naive", tmp_path, seconds=10) as demo:
         demo.read_until("processing")
         demo.signal(signal.SIGTERM)
         output = demo.finish()
