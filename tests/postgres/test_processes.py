@@ -566,6 +566,18 @@ def test_jobs_that_take_long_to_delete_are_let_go_of_a_few_at_a_time(
     becomes(lambda: len(queue.jobs(limit=200)) == 10)
 
 
+def test_as_many_as_went_well_are_let_go_of_again(
+    open_queue: OpenQueue, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(housekeeping, "AT_ONCE", 10)
+    monkeypatch.setattr(housekeeping, "QUICK_SECONDS", 0.0)  # each time it takes long
+    open_queue(None, workers=0).close()  # makes the tables
+    ended_before(address, 100)
+    queue = open_queue(history=50)
+    becomes(lambda: len(queue.jobs(limit=100)) == 50)
+    assert ledger(queue)._housekeeping._prune_at_once == 10
+
+
 def _medium() -> Any:
     return Job().priority
 
