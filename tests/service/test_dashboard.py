@@ -1,7 +1,6 @@
 """The dashboard in a real browser: headless Chromium, against a real service.
 
-Every wait below is for something on the page, with a deadline (``expect`` of Playwright). A page
-takes a second of both cores: what few people see of it is for ``make test-slow``.
+Every wait below is for something on the page, with a deadline (``expect`` of Playwright).
 """
 
 from __future__ import annotations
@@ -153,7 +152,6 @@ def test_a_job_is_created_and_followed_to_its_end(
     assert live.queue.get(job.id).payload == {"to": "ada@example.com"}
 
 
-@pytest.mark.slow
 def test_how_far_a_job_is_is_a_bar_that_grows(
     open_service: OpenService, gate: Gate, open_page: OpenPage
 ) -> None:
@@ -256,7 +254,6 @@ def test_a_long_error_is_unfolded_by_who_wants_it(
     assert error.evaluate(lines) > 20
 
 
-@pytest.mark.slow
 def test_under_the_path_of_a_proxy(open_service: OpenService, open_page: OpenPage) -> None:
     live = open_service({"email": lambda job: None}, root_path="/queue")
     page = open_page(live)
@@ -284,7 +281,6 @@ def test_a_dead_letter_says_why_and_is_retried(
     expect(page.locator("#mine").get_by_text("completed")).to_be_visible()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("status", ["failed", "retrying"])
 def test_beyond_the_newest_ten_there_is_a_way_to_all(
     open_service: OpenService, open_page: OpenPage, status: str
@@ -303,7 +299,6 @@ def test_beyond_the_newest_ten_there_is_a_way_to_all(
     expect(page.locator("body")).to_contain_text('"id":"job-0"')
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("status", ["failed", "retrying"])
 def test_a_list_forgets_what_no_figure_has_seen(
     open_service: OpenService, open_page: OpenPage, status: str
@@ -338,7 +333,6 @@ def test_a_dead_letter_says_what_it_is_about(flaky: Live, open_page: OpenPage) -
     expect(dead.locator(".about")).to_have_text("group: tenant-7, source: <b>web</b>, user: 7")
 
 
-@pytest.mark.slow
 def test_an_answer_of_before_is_not_the_last_word(
     flaky: Live, repaired: threading.Event, open_page: OpenPage
 ) -> None:
@@ -369,7 +363,6 @@ def test_an_answer_of_before_is_not_the_last_word(
     expect(page.get_by_text("No job has failed for good.")).to_be_visible()
 
 
-@pytest.mark.slow
 def test_what_was_retried_while_nobody_listened_is_asked_for(
     flaky: Live, repaired: threading.Event, open_page: OpenPage
 ) -> None:
@@ -386,7 +379,6 @@ def test_what_was_retried_while_nobody_listened_is_asked_for(
     expect(page.locator("#mine").get_by_text("completed")).to_be_visible()
 
 
-@pytest.mark.slow
 def test_a_retry_counts_down(open_service: OpenService, open_page: OpenPage) -> None:
     live = open_service(demo_handlers(seconds=0), demo=True, backoff=Backoff(base=4, jitter=0))
     page = open_page(live)
@@ -400,7 +392,6 @@ def test_a_retry_counts_down(open_service: OpenService, open_page: OpenPage) -> 
     expect(figure(page, "medium", "completed")).to_have_text("1")
 
 
-@pytest.mark.slow
 def test_a_retry_that_is_far_away_is_told_in_hours(
     open_service: OpenService, open_page: OpenPage
 ) -> None:
@@ -430,7 +421,6 @@ def test_an_attempt_is_told_with_its_date(
     expect(page.locator("#dead").get_by_role("listitem")).to_have_text([said] * 4)
 
 
-@pytest.mark.slow
 def test_attempts_that_are_unfolded_are_those_of_now(flaky: Live, open_page: OpenPage) -> None:
     flaky.create(type="email", id="again")
     page = open_page(flaky)
@@ -535,7 +525,6 @@ def test_the_rule_is_changed_with_the_keyboard(demo: Live, open_page: OpenPage) 
     expect(figure(page, "low", "queued")).not_to_have_text("0")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_phone_scrolls_in_one_direction_only(
     open_service: OpenService, open_page: OpenPage, scheme: str
@@ -627,7 +616,6 @@ def test_the_queue_and_a_lane_are_paused_and_resumed(live: Live, open_page: Open
     assert live.queue.wait("held", DEADLINE).status is Status.COMPLETED
 
 
-@pytest.mark.slow
 def test_what_somebody_else_has_paused_is_seen_and_resumed(live: Live, open_page: OpenPage) -> None:
     live.queue.pause(kind="<b>mail</b>")
     live.queue.pause(group="tenant-7")
@@ -658,7 +646,6 @@ def test_the_number_of_workers_is_changed(live: Live, open_page: OpenPage) -> No
     expect(field).to_have_value("3")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("pause", [{"priority": "low"}, {"group": "tenant-7"}])
 def test_a_paused_lane_does_not_starve(
     live: Live, open_page: OpenPage, pause: dict[str, str]
@@ -673,7 +660,6 @@ def test_a_paused_lane_does_not_starve(
     expect(page.locator("[data-lane=low] .starving")).to_be_hidden()
 
 
-@pytest.mark.slow
 def test_a_lane_that_waits_for_a_limit_does_not_starve(
     open_service: OpenService, open_page: OpenPage
 ) -> None:
@@ -716,7 +702,6 @@ def test_a_lost_connection_is_seen_wherever_one_has_scrolled(
     expect(page.locator("#connection")).to_be_in_viewport()
 
 
-@pytest.mark.slow
 def test_a_reload_keeps_the_last_minute(
     open_service: OpenService, gate: Gate, open_page: OpenPage
 ) -> None:
@@ -733,7 +718,6 @@ def test_a_reload_keeps_the_last_minute(
     eventually(lambda: has_colour(page, "#gantt", "high"), "the bar of before")
 
 
-@pytest.mark.slow
 def test_figures_that_come_late_are_said_and_no_lost_connection(
     demo: Live, open_page: OpenPage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
