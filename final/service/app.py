@@ -100,8 +100,7 @@ def _add_probes(app: FastAPI, service: Service, figures: Figures[Metrics]) -> No
     @app.get("/ready", tags=["probes"])
     async def ready() -> State:
         """It takes jobs: it is not stopping, its queue works, and the disk can be written."""
-        if service.stopping:
-            raise Problem("stopping", "The service is stopping: no more jobs.")
+        service.refuse_jobs_while_stopping()
         try:
             metrics = await figures.lately()
         except QueueClosed:

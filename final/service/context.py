@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from final import JobQueue
+from final.service.problems import Problem
 
 
 @dataclass
@@ -27,3 +28,8 @@ class Service:
     root_path: str = ""
     stopping: bool = False
     refused: Counter[str] = field(default_factory=Counter)
+
+    def refuse_jobs_while_stopping(self, **members: object) -> None:
+        """The queue itself closes a moment later. Raises Problem, with ``members``."""
+        if self.stopping:
+            raise Problem("stopping", "The service is stopping: no more jobs.", **members)

@@ -126,8 +126,7 @@ def job_routes(service: Service) -> APIRouter:
     async def in_lane(
         priority: Priority, request: Request, enqueue: Callable[[], Answer]
     ) -> Answer:
-        if service.stopping:  # the queue closes a moment later
-            raise Problem("stopping", "The service is stopping: no more jobs.", **accepted(()))
+        service.refuse_jobs_while_stopping(**accepted(()))
         is_large = len(await request.body()) > LARGE_BODY  # it has been read already
         limiters = large_ones if is_large else producers
         return await to_thread.run_sync(enqueue, limiter=limiters[priority])
